@@ -1,0 +1,79 @@
+package plans
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// Bundle is the source of a plan (or estate) and of every module it loads, as
+// they were when it was read. A run keeps its bundle: it never changes because
+// a file changed.
+type Bundle struct {
+	Main  string            `json:"main"`  // name of the main file in Files
+	Files map[string]string `json:"files"` // content by name, as messages show it
+}
+
+// Hash is the content hash of the bundle: 64 hex digits.
+func (b Bundle) Hash() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q\n", b.Main)
+	for _, name := range slices.Sorted(maps.Keys(b.Files)) {
+		fmt.Fprintf(h, "%q %q\n", name, b.Files[name])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// RunInfo is what a plan's functions may know of the run (read-only).
+type RunInfo struct {
+	ID        string                 `json:"id"`
+	Type      recovery.Type          `json:"type"`
+	Direction string                 `json:"direction"` // failover, failback
+	From      string                 `json:"from"`      // site
+	To        string                 `json:"to"`        // site
+	StartedBy string                 `json:"started_by"`
+	Point     string                 `json:"point"` // selector
+	Machines  map[string]MachineInfo `json:"machines"`
+}
+
+// MachineInfo is what run:machine(name) shows.
+type MachineInfo struct {
+	Name  string `json:"name"`
+	IP    string `json:"ip"` // address in this run
+	Site  string `json:"site"`
+	State string `json:"state"`
+}
+
+// OpClass says what may be done with an operation whose outcome a crash hid.
+type OpClass string
+
+// The classes of host operations.
+const (
+	OpRead       OpClass = "read"       // do it again
+	OpIdempotent OpClass = "idempotent" // do it again with the same key
+	OpUnsafe     OpClass = "unsafe"     // ask a person: done, again or abort
+)
+
+// HostCalls is what a running function's calls go through: the runtime journals
+// each one, answers from the journal on resume, and stops the run as diverged
+// when a call is not the recorded one.
+type HostCalls interface {
+	// Op runs do unless its result is recorded. key is the same on every
+	// attempt of this operation. Times and random values are operations too.
+	Op(ctx context.Context, name string, class OpClass, args json.RawMessage,
+		do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error)
+	// Note puts a line on the run's timeline.
+	Note(text string)
+	// Now is the journaled time of the run.
+	Now(ctx context.Context) (time.Time, error)
+	// Exec runs a program on the host of a machine or a host; journaled by its
+	// own Op around it.
+	Exec(ctx context.Context, key, on string, cmd []string) (exit int, output string, err error)
+}
