@@ -131,7 +131,8 @@ type Host struct {
 	Name  string `json:"name"`
 	Site  string `json:"site"`
 	Addr  string `json:"addr"` // host:port of the agent
-	Store bool   `json:"store"`
+	// Store is the host's folder of replicas; empty: it can only be a source.
+	Store string `json:"store,omitempty"`
 }
 
 // Address is how a machine is reached at one site.
