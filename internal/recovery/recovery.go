@@ -128,9 +128,9 @@ type Policy struct {
 
 // Host is where one end of an assignment lives.
 type Host struct {
-	Name  string `json:"name"`
-	Site  string `json:"site"`
-	Addr  string `json:"addr"` // host:port of the agent
+	Name string `json:"name"`
+	Site string `json:"site"`
+	Addr string `json:"addr"` // host:port of the agent
 	// Store is the host's folder of replicas; empty: it can only be a source.
 	Store string `json:"store,omitempty"`
 }
