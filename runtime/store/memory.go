@@ -1,0 +1,134 @@
+package store
+
+import (
+	"context"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Memory is the engine that keeps nothing: for tests and dry runs.
+type Memory struct {
+	mu     sync.Mutex
+	rev    int64
+	kvs    map[string]KV
+	hist   *history
+	closed bool
+}
+
+var _ Store = (*Memory)(nil)
+
+// NewMemory returns an empty store.
+func NewMemory() *Memory {
+	return &Memory{kvs: map[string]KV{}, hist: newHistory(0)}
+}
+
+// Get implements Store.
+func (m *Memory) Get(ctx context.Context, key string) (KV, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.usable(ctx); err != nil {
+		return KV{}, err
+	}
+	kv, ok := m.kvs[key]
+	if !ok {
+		return KV{}, notFound(key)
+	}
+	return cloneKV(kv), nil
+}
+
+// List implements Store.
+func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[KV, error] {
+	return func(yield func(KV, error) bool) {
+		m.mu.Lock()
+		err := m.usable(ctx)
+		var kvs []KV
+		for _, k := range slices.Sorted(maps.Keys(m.kvs)) {
+			if strings.HasPrefix(k, prefix) {
+				kvs = append(kvs, cloneKV(m.kvs[k]))
+			}
+		}
+		m.mu.Unlock()
+		if err != nil {
+			yield(KV{}, err)
+			return
+		}
+		for _, kv := range kvs {
+			if !yield(kv, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Txn implements Store.
+func (m *Memory) Txn(ctx context.Context, t Txn) (int64, bool, error) {
+	if err := checkTxn(t); err != nil {
+		return 0, false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.usable(ctx); err != nil {
+		return 0, false, err
+	}
+	for _, c := range t.If {
+		if m.kvs[c.Key].ModRev != c.ModRev {
+			return m.rev, false, nil
+		}
+	}
+	if len(t.Then) == 0 {
+		return m.rev, true, nil
+	}
+	m.rev++
+	ops := make([]Op, len(t.Then))
+	for i, op := range t.Then {
+		op.Value = append([]byte{}, op.Value...)
+		ops[i] = op
+		if op.Delete {
+			delete(m.kvs, op.Key)
+			continue
+		}
+		kv := KV{Key: op.Key, Value: op.Value, CreateRev: m.rev, ModRev: m.rev}
+		if old, ok := m.kvs[op.Key]; ok {
+			kv.CreateRev = old.CreateRev
+		}
+		m.kvs[op.Key] = kv
+	}
+	m.hist.publish(m.rev, ops)
+	return m.rev, true, nil
+}
+
+// Watch implements Store.
+func (m *Memory) Watch(ctx context.Context, prefix string, fromRev int64) iter.Seq2[Event, error] {
+	return m.hist.watch(ctx, prefix, fromRev)
+}
+
+// Rev implements Store.
+func (m *Memory) Rev(ctx context.Context) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rev, m.usable(ctx)
+}
+
+// Close implements Store.
+func (m *Memory) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	m.hist.close()
+	return nil
+}
+
+func (m *Memory) usable(ctx context.Context) error {
+	if m.closed {
+		return ErrClosed
+	}
+	return context.Cause(ctx)
+}
+
+func cloneKV(kv KV) KV {
+	kv.Value = append([]byte{}, kv.Value...)
+	return kv
+}
