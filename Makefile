@@ -1,0 +1,58 @@
+# drrun: everything that is done with this tree is a target here.
+SHELL := /bin/bash
+GO ?= go
+TESTFLAGS ?=
+SEED ?= 1
+export CGO_ENABLED ?= 0
+
+.PHONY: help
+help: ## print this help
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: build ## the main job on this machine: two sites, failovers and back, under a minute
+	$(GO) build -o bin/ledger ./examples/erp/ledger
+	$(GO) build -o bin/erp-demo ./examples/erp/demo
+	bin/erp-demo --bin bin $(DEMOFLAGS)
+
+.PHONY: test
+test: ## all tests (TESTFLAGS=-race for the race detector; what was skipped is listed)
+	@set -o pipefail; CGO_ENABLED=$(if $(findstring -race,$(TESTFLAGS)),1,$(CGO_ENABLED)) \
+		$(GO) test $(TESTFLAGS) ./... | grep -v 'no test files' ; code=$$?; \
+		if [ $$code -eq 0 ] && [ -z "$$DRRUN_NO_SKIP" ]; then echo "what a test skipped, and how to get it: go test -v ./... | grep -A1 'SKIP'"; fi; exit $$code
+
+.PHONY: build
+build: ## bin/drrun and bin/drrun-agent
+	$(GO) build -trimpath -o bin/drrun ./cmd/drrun
+	$(GO) build -trimpath -o bin/drrun-agent ./cmd/drrun-agent
+
+.PHONY: check
+check: ## formatting, vet, other platforms, modules
+	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	$(GO) vet ./...
+	GOOS=darwin $(GO) build ./...
+	GOARCH=arm64 $(GO) build ./...
+	$(GO) mod tidy -diff
+
+.PHONY: lint
+lint: ## golangci-lint, if it is installed (version in .golangci.yml)
+	golangci-lint run
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (default 30s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-30s} $$pkg; \
+		done; done
+
+.PHONY: test-kill
+test-kill: build ## 25 seeded kills of runtime and agents, longer than in the tests (SEED=n)
+	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 $(GO) test -count=1 -v -run 'Kill' ./cmd/drrun/...
+
+.PHONY: bench
+bench: build ## first copy, deltas, memory and CPU against rsync in the same run
+	$(GO) run ./cmd/drrun-bench --bin bin $(BENCHFLAGS)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
