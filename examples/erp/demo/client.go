@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// entry is one acknowledged write, on the client's own list.
+type entry struct {
+	id uint64
+	at time.Time // when the acknowledgement arrived
+}
+
+// client writes entries to one machine without a break and keeps its own list
+// of what was acknowledged: the witness outside of drrun.
+type client struct {
+	machine string
+	urls    []string // by site; it tries the others when one does not answer
+	every   time.Duration
+	http    *http.Client
+
+	mu    sync.Mutex
+	next  uint64
+	acked []entry
+	gaps  []gap // times without service
+}
+
+// gap is a time in which nothing was acknowledged.
+type gap struct{ from, to time.Time }
+
+func newClient(machine string, first uint64, perSecond int, urls []string) *client {
+	return &client{
+		machine: machine, urls: urls, next: first, every: time.Second / time.Duration(perSecond),
+		http: &http.Client{Timeout: 2 * time.Second},
+	}
+}
+
+// run writes until ctx ends. An entry whose answer was lost is not on the
+// list and not sent again: its outcome is unknown, nothing may depend on it.
+func (c *client) run(ctx context.Context) {
+	tick := time.NewTicker(c.every)
+	defer tick.Stop()
+	site, last := 0, time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		c.mu.Lock()
+		id := c.next
+		c.next++
+		c.mu.Unlock()
+		if err := c.write(ctx, c.urls[site], id); err != nil {
+			site = (site + 1) % len(c.urls)
+			continue
+		}
+		now := time.Now()
+		c.mu.Lock()
+		c.acked = append(c.acked, entry{id, now})
+		if now.Sub(last) > time.Second {
+			c.gaps = append(c.gaps, gap{last, now})
+		}
+		c.mu.Unlock()
+		last = now
+	}
+}
+
+func (c *client) write(ctx context.Context, url string, id uint64) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("%s/entries?id=%d", url, id), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("entry %d: %s", id, resp.Status)
+	}
+	return nil
+}
+
+// list returns what was acknowledged until now.
+func (c *client) list() []entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.acked[:len(c.acked):len(c.acked)]
+}
+
+// lost returns the entries of want that the machine at url does not have.
+func (c *client) lost(ctx context.Context, url string, want []entry) ([]entry, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/entries", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := (&http.Client{Timeout: 20 * time.Second}).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var ids []uint64
+	if err := json.NewDecoder(resp.Body).Decode(&ids); err != nil {
+		return nil, fmt.Errorf("cannot read the entries of %s at %s: %w", c.machine, url, err)
+	}
+	have := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		have[id] = true
+	}
+	var lost []entry
+	for _, e := range want {
+		if !have[e.id] {
+			lost = append(lost, e)
+		}
+	}
+	return lost, nil
+}
