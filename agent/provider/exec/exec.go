@@ -1,0 +1,421 @@
+// Package execprov is the exec provider: a machine is a process (with all its
+// children in one session) that commands start and stop, or a systemd unit.
+//
+// The process is started in a session of its own with its output going to a
+// file, so that it outlives the agent; a later agent adopts it by process id,
+// start time and boot id. A crash of the agent while the machine is frozen
+// leaves it frozen until the agent runs again: the agent marks every freeze
+// durably before it begins and thaws what is marked when it starts, so a
+// supervisor that restarts the agent bounds the stand-still. No shell is used.
+//
+// Safe for concurrent use, except as package provider says.
+package execprov
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/drrun/drrun/agent/provider"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
+)
+
+// Limits and defaults.
+const (
+	defaultForceAfter = 30 * time.Second
+	killWait          = 10 * time.Second // after SIGKILL
+	statusWait        = 10 * time.Second // for a status command
+	pollFirst         = time.Millisecond
+	pollMost          = 100 * time.Millisecond
+	maxOutput         = 4 << 20 // bytes of the output file kept at a start
+)
+
+// Options are what the provider needs of its host.
+type Options struct {
+	FS  vfs.FS
+	Dir string   // folder for the machine's output, exists
+	Env []string // environment of commands
+	Log *slog.Logger
+}
+
+// Machine implements provider.Provider for one machine.
+type Machine struct {
+	cfg recovery.Exec
+	o   Options
+
+	mu   sync.Mutex
+	exit map[int]string // how children of ours ended
+}
+
+var _ provider.Provider = (*Machine)(nil)
+
+// New returns the provider of one machine.
+func New(cfg recovery.Exec, o Options) *Machine {
+	if cfg.ForceAfter <= 0 {
+		cfg.ForceAfter = defaultForceAfter
+	}
+	return &Machine{cfg: cfg, o: o, exit: map[int]string{}}
+}
+
+// Start implements provider.Provider.
+func (m *Machine) Start(ctx context.Context, l provider.Launch) (provider.Process, error) {
+	if m.cfg.Unit != "" {
+		return m.startUnit(ctx, l)
+	}
+	if len(m.cfg.Start) == 0 {
+		return provider.Process{}, fault.Errorf(fault.Invalid, "machine %s has no start command", l.Machine)
+	}
+	boot, err := bootID()
+	if err != nil {
+		return provider.Process{}, err
+	}
+	args, err := expand(m.cfg.Start, l)
+	if err != nil {
+		return provider.Process{}, err
+	}
+	out, err := m.output(l)
+	if err != nil {
+		return provider.Process{}, err
+	}
+	defer out.Close()
+	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec // the estate's own command, no shell
+	cmd.Dir, cmd.Env = "/", environment(m.o.Env, l)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return provider.Process{}, fault.Errorf(fault.Failed, "cannot start machine %s: %w", l.Machine, err).
+			WithHint("check that %s exists on this host and may be executed", args[0])
+	}
+	// The child is not yet reaped, so its entry is there even if it ended.
+	st, err := readStat(cmd.Process.Pid)
+	go m.reap(cmd, l.Machine)
+	if err != nil {
+		return provider.Process{}, fault.Errorf(fault.Unknown, "machine %s was started, its process cannot be read: %w", l.Machine, err)
+	}
+	return provider.Process{PID: st.pid, Started: st.started, Boot: boot, Launch: l}, nil
+}
+
+// reap waits for a child of ours, so that it leaves no zombie.
+func (m *Machine) reap(cmd *exec.Cmd, machine string) {
+	err := cmd.Wait()
+	how := "exit status 0"
+	if err != nil {
+		how = err.Error()
+	}
+	m.mu.Lock()
+	m.exit[cmd.Process.Pid] = how
+	m.mu.Unlock()
+	m.o.Log.Info("machine process ended", logkit.KeyMachine, machine, logkit.KeyPID, cmd.Process.Pid, "exit", how)
+}
+
+// output opens the file for what the machine prints; a large one is turned
+// over first.
+func (m *Machine) output(l provider.Launch) (*os.File, error) {
+	name := filepath.Join(m.o.Dir, "output.log")
+	if l.Type == provider.Test {
+		name = filepath.Join(m.o.Dir, "output-test.log")
+	}
+	if fi, err := m.o.FS.Stat(name); err == nil && fi.Size() > maxOutput {
+		if err := m.o.FS.Rename(name, name+".1"); err != nil {
+			return nil, fmt.Errorf("cannot turn over %s: %w", name, err)
+		}
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open machine output: %w", err)
+	}
+	return f, nil
+}
+
+// Find implements provider.Provider.
+func (m *Machine) Find(ctx context.Context, l provider.Launch) (provider.Process, bool, error) {
+	if m.cfg.Unit != "" {
+		st := m.unitStatus(ctx)
+		return provider.Process{Launch: l}, st.Power != recovery.PowerStopped, nil
+	}
+	boot, err := bootID()
+	if err != nil {
+		return provider.Process{}, false, err
+	}
+	var found provider.Process
+	err = processes(func(st stat) {
+		if has, readable := token(st.pid, l.Token); st.dead() || !has || !readable {
+			return
+		}
+		switch {
+		case st.pid == st.session:
+			found = provider.Process{PID: st.pid, Started: st.started, Boot: boot, Launch: l}
+		case found.PID == 0: // what is left of the session without its leader
+			found = provider.Process{PID: st.session, Boot: boot, Launch: l}
+		}
+	})
+	return found, found.PID != 0, err
+}
+
+// Status implements provider.Provider.
+func (m *Machine) Status(ctx context.Context, p provider.Process) provider.State {
+	if m.cfg.Unit != "" {
+		return m.unitStatus(ctx)
+	}
+	power, pid := m.session(p)
+	if power != recovery.PowerStopped || len(m.cfg.Status) == 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return provider.State{Power: power, PID: pid, Exit: m.exit[p.PID]}
+	}
+	return provider.State{Power: m.ask(ctx, p)}
+}
+
+// session is the power state by the processes of the session.
+func (m *Machine) session(p provider.Process) (recovery.Power, int) {
+	members, err := m.members(p)
+	switch {
+	case err != nil:
+		return recovery.PowerUnknown, 0
+	case len(members) == 0:
+		return recovery.PowerStopped, 0
+	default:
+		return recovery.PowerRunning, p.PID
+	}
+}
+
+// members lists the living processes of the machine's session.
+func (m *Machine) members(p provider.Process) ([]int, error) {
+	if p.PID == 0 {
+		return nil, nil // never started
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	if p.Boot != boot {
+		return nil, nil
+	}
+	leader, err := readStat(p.PID)
+	if err != nil && !gone(err) {
+		return nil, err
+	}
+	if err == nil && p.Started != 0 && leader.started != p.Started {
+		return nil, nil // the id was given to another: a session keeps its leader's id from that
+	}
+	var pids []int
+	err = processes(func(st stat) {
+		if st.session != p.PID || st.dead() {
+			return
+		}
+		// A doubt (a process we may not look into) counts as a member.
+		if has, readable := token(st.pid, p.Launch.Token); st.pid == p.PID || has || !readable {
+			pids = append(pids, st.pid)
+		}
+	})
+	return pids, err
+}
+
+// ask runs the status command: 0 is running, 1 to 3 stopped (the words of
+// init scripts), all else unknown.
+func (m *Machine) ask(ctx context.Context, p provider.Process) recovery.Power {
+	ctx, cancel := context.WithTimeoutCause(ctx, statusWait, fault.Errorf(fault.Unknown, "the status command took longer than %s", statusWait))
+	defer cancel()
+	err := m.run(ctx, m.cfg.Status, p.Launch)
+	var ee *exec.ExitError
+	switch {
+	case err == nil:
+		return recovery.PowerRunning
+	case errors.As(err, &ee) && ee.ExitCode() >= 1 && ee.ExitCode() <= 3:
+		return recovery.PowerStopped
+	}
+	m.o.Log.Warn("status command gave no answer", logkit.KeyMachine, p.Launch.Machine, logkit.KeyError, err)
+	return recovery.PowerUnknown
+}
+
+// run runs one of the configured commands to its end; what it prints goes to
+// the machine's output.
+func (m *Machine) run(ctx context.Context, command []string, l provider.Launch) error {
+	args, err := expand(command, l)
+	if err != nil {
+		return err
+	}
+	out, err := m.output(l)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the estate's own command, no shell
+	cmd.Dir, cmd.Env = "/", environment(m.o.Env, l)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("%s: %w", args[0], err)
+	}
+	return nil
+}
+
+// Stop implements provider.Provider.
+func (m *Machine) Stop(ctx context.Context, p provider.Process, s provider.Stop) (bool, error) {
+	if s.Within <= 0 {
+		s.Within = m.cfg.ForceAfter
+	}
+	if m.cfg.Unit != "" {
+		return false, m.stopUnit(ctx, p.Launch, s)
+	}
+	if st := m.Status(ctx, p); st.Power == recovery.PowerStopped {
+		return false, nil
+	}
+	grace, cancel := context.WithTimeoutCause(ctx, s.Within, errNotStopped)
+	defer cancel()
+	err := m.askToStop(grace, p)
+	if err == nil {
+		err = m.waitStopped(grace, p)
+	}
+	if err == nil || ctx.Err() != nil {
+		return false, err
+	}
+	if !s.Force {
+		return false, fault.Errorf(fault.Failed, "machine %s did not stop within %s: %w", p.Launch.Machine, s.Within, err).
+			WithHint("look at the machine, or allow a forced stop (force_after in the plan's shutdown)")
+	}
+	m.o.Log.Warn("machine does not stop, killing it", logkit.KeyMachine, p.Launch.Machine, logkit.KeyPID, p.PID, logkit.KeyError, err)
+	hard, stop := context.WithTimeoutCause(ctx, killWait, errNotStopped)
+	defer stop()
+	return true, m.kill(hard, p)
+}
+
+var errNotStopped = errors.New("it still runs")
+
+// askToStop runs the stop command or sends SIGTERM, to all of the session.
+func (m *Machine) askToStop(ctx context.Context, p provider.Process) error {
+	if len(m.cfg.Stop) > 0 {
+		return m.run(ctx, m.cfg.Stop, p.Launch)
+	}
+	pids, err := m.members(p)
+	if err != nil {
+		return err
+	}
+	if err := signal(pids, syscall.SIGTERM); err != nil {
+		return err
+	}
+	return signal(pids, syscall.SIGCONT) // a stopped one would not see it
+}
+
+// kill ends the session by force.
+func (m *Machine) kill(ctx context.Context, p provider.Process) error {
+	return poll(ctx, func() (bool, error) {
+		pids, err := m.members(p)
+		if err != nil || len(pids) == 0 {
+			return err == nil, err
+		}
+		return false, signal(pids, syscall.SIGKILL)
+	})
+}
+
+func (m *Machine) waitStopped(ctx context.Context, p provider.Process) error {
+	return poll(ctx, func() (bool, error) { return m.Status(ctx, p).Power == recovery.PowerStopped, nil })
+}
+
+// Freeze implements provider.Provider.
+func (m *Machine) Freeze(ctx context.Context, p provider.Process) (recovery.Consistency, error) {
+	if len(m.cfg.Freeze) > 0 {
+		if err := m.run(ctx, m.cfg.Freeze, p.Launch); err != nil {
+			return "", fault.Errorf(fault.Failed, "cannot freeze machine %s: %w", p.Launch.Machine, err)
+		}
+		return recovery.App, nil
+	}
+	if m.cfg.Unit != "" {
+		return recovery.Crash, systemctl(ctx, "freeze", m.cfg.Unit)
+	}
+	if p.PID == 0 {
+		return "", fault.Errorf(fault.Refused, "machine %s was not started by drrun: its processes cannot be frozen", p.Launch.Machine).
+			WithHint("give its exec provider freeze and thaw commands, or start it by drrun")
+	}
+	var before []int
+	err := poll(ctx, func() (bool, error) {
+		pids, err := m.members(p)
+		if err != nil {
+			return false, err
+		}
+		still := slices.Equal(pids, before) // the same twice: nothing was being forked
+		before = pids
+		for _, pid := range pids {
+			q, err := quiet(pid)
+			if err != nil {
+				return false, err
+			}
+			if !q {
+				still = false
+				if err := signal([]int{pid}, syscall.SIGSTOP); err != nil {
+					return false, err
+				}
+			}
+		}
+		return still, nil
+	})
+	if err != nil {
+		return "", fault.Errorf(fault.Failed, "cannot freeze machine %s: %w", p.Launch.Machine, err)
+	}
+	return recovery.Crash, nil
+}
+
+// Thaw implements provider.Provider.
+func (m *Machine) Thaw(ctx context.Context, p provider.Process) error {
+	var err error
+	switch {
+	case len(m.cfg.Freeze) > 0:
+		if len(m.cfg.Thaw) > 0 {
+			err = m.run(ctx, m.cfg.Thaw, p.Launch)
+		}
+	case m.cfg.Unit != "":
+		err = systemctl(ctx, "thaw", m.cfg.Unit)
+	default:
+		var pids []int
+		if pids, err = m.members(p); err == nil {
+			err = signal(pids, syscall.SIGCONT)
+		}
+	}
+	if err != nil {
+		return fault.Errorf(fault.Failed, "cannot thaw machine %s: %w", p.Launch.Machine, err)
+	}
+	return nil
+}
+
+// signal sends sig to each process; one that ended meanwhile is no error.
+func signal(pids []int, sig syscall.Signal) error {
+	var errs []error
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, fmt.Errorf("cannot send %s to process %d: %w", sig, pid, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// poll asks f with growing pauses until it is done, fails or ctx ends.
+func poll(ctx context.Context, f func() (bool, error)) error {
+	for pause := pollFirst; ; pause = min(2*pause, pollMost) {
+		done, err := f()
+		if err != nil || done {
+			return err
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
