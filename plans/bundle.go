@@ -41,6 +41,7 @@ type RunInfo struct {
 	StartedBy string                 `json:"started_by"`
 	Point     string                 `json:"point"` // selector
 	Machines  map[string]MachineInfo `json:"machines"`
+	Params    map[string]any         `json:"params,omitempty"` // of the plan, after --set
 }
 
 // MachineInfo is what run:machine(name) shows.

@@ -124,6 +124,9 @@ type Policy struct {
 	Fence       string        `json:"fence,omitempty"`       // stop (default), alarm
 	StartAlone  string        `json:"start_alone,omitempty"` // ask (default), never, allow
 	Lease       time.Duration `json:"lease,omitempty"`
+	// Windows are the times of day in which the policy sends, "22:00-06:00";
+	// empty: always.
+	Windows []string `json:"windows,omitempty"`
 }
 
 // Host is where one end of an assignment lives.

@@ -1,0 +1,254 @@
+package plans
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// Check checks a plan against the estate it is to run in, and by itself. The
+// error is nil or Faults with every mistake.
+func Check(p *Plan, e *Estate) error {
+	var fs Faults
+	if err := ValidatePlan(p); err != nil {
+		fs = append(fs, err.(Faults)...) //nolint:errorlint // it is nil or Faults
+	}
+	c := planCheck{Plan: p, e: e}
+	c.sites()
+	c.machines()
+	p.Steps(c.step)
+	return append(fs, c.fs...).Sorted().Err()
+}
+
+// planCheck collects the faults of a plan against an estate.
+type planCheck struct {
+	*Plan
+	e  *Estate
+	fs Faults
+}
+
+func (c *planCheck) sites() {
+	for _, s := range []struct{ key, name string }{{"from", c.From}, {"to", c.To}} {
+		if _, ok := c.e.Site(s.name); !ok && s.name != "" {
+			c.fs.addNear(c.Pos, s.name, c.siteNames(), "plan: %s is %q, which is no site of the estate", s.key, s.name)
+		}
+	}
+}
+
+func (c *planCheck) siteNames() []string {
+	var names []string
+	for _, s := range c.e.Sites {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func (c *planCheck) machineNames() []string {
+	var names []string
+	for _, m := range c.e.Machines {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+func (c *planCheck) tags() []string {
+	var tags []string
+	for _, m := range c.e.Machines {
+		tags = append(tags, m.Tags...)
+	}
+	slices.Sort(tags)
+	return slices.Compact(tags)
+}
+
+func (c *planCheck) machines() {
+	for _, g := range c.groups() {
+		for _, r := range g.Machines {
+			c.ref(r)
+		}
+	}
+	seen := make(map[string]ResolvedMachine)
+	group := make(map[string]string)
+	for _, g := range c.groups() {
+		for _, m := range g.selected(c.e) {
+			first, dup := seen[m.Name]
+			switch {
+			case !dup:
+				seen[m.Name], group[m.Name] = m, g.Name
+				c.protected(m)
+			case m.Ref.Tag != "" || first.Ref.Tag != "": // two bare names: ValidatePlan says it
+				c.fs.add(m.Ref.Pos, "machine %q is selected twice, first in group %q (line %d)", m.Name, group[m.Name], first.Ref.Pos.Line)
+			}
+		}
+	}
+	for _, g := range c.Resolve(c.e) {
+		for _, m := range g.Machines {
+			for _, n := range m.Ref.Needs {
+				if !slices.Contains(g.Names(), n) {
+					c.fs.addNear(m.Ref.Pos, n, g.Names(), "machine %q: needs %q, which is not in group %q", m.Name, n, g.Group.Name)
+				}
+			}
+		}
+	}
+}
+
+func (c *planCheck) ref(r MachineRef) {
+	if r.Tag == "" {
+		if _, ok := c.e.Machine(r.Name); !ok {
+			c.fs.addNear(r.Pos, r.Name, c.machineNames(), "machine %q is not in the estate", r.Name)
+		}
+		return
+	}
+	tagged := c.e.Tagged(r.Tag)
+	if len(tagged) == 0 {
+		c.fs.addNear(r.Pos, r.Tag, c.tags(), "machines: the tag %q selects no machine of the estate", r.Tag)
+		return
+	}
+	for _, x := range r.Except {
+		if !slices.Contains(tagged, x) {
+			c.fs.addNear(r.Pos, x, tagged, "machines: except names %q, which has no tag %q", x, r.Tag)
+		}
+	}
+	if !slices.ContainsFunc(tagged, func(n string) bool { return !slices.Contains(r.Except, n) }) {
+		c.fs.add(r.Pos, "machines: except leaves none of the machines with the tag %q", r.Tag)
+	}
+}
+
+// protected checks that a machine of the plan can go from one of its sites to
+// the other.
+func (c *planCheck) protected(rm ResolvedMachine) {
+	m, ok := c.e.Machine(rm.Name)
+	if !ok {
+		return
+	}
+	if !m.Protected {
+		c.fs.add(rm.Ref.Pos, "machine %q is not protected (protected = false in the estate)", m.Name)
+		return
+	}
+	home, _ := c.e.HomeSite(m.Name)
+	if home != c.From && home != c.To && home != "" {
+		c.fs.add(rm.Ref.Pos, "machine %q lives at %q, the plan goes from %q to %q", m.Name, home, c.From, c.To)
+		return
+	}
+	if t, ok := c.e.Target(m.Name); ok {
+		site, _ := c.e.HostSite(t.Name)
+		if site != c.From && site != c.To {
+			c.fs.add(rm.Ref.Pos, "machine %q is replicated to %q, the plan goes from %q to %q", m.Name, site, c.From, c.To)
+		}
+	}
+}
+
+func (c *planCheck) step(_ string, s *Step) {
+	what := fmt.Sprintf("%s %q", s.Kind, s.Name)
+	switch {
+	case s.Exec != nil && s.Exec.On != "":
+		c.execOn(what, s)
+	case s.Check != nil && s.Check.TCP != "":
+		host, _, _ := splitTarget(s.Check.TCP)
+		c.checkHost(what, s.Pos, host)
+	case s.Check != nil && s.Check.HTTP != "":
+		host, _ := httpHost(s.Check.HTTP)
+		c.checkHost(what, s.Pos, host)
+	}
+}
+
+// execOn checks that every host the command may run on lets plans run it.
+func (c *planCheck) execOn(what string, s *Step) {
+	hosts := c.hostsOf(s.Exec.On)
+	if len(hosts) == 0 {
+		names := c.machineNames()
+		for _, h := range c.e.Hosts() {
+			names = append(names, h.Name)
+		}
+		c.fs.addNear(s.Pos, s.Exec.On, names, "%s: on is %q, which is no machine and no host of the estate", what, s.Exec.On)
+		return
+	}
+	program := "sh"
+	if len(s.Exec.Cmd) > 0 {
+		program = s.Exec.Cmd[0]
+	}
+	for _, h := range hosts {
+		if !Allows(h.Allow, program) {
+			c.fs.add(s.Pos, "%s: host %q does not allow the program %q (allow = { %q } in the estate lets plans run it)",
+				what, h.Name, program, program)
+		}
+	}
+}
+
+// hostsOf returns the hosts that on can mean: the host itself, or the home and
+// the replica's host of a machine.
+func (c *planCheck) hostsOf(on string) []*Host {
+	if h, ok := c.e.Host(on); ok {
+		return []*Host{h}
+	}
+	m, ok := c.e.Machine(on)
+	if !ok {
+		return nil
+	}
+	var hosts []*Host
+	if h, ok := c.e.Host(m.Host); ok {
+		hosts = append(hosts, h)
+	}
+	if t, ok := c.e.Target(on); ok {
+		hosts = append(hosts, t)
+	}
+	return hosts
+}
+
+// Allows reports whether a host's allow list lets plans run a program: by its
+// whole path, or by its base name where the list and the command say only that.
+func Allows(allow []string, program string) bool {
+	return slices.Contains(allow, program) ||
+		strings.HasPrefix(program, "/") && slices.Contains(allow, path.Base(program)) && trusted(path.Dir(program))
+}
+
+// trusted are the folders in which a base name is the program it says.
+func trusted(dir string) bool {
+	return slices.Contains([]string{"/bin", "/sbin", "/usr/bin", "/usr/sbin"}, dir)
+}
+
+// checkHost checks that a check asks a machine, or a name with a dot or an
+// address of the world outside.
+func (c *planCheck) checkHost(what string, p Pos, host string) {
+	if _, ok := c.e.Machine(host); ok || strings.Contains(host, ".") || host == "localhost" {
+		return
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return
+	}
+	if host == "" {
+		c.fs.add(p, "%s: it names no machine (a step of a plan has no machine of its own)", what)
+		return
+	}
+	c.fs.addNear(p, host, c.machineNames(), "%s: %q is no machine of the estate", what, host)
+}
+
+// splitTarget splits host:port; the host may be empty.
+func splitTarget(s string) (host, port string, ok bool) {
+	host, port, err := net.SplitHostPort(s)
+	return host, port, err == nil
+}
+
+// httpHost returns the host of a check's URL; "" for ":8080/path".
+func httpHost(s string) (string, bool) {
+	if strings.HasPrefix(s, ":") {
+		s = "http://machine" + s
+		u, err := url.Parse(s)
+		return "", err == nil && u.Port() != ""
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return "", false
+	}
+	return u.Hostname(), true
+}
+
+// AllTypes is what only = "any" means.
+func AllTypes() []recovery.Type {
+	return []recovery.Type{recovery.Test, recovery.Planned, recovery.Unplanned}
+}

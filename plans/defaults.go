@@ -1,0 +1,76 @@
+package plans
+
+import (
+	"time"
+
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// Defaults of steps, checks and providers.
+const (
+	DefaultWithin     = 5 * time.Minute
+	DefaultCheckEvery = 2 * time.Second
+	DefaultForceAfter = 30 * time.Second
+	DefaultFreezeMax  = 10 * time.Second
+	DefaultEvery      = 5 * time.Minute
+)
+
+// FillDefaults puts the defaults where the estate says nothing.
+func FillDefaults(e *Estate) {
+	for i := range e.Policies {
+		fillPolicy(&e.Policies[i])
+	}
+	for i := range e.Sites {
+		for j := range e.Sites[i].Clouds {
+			for k := range e.Sites[i].Clouds[j].Hosts {
+				if h := &e.Sites[i].Clouds[j].Hosts[k]; h.Addr != "" {
+					h.Addr = h.AddrPort()
+				}
+			}
+		}
+	}
+	for i := range e.Machines {
+		fillMachine(&e.Machines[i])
+	}
+}
+
+func fillMachine(m *Machine) {
+	if m.Ready != nil {
+		fillCheck(m.Ready)
+	}
+	if x := m.Exec; x != nil {
+		if x.ForceAfter == 0 {
+			x.ForceAfter = DefaultForceAfter
+		}
+		if x.FreezeMax == 0 {
+			x.FreezeMax = DefaultFreezeMax
+		}
+	}
+}
+
+func fillCheck(c *recovery.Check) {
+	if c.Every == 0 {
+		c.Every = DefaultCheckEvery
+	}
+	if c.Within == 0 {
+		c.Within = DefaultWithin
+	}
+}
+
+func fillPolicy(p *recovery.Policy) {
+	if p.Every == 0 {
+		p.Every = DefaultEvery
+	}
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	set(&p.Codec, "auto")
+	set(&p.Initial, "now")
+	set(&p.Fence, "stop")
+	set(&p.StartAlone, "ask")
+	if p.Consistency == "" {
+		p.Consistency = recovery.Crash
+	}
+}
