@@ -49,7 +49,9 @@ type Stream interface {
 	io.Writer
 	// CloseWrite ends our direction; the peer reads io.EOF after all bytes.
 	CloseWrite() error
-	// Close drops the stream: what was not read or delivered is lost.
+	// Close drops the stream: what was not read is lost, and what was written
+	// too unless CloseWrite came before it, after which it is still delivered.
+	// It may be called while others read and write: they end with an error.
 	Close() error
 	// SetDeadline bounds reads and writes.
 	SetDeadline(t time.Time) error
