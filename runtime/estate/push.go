@@ -1,0 +1,251 @@
+package estate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/store"
+)
+
+// Push is the outcome of bringing one host up to date.
+type Push struct {
+	Host     string   `json:"host"`
+	Machines []string `json:"machines"` // whose assignment it got now
+	// Error says why it has not got all of it; what is missing stays noted and
+	// is sent at the next contact.
+	Error *fault.Error `json:"error,omitempty"`
+	// Pending are the machines it still has to be told about.
+	Pending []string `json:"pending,omitempty"`
+}
+
+// sameAssignment compares two assignments but for the revision they came from.
+func sameAssignment(a, b recovery.Assignment) bool {
+	return contentHash(a) == contentHash(b)
+}
+
+// contentHash identifies what an assignment says, whatever its revision.
+func contentHash(a recovery.Assignment) string {
+	a.Revision = 0
+	return plans.Hash(a)
+}
+
+// todo is what one host has to be told.
+type todo struct {
+	host     string
+	assign   []Record
+	unassign map[string]bool
+}
+
+// Pending returns what each host still has to be told, by host name: machines
+// whose assignment or end of protection has not reached it.
+func (c *Catalogue) Pending(ctx context.Context) (map[string][]string, error) {
+	work, err := c.work(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]string{}
+	for _, t := range work {
+		out[t.host] = t.machines()
+	}
+	return out, nil
+}
+
+func (t *todo) machines() []string {
+	names := slices.Collect(maps.Keys(t.unassign))
+	for _, r := range t.assign {
+		names = append(names, r.Machine)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// work lists what is not done yet, in order of hosts.
+func (c *Catalogue) work(ctx context.Context) ([]todo, error) {
+	records, err := c.Records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hosts := map[string]*todo{}
+	at := func(h string) *todo {
+		if hosts[h] == nil {
+			hosts[h] = &todo{host: h}
+		}
+		return hosts[h]
+	}
+	known := map[string]HostRecord{}
+	for kv, err := range c.store.List(ctx, keyHost) {
+		if err != nil {
+			return nil, err
+		}
+		var h HostRecord
+		if err := json.Unmarshal(kv.Value, &h); err != nil {
+			return nil, fault.Errorf(fault.Corrupt, "cannot read %s in the state: %w", kv.Key, err)
+		}
+		name := kv.Key[len(keyHost):]
+		known[name] = h
+		if len(h.Unassign) > 0 {
+			at(name).unassign = h.Unassign
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		r := records[name]
+		for _, h := range r.hosts() {
+			if known[h].Acked[name] != contentHash(r.Last) {
+				at(h).assign = append(at(h).assign, r)
+			}
+		}
+	}
+	out := make([]todo, 0, len(hosts))
+	for _, h := range slices.Sorted(maps.Keys(hosts)) {
+		out = append(out, *hosts[h])
+	}
+	return out, nil
+}
+
+// Push tells every host what it does not know yet, hosts in parallel. Its error
+// is of the state; hosts that do not answer are in the result.
+func (c *Catalogue) Push(ctx context.Context) ([]Push, error) {
+	c.pushing.Lock()
+	defer c.pushing.Unlock()
+	work, err := c.work(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Push, len(work))
+	var wg sync.WaitGroup
+	for i, t := range work {
+		wg.Go(func() { out[i] = c.pushHost(ctx, t) })
+	}
+	wg.Wait()
+	return out, nil
+}
+
+// pushHost works one host's list off; it stops at the first failure that the
+// next item would meet again.
+func (c *Catalogue) pushHost(ctx context.Context, t todo) Push {
+	p := Push{Host: t.host, Machines: []string{}}
+	fail := func(machine string, err error) bool {
+		e := fault.Wrap(fault.Unreachable, err)
+		p.Error, p.Pending = e, append(p.Pending, machine)
+		c.log.Warn("cannot bring a host up to date", "host", t.host, "machine", machine, "err", err)
+		return e.Kind == fault.Unreachable
+	}
+	unreachable := false
+	for _, machine := range slices.Sorted(maps.Keys(t.unassign)) {
+		if unreachable {
+			p.Pending = append(p.Pending, machine)
+		} else if err := c.unassign(ctx, t.host, machine, t.unassign[machine]); err != nil {
+			unreachable = fail(machine, err)
+		}
+	}
+	for _, r := range t.assign {
+		if unreachable {
+			p.Pending = append(p.Pending, r.Machine)
+		} else if err := c.assign(ctx, t.host, r); err != nil {
+			unreachable = fail(r.Machine, err)
+		} else {
+			p.Machines = append(p.Machines, r.Machine)
+		}
+	}
+	return p
+}
+
+func (c *Catalogue) assign(ctx context.Context, host string, r Record) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, askWithin, noAnswer(host))
+	defer cancel()
+	_, err := command.Assign.Call(ctx, c.caller, host, command.AssignRequest{Assignment: r.Last, Authority: r.First})
+	if err != nil {
+		return timeoutCause(ctx, fmt.Errorf("cannot give host %s machine %s: %w", host, r.Machine, err))
+	}
+	return c.updateHost(ctx, host, func(h *HostRecord) error {
+		if h.Acked == nil {
+			h.Acked = map[string]string{}
+		}
+		h.Acked[r.Machine] = contentHash(r.Last)
+		return nil
+	})
+}
+
+func (c *Catalogue) unassign(ctx context.Context, host, machine string, deleteReplica bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, askWithin, noAnswer(host))
+	defer cancel()
+	req := command.UnassignRequest{Meta: command.Meta{Machine: machine}, DeleteReplica: deleteReplica}
+	_, err := command.Unassign.Call(ctx, c.caller, host, req)
+	if err != nil && !fault.Is(err, fault.NotFound) { // not found: it has no part in the machine, as wanted
+		return timeoutCause(ctx, fmt.Errorf("cannot end the protection of machine %s on host %s: %w", machine, host, err))
+	}
+	return c.updateHost(ctx, host, func(h *HostRecord) error {
+		delete(h.Unassign, machine)
+		delete(h.Acked, machine)
+		return nil
+	})
+}
+
+// forgotten notes that a host which should have a machine does not know it (a
+// new state folder): it gets its assignment again with the next push.
+func (c *Catalogue) forgotten(ctx context.Context, host string, machines []string) error {
+	return c.updateHost(ctx, host, func(h *HostRecord) error {
+		for _, m := range machines {
+			delete(h.Acked, m)
+		}
+		return nil
+	})
+}
+
+// Unprotect ends the protection of a machine at both its hosts. A host that
+// does not answer is told at the next contact.
+func (c *Catalogue) Unprotect(ctx context.Context, machine string, deleteReplica bool) ([]Push, error) {
+	c.applying.Lock()
+	defer c.applying.Unlock()
+	r, err := c.Record(ctx, machine)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.endProtection(ctx, r, deleteReplica); err != nil {
+		return nil, fmt.Errorf("cannot end the protection of machine %s: %w", machine, err)
+	}
+	return c.Push(ctx)
+}
+
+// endProtection drops the record and notes, in the same transaction, that both
+// hosts have to be told.
+func (c *Catalogue) endProtection(ctx context.Context, r Record, deleteReplica bool) error {
+	records, rev, err := get[map[string]Record](ctx, c.store, keyRecords)
+	if err != nil {
+		return err
+	}
+	delete(records, r.Machine)
+	op, err := encode(keyRecords, records)
+	if err != nil {
+		return err
+	}
+	txn := store.Txn{If: []store.Cmp{{Key: keyRecords, ModRev: rev}}, Then: []store.Op{op}}
+	for _, host := range r.hosts() {
+		hr, rev, err := get[HostRecord](ctx, c.store, keyHost+host)
+		if err != nil {
+			return err
+		}
+		if hr.Unassign == nil {
+			hr.Unassign = map[string]bool{}
+		}
+		hr.Unassign[r.Machine] = deleteReplica
+		if op, err = encode(keyHost+host, hr); err != nil {
+			return err
+		}
+		txn.If = append(txn.If, store.Cmp{Key: keyHost + host, ModRev: rev})
+		txn.Then = append(txn.Then, op)
+	}
+	_, ok, err := c.store.Txn(ctx, txn)
+	if err == nil && !ok {
+		err = errChangedMeanwhile()
+	}
+	return err
+}
