@@ -1,0 +1,120 @@
+package program
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+)
+
+// follow makes a program of another section of a run.
+func follow(p *Program, section string, root Node) *Program {
+	q := *p
+	q.Section, q.Root, q.Nothing = section, root, ""
+	root.walk(0, func(_ int, s *Step) {
+		s.Phase = section
+		if s.Within == 0 {
+			s.Within = plans.DefaultWithin
+		}
+		if s.OnFail == "" {
+			s.OnFail = OnFailStop
+		}
+	})
+	return &q
+}
+
+// CommitOf is the commit of a failover, for the machines that were failed
+// over: the active site first, then the other one (after an unplanned run as
+// far as it answers).
+func CommitOf(p *Program, machines []string) *Program {
+	var nodes []Node
+	for _, m := range p.Active() {
+		if !slices.Contains(machines, m.Name) {
+			continue
+		}
+		commit := Step{ID: "commit/" + m.Name + "/" + m.ToHost, Kind: Commit, Machine: m.Name, Host: m.ToHost, Site: m.ToSite,
+			Title: fmt.Sprintf("commit %s on %s", m.Name, m.ToHost)}
+		peer := Step{ID: "commit/" + m.Name + "/" + m.FromHost, Kind: CommitPeer, Machine: m.Name, Host: m.FromHost, Site: m.FromSite,
+			Title: fmt.Sprintf("commit %s on %s", m.Name, m.FromHost), Optional: p.Type == recovery.Unplanned}
+		nodes = append(nodes, seq(one(commit), one(peer)))
+	}
+	return follow(p, SectionCommit, par(0, nodes...))
+}
+
+// CleanupOf ends a test: groups in reverse order.
+func CleanupOf(p *Program) *Program {
+	var nodes []Node
+	for _, m := range slices.Backward(p.Active()) {
+		nodes = append(nodes, one(Step{ID: "cleanup/" + m.Name, Kind: Cleanup, Machine: m.Name, Host: m.ToHost, Site: m.ToSite, Test: true,
+			Title: fmt.Sprintf("clean up the test of %s on %s", m.Name, m.ToHost), OnFail: OnFailContinue}))
+	}
+	return follow(p, SectionCleanup, par(0, nodes...))
+}
+
+// CancelOf gives the machines back that were stopped and not failed over:
+// their source is unlocked and started again, in group order.
+func CancelOf(p *Program, machines []string) *Program {
+	var groups []Node
+	byGroup := p.Groups()
+	seen := map[string]bool{}
+	for _, m := range p.Machines {
+		if seen[m.Group] {
+			continue
+		}
+		seen[m.Group] = true
+		var branches []Node
+		for _, name := range byGroup[m.Group] {
+			if slices.Contains(machines, name) {
+				branches = append(branches, giveBack(p, name))
+			}
+		}
+		groups = append(groups, par(0, branches...))
+	}
+	return follow(p, SectionCancel, seq(groups...))
+}
+
+func giveBack(p *Program, name string) Node {
+	m, _ := p.Machine(name)
+	unlock := Step{ID: "cancel/" + name + "/unlock", Kind: Unlock, Machine: name, Host: m.FromHost, Site: m.FromSite,
+		Title: fmt.Sprintf("unlock %s on %s", name, m.FromHost), OnFail: OnFailContinue}
+	start := Step{ID: "cancel/" + name + "/start", Kind: Restart, Machine: name, Host: m.FromHost, Site: m.FromSite,
+		Title: fmt.Sprintf("start %s on %s again", name, m.FromHost), OnFail: OnFailContinue, Requires: []string{unlock.ID}}
+	return seq(one(unlock), one(start))
+}
+
+// Reverse replicates machines back after a committed unplanned failover.
+// FromSite of a machine is its active site.
+func Reverse(name string, machines []Machine) *Program {
+	p := &Program{Version: Version, Plan: name, Machines: machines}
+	if len(machines) > 0 {
+		p.From, p.To = machines[0].FromSite, machines[0].ToSite
+	}
+	if len(p.Active()) == 0 {
+		p.Section, p.Nothing = SectionReverse, "every machine replicates already"
+		return p
+	}
+	var nodes []Node
+	for _, m := range p.Active() {
+		nodes = append(nodes, reverseOne(m))
+	}
+	return follow(p, SectionReverse, seq(
+		one(Step{ID: "preflight", Kind: Preflight, Title: "both ends of every machine answer"}),
+		one(Step{ID: "claim", Kind: Claim, Title: "claim the machines at their agents"}),
+		par(0, nodes...)))
+}
+
+func reverseOne(m Machine) Node {
+	id := "reverse/" + m.Name + "/"
+	stop := Step{ID: id + "stop", Kind: Stop, Machine: m.Name, Host: m.ToHost, Site: m.ToSite,
+		Title: fmt.Sprintf("%s is stopped and locked on %s", m.Name, m.ToHost)}
+	found := Step{ID: id + "found", Kind: Found, Machine: m.Name, Host: m.ToHost, Site: m.ToSite, Requires: []string{stop.ID},
+		Title: fmt.Sprintf("keep the disks of %s on %s as found", m.Name, m.ToHost)}
+	grant := Step{ID: id + "epoch/" + m.FromHost, Kind: Grant, Machine: m.Name, Host: m.FromHost, Site: m.FromSite, Requires: []string{found.ID},
+		Title: fmt.Sprintf("raise the epoch of %s: %s sends to %s", m.Name, m.FromHost, m.ToHost)}
+	peer := Step{ID: id + "epoch/" + m.ToHost, Kind: GrantPeer, Machine: m.Name, Host: m.ToHost, Site: m.ToSite, Requires: []string{grant.ID},
+		Title: fmt.Sprintf("tell %s the epoch of %s", m.ToHost, m.Name)}
+	drain := Step{ID: id + "drain", Kind: Reseed, Machine: m.Name, Host: m.FromHost, Site: m.FromSite, Requires: []string{peer.ID},
+		Title: fmt.Sprintf("first point of %s, %s → %s", m.Name, m.FromHost, m.ToHost)}
+	return seq(one(stop), one(found), one(grant), one(peer), one(drain))
+}

@@ -1,0 +1,178 @@
+// Package program turns a plan, the estate and a request into the ordered
+// program of a run: a tree of sequences, parallel branches and steps with
+// stable ids, as docs and screens name them. It is the one place that knows
+// the order of a failover.
+//
+// It is pure: no clock, no I/O, no goroutine. It runs nothing (package runtime
+// does) and keeps no progress (package runtime/state does). Programs are
+// built once, stored with the run and then only read.
+package program
+
+import (
+	"slices"
+	"time"
+
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+)
+
+// Version is the version of the stored form of a program.
+const Version = 1
+
+// Kind says what a step does.
+type Kind string
+
+// The kinds of step.
+const (
+	Preflight  Kind = "preflight"    // looks at everything, changes nothing
+	Claim      Kind = "claim"        // fencing number at the agents of all machines
+	DrainAhead Kind = "drain-ahead"  // one cycle while the machine runs
+	Stop       Kind = "stop"         // stops and locks the source machine
+	DrainFinal Kind = "drain-final"  // the last cycle of the stopped machine
+	Right      Kind = "right-to-run" // may the machine run at the new site?
+	Grant      Kind = "grant"        // authority record at the new active site
+	GrantPeer  Kind = "grant-peer"   // the same record at the other site
+	Points     Kind = "points"       // fixes the recovery point of every machine
+	Prepare    Kind = "prepare"      // disks of the point
+	Delay      Kind = "delay"
+	Start      Kind = "start"
+	Ready      Kind = "ready"
+	Exec       Kind = "exec"   // plan step
+	Check      Kind = "check"  // plan step
+	Wait       Kind = "wait"   // plan step
+	Action     Kind = "action" // plan step
+	Commit     Kind = "commit"
+	CommitPeer Kind = "commit-peer"
+	Cleanup    Kind = "cleanup"
+	Unlock     Kind = "unlock"
+	Restart    Kind = "restart" // the source machine on its own disks
+	Found      Kind = "found"
+	Reseed     Kind = "reseed" // first point in the new direction
+)
+
+// Sections of a run: the failover (or reverse) it was started for, and what
+// was asked for afterwards.
+const (
+	SectionFailover = "failover"
+	SectionReverse  = "reverse"
+	SectionCommit   = "commit"
+	SectionCleanup  = "cleanup"
+	SectionCancel   = "cancel"
+)
+
+// What to do when a step fails for good.
+const (
+	OnFailStop     = "stop"
+	OnFailContinue = "continue"
+	OnFailAsk      = "ask"
+)
+
+// Program is an ordered program. The JSON form is stored with the run.
+type Program struct {
+	Version   int           `json:"version"`
+	Section   string        `json:"section"`
+	Plan      string        `json:"plan"`
+	Type      recovery.Type `json:"type,omitempty"`
+	Direction string        `json:"direction,omitempty"`
+	From      string        `json:"from,omitempty"` // site
+	To        string        `json:"to,omitempty"`   // site
+	Machines  []Machine     `json:"machines"`
+	// Nothing says why there is nothing to do; the program is then empty.
+	Nothing string `json:"nothing,omitempty"`
+	Root    Node   `json:"root"`
+}
+
+// Machine is a machine of the run and its two ends in this run.
+type Machine struct {
+	Name     string `json:"name"`
+	Group    string `json:"group,omitempty"`
+	FromSite string `json:"from_site"`
+	ToSite   string `json:"to_site"`
+	FromHost string `json:"from_host"`
+	ToHost   string `json:"to_host"`
+	IP       string `json:"ip,omitempty"`   // in this run, at the new site
+	Skip     string `json:"skip,omitempty"` // why the run leaves it alone
+}
+
+// Node is a sequence, parallel branches, or one step: exactly one is set.
+type Node struct {
+	Seq []Node `json:"seq,omitempty"`
+	Par []Node `json:"par,omitempty"`
+	// Limit is how many branches of Par are under way at once; 0: all.
+	Limit int `json:"limit,omitempty"`
+	// Needs are steps that must be settled before this node begins.
+	Needs []string `json:"needs,omitempty"`
+	Step  *Step    `json:"step,omitempty"`
+}
+
+// Step is one thing to do. IDs are unique in a run and stay the same when the
+// run goes on as unplanned.
+type Step struct {
+	ID      string        `json:"id"`
+	Kind    Kind          `json:"kind"`
+	Phase   string        `json:"phase"`
+	Title   string        `json:"title"`
+	Group   string        `json:"group,omitempty"`
+	Machine string        `json:"machine,omitempty"`
+	Host    string        `json:"host,omitempty"` // where it is done; empty: the controller, or several
+	Site    string        `json:"site,omitempty"` // site of Host
+	Within  time.Duration `json:"within,omitempty"`
+	Retry   plans.Retry   `json:"retry,omitzero"`
+	OnFail  string        `json:"on_fail"`
+	// Optional: when it fails the run is not worse than without it; the error
+	// is a note.
+	Optional bool `json:"optional,omitempty"`
+	// Requires are steps without whose success this one is given up.
+	Requires []string `json:"requires,omitempty"`
+	Skip     string   `json:"skip,omitempty"` // why it is not run
+	// Source: it is only tried if a host of the source site answers.
+	Source bool            `json:"source,omitempty"`
+	Plan   *plans.Step     `json:"plan,omitempty"`
+	Ready  *recovery.Check `json:"ready,omitempty"`
+	Force  bool            `json:"force,omitempty"` // stop: a forced stop is allowed
+	Test   bool            `json:"test,omitempty"`
+	Pos    *plans.Pos      `json:"pos,omitempty"`
+}
+
+// Steps returns the steps in program order.
+func (p *Program) Steps() []*Step {
+	var out []*Step
+	p.Root.walk(0, func(_ int, s *Step) { out = append(out, s) })
+	return out
+}
+
+// Machine returns the machine of that name.
+func (p *Program) Machine(name string) (Machine, bool) {
+	i := slices.IndexFunc(p.Machines, func(m Machine) bool { return m.Name == name })
+	if i < 0 {
+		return Machine{}, false
+	}
+	return p.Machines[i], true
+}
+
+// Active returns the machines that the run does not skip.
+func (p *Program) Active() []Machine {
+	return slices.DeleteFunc(slices.Clone(p.Machines), func(m Machine) bool { return m.Skip != "" })
+}
+
+func (n *Node) walk(depth int, f func(depth int, s *Step)) {
+	if n.Step != nil {
+		f(depth, n.Step)
+	}
+	for i := range n.Seq {
+		n.Seq[i].walk(depth, f)
+	}
+	for i := range n.Par {
+		n.Par[i].walk(depth+1, f)
+	}
+}
+
+func seq(nodes ...Node) Node { return Node{Seq: prune(nodes)} }
+
+func par(limit int, nodes ...Node) Node { return Node{Par: prune(nodes), Limit: limit} }
+
+func one(s Step) Node { return Node{Step: &s} }
+
+func prune(nodes []Node) []Node {
+	return slices.DeleteFunc(nodes, func(n Node) bool { return n.Step == nil && len(n.Seq) == 0 && len(n.Par) == 0 })
+}
