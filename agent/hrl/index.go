@@ -1,0 +1,245 @@
+package hrl
+
+import (
+	"fmt"
+	"hash/crc32"
+	"io"
+	"iter"
+	"sort"
+)
+
+const (
+	frameEntrySize  = 12
+	extentEntrySize = 24
+	pageEntries     = 128 // extents of the index read at once
+)
+
+// frameEntry is a frame's line in the index.
+type frameEntry struct {
+	pos int64
+	crc uint32
+}
+
+// extentEntry is an extent's line in the index.
+type extentEntry struct {
+	off, n    int64
+	frame, at uint32
+	kind      ExtentKind
+}
+
+func (e extentEntry) end() int64 { return e.off + e.n }
+
+func decodeExtentEntry(b []byte) extentEntry {
+	at := le.Uint32(b[20:])
+	return extentEntry{off: int64(le.Uint64(b)), n: int64(le.Uint64(b[8:])), frame: le.Uint32(b[16:]),
+		at: at & (1<<24 - 1), kind: ExtentKind(at >> 24)}
+}
+
+// writeIndex writes frame table and extents and sets the index's CRC.
+func (w *Writer) writeIndex(f *Footer) error {
+	b := w.buf.plain[:0]
+	crc := uint32(0)
+	flush := func() error {
+		crc = crc32.Update(crc, castagnoli, b)
+		err := w.write(b)
+		b = b[:0]
+		return err
+	}
+	room := cap(b) - extentEntrySize
+	for _, e := range w.frames {
+		b = le.AppendUint64(b, uint64(e.pos))
+		b = le.AppendUint32(b, e.crc)
+		if len(b) > room {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, e := range w.index {
+		b = le.AppendUint64(b, uint64(e.off))
+		b = le.AppendUint64(b, uint64(e.n))
+		b = le.AppendUint32(b, e.frame)
+		b = le.AppendUint32(b, e.at|uint32(e.kind)<<24)
+		if len(b) > room {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	err := flush()
+	f.indexCRC = crc
+	return err
+}
+
+// checkIndex reads the whole index once, checks it, and keeps the first offset
+// of each page.
+func (r *Reader) checkIndex() error {
+	var (
+		first  error
+		crc    uint32
+		totals Footer
+		prev   = frameEntry{pos: headerSize - frameHeaderSize}
+		last   extentEntry
+	)
+	note := func(at int64, format string, args ...any) {
+		if first == nil {
+			first = corrupt(r.path, at, format, args...)
+		}
+	}
+	err := r.eachIndexEntry(r.f.indexPos, r.f.Frames, frameEntrySize, &crc, func(i, at int64, b []byte) {
+		e := frameEntry{pos: int64(le.Uint64(b))}
+		if i == 0 && e.pos != headerSize || e.pos < prev.pos+frameHeaderSize || e.pos > r.f.indexPos-frameHeaderSize ||
+			i > 0 && e.pos > prev.pos+maxFrame {
+			note(at, "frame %d cannot lie at %d", i, e.pos)
+		}
+		prev = e
+	})
+	if err != nil {
+		return err
+	}
+	if r.f.Frames == 0 && r.f.indexPos != headerSize || r.f.Frames > 0 && r.f.indexPos > prev.pos+maxFrame {
+		note(r.f.indexPos, "the frames do not fill the file")
+	}
+	r.pages = make([]int64, 0, (r.f.Extents+pageEntries-1)/pageEntries)
+	err = r.eachIndexEntry(r.extentsPos(), r.f.Extents, extentEntrySize, &crc, func(i, at int64, b []byte) {
+		e := decodeExtentEntry(b)
+		if i%pageEntries == 0 {
+			r.pages = append(r.pages, e.off)
+		}
+		if err := checkExtent(e.off, e.n, r.h.SizeAfter); err != nil {
+			note(at, "%w", err)
+		} else if i > 0 && e.off < last.end() {
+			note(at, "two extents overlap or are out of order at offset %d", e.off)
+		}
+		if int64(e.frame) >= r.f.Frames || e.kind < Data || e.kind > Discarded || e.at >= MaxPlain ||
+			e.kind == Data && e.n > MaxPlain-int64(e.at) || e.kind != Data && e.at != 0 {
+			note(at, "extent %d points to a wrong place", i)
+		}
+		*totals.bytesOf(e.kind) += e.n
+		last = e
+	})
+	if err != nil {
+		return err
+	}
+	if crc != r.f.indexCRC {
+		return corrupt(r.path, r.f.indexPos, "index checksum is %08x, want %08x", crc, r.f.indexCRC)
+	}
+	if first == nil && (totals.DataBytes != r.f.DataBytes || totals.ZeroBytes != r.f.ZeroBytes || totals.DiscardBytes != r.f.DiscardBytes) {
+		note(r.f.indexPos+r.f.indexLen+48, "the footer's counts are not those of the index")
+	}
+	return first
+}
+
+// eachIndexEntry calls fn with count entries of size bytes from position pos
+// and carries their CRC on.
+func (r *Reader) eachIndexEntry(pos, count, size int64, crc *uint32, fn func(i, at int64, b []byte)) error {
+	const batch = 2048
+	buf := make([]byte, min(count, batch)*size)
+	for i := int64(0); i < count; {
+		b := buf[:min(count-i, batch)*size]
+		if err := r.readAt(b, pos+i*size); err != nil {
+			return err
+		}
+		*crc = crc32.Update(*crc, castagnoli, b)
+		for ; len(b) > 0; b, i = b[size:], i+1 {
+			fn(i, pos+i*size, b[:size])
+		}
+	}
+	return nil
+}
+
+func (r *Reader) extentsPos() int64 { return r.f.indexPos + r.f.Frames*frameEntrySize }
+
+// readAt fills p; the file ending there is damage, not an I/O error.
+func (r *Reader) readAt(p []byte, pos int64) error {
+	n, err := r.file.ReadAt(p, pos)
+	if n == len(p) {
+		return nil
+	}
+	if err == io.EOF {
+		return corrupt(r.path, pos+int64(n), "the file ends here, %d bytes early", len(p)-n)
+	}
+	return fmt.Errorf("cannot read log %s: at byte %d: %w", r.path, pos+int64(n), err)
+}
+
+// cursor reads the index's extents page by page.
+type cursor struct {
+	r    *Reader
+	page int64 // in buf; -1: none
+	n    int   // extents in buf
+	buf  [pageEntries * extentEntrySize]byte
+}
+
+func (r *Reader) cursor() *cursor { return &cursor{r: r, page: -1} }
+
+func (c *cursor) load(page int64) error {
+	if page == c.page {
+		return nil
+	}
+	c.page = -1
+	i := page * pageEntries
+	n := min(c.r.f.Extents-i, pageEntries)
+	if err := c.r.readAt(c.buf[:n*extentEntrySize], c.r.extentsPos()+i*extentEntrySize); err != nil {
+		return err
+	}
+	c.page, c.n = page, int(n)
+	return nil
+}
+
+func (c *cursor) entry(i int) extentEntry { return decodeExtentEntry(c.buf[i*extentEntrySize:]) }
+
+// pageOf returns the page in which an extent at off would lie.
+func (r *Reader) pageOf(off int64) int64 {
+	return int64(max(sort.Search(len(r.pages), func(i int) bool { return r.pages[i] > off })-1, 0))
+}
+
+// find returns the extent that begins at off.
+func (c *cursor) find(off int64) (extentEntry, bool, error) {
+	if c.r.f.Extents == 0 {
+		return extentEntry{}, false, nil
+	}
+	if err := c.load(c.r.pageOf(off)); err != nil {
+		return extentEntry{}, false, err
+	}
+	i := sort.Search(c.n, func(i int) bool { return c.entry(i).off >= off })
+	if i == c.n || c.entry(i).off != off {
+		return extentEntry{}, false, nil
+	}
+	return c.entry(i), true, nil
+}
+
+// entries yields the index's extents that end after off, in order.
+func (r *Reader) entries(off int64) iter.Seq2[extentEntry, error] {
+	return func(yield func(extentEntry, error) bool) {
+		c := r.cursor()
+		for page := r.pageOf(off); page*pageEntries < r.f.Extents; page++ {
+			if err := c.load(page); err != nil {
+				yield(extentEntry{}, err)
+				return
+			}
+			i := sort.Search(c.n, func(i int) bool { return c.entry(i).end() > off })
+			for ; i < c.n; i++ {
+				if !yield(c.entry(i), nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// frameAt returns where frame no lies and its CRC.
+func (r *Reader) frameAt(no uint32) (start, end int64, crc uint32, err error) {
+	var b [2 * frameEntrySize]byte
+	n := min(r.f.Frames-int64(no), 2) * frameEntrySize
+	if err := r.readAt(b[:n], r.f.indexPos+int64(no)*frameEntrySize); err != nil {
+		return 0, 0, 0, err
+	}
+	start, end = int64(le.Uint64(b[:])), r.f.indexPos
+	if n > frameEntrySize {
+		end = int64(le.Uint64(b[frameEntrySize:]))
+	}
+	if start < headerSize || end > r.f.indexPos || end-start < frameHeaderSize || end-start > maxFrame {
+		return 0, 0, 0, corrupt(r.path, r.f.indexPos+int64(no)*frameEntrySize, "the index changed under the reader")
+	}
+	return start, end, le.Uint32(b[8:]), nil
+}
