@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"context"
@@ -9,39 +9,41 @@ import (
 	"time"
 )
 
-// entry is one acknowledged write, on the client's own list.
-type entry struct {
-	id uint64
-	at time.Time // when the acknowledgement arrived
+// Entry is one acknowledged write, on the client's own list.
+type Entry struct {
+	ID uint64
+	At time.Time // when the acknowledgement arrived
 }
 
-// client writes entries to one machine without a break and keeps its own list
+// Client writes entries to one machine without a break and keeps its own list
 // of what was acknowledged: the witness outside of drrun.
-type client struct {
-	machine string
+type Client struct {
+	Machine string
 	urls    []string // by site; it tries the others when one does not answer
 	every   time.Duration
 	http    *http.Client
 
 	mu    sync.Mutex
 	next  uint64
-	acked []entry
-	gaps  []gap // times without service
+	acked []Entry
+	gaps  []Gap
 }
 
-// gap is a time in which nothing was acknowledged.
-type gap struct{ from, to time.Time }
+// Gap is a time of more than a second in which nothing was acknowledged.
+type Gap struct{ From, To time.Time }
 
-func newClient(machine string, first uint64, perSecond int, urls []string) *client {
-	return &client{
-		machine: machine, urls: urls, next: first, every: time.Second / time.Duration(perSecond),
+// NewClient makes a client that writes entries with ids from first on to the
+// first of the urls that answers.
+func NewClient(machine string, first uint64, perSecond int, urls []string) *Client {
+	return &Client{
+		Machine: machine, urls: urls, next: first, every: time.Second / time.Duration(perSecond),
 		http: &http.Client{Timeout: 2 * time.Second},
 	}
 }
 
-// run writes until ctx ends. An entry whose answer was lost is not on the
+// Run writes until ctx ends. An entry whose answer was lost is not on the
 // list and not sent again: its outcome is unknown, nothing may depend on it.
-func (c *client) run(ctx context.Context) {
+func (c *Client) Run(ctx context.Context) {
 	tick := time.NewTicker(c.every)
 	defer tick.Stop()
 	site, last := 0, time.Now()
@@ -61,16 +63,16 @@ func (c *client) run(ctx context.Context) {
 		}
 		now := time.Now()
 		c.mu.Lock()
-		c.acked = append(c.acked, entry{id, now})
+		c.acked = append(c.acked, Entry{id, now})
 		if now.Sub(last) > time.Second {
-			c.gaps = append(c.gaps, gap{last, now})
+			c.gaps = append(c.gaps, Gap{last, now})
 		}
 		c.mu.Unlock()
 		last = now
 	}
 }
 
-func (c *client) write(ctx context.Context, url string, id uint64) error {
+func (c *Client) write(ctx context.Context, url string, id uint64) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("%s/entries?id=%d", url, id), nil)
 	if err != nil {
 		return err
@@ -86,15 +88,15 @@ func (c *client) write(ctx context.Context, url string, id uint64) error {
 	return nil
 }
 
-// list returns what was acknowledged until now.
-func (c *client) list() []entry {
+// Acknowledged returns what was acknowledged until now.
+func (c *Client) Acknowledged() []Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.acked[:len(c.acked):len(c.acked)]
 }
 
-// lost returns the entries of want that the machine at url does not have.
-func (c *client) lost(ctx context.Context, url string, want []entry) ([]entry, error) {
+// Lost returns the entries of want that the machine at url does not have.
+func (c *Client) Lost(ctx context.Context, url string, want []Entry) ([]Entry, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/entries", nil)
 	if err != nil {
 		return nil, err
@@ -106,17 +108,24 @@ func (c *client) lost(ctx context.Context, url string, want []entry) ([]entry, e
 	defer resp.Body.Close()
 	var ids []uint64
 	if err := json.NewDecoder(resp.Body).Decode(&ids); err != nil {
-		return nil, fmt.Errorf("cannot read the entries of %s at %s: %w", c.machine, url, err)
+		return nil, fmt.Errorf("cannot read the entries of %s at %s: %w", c.Machine, url, err)
 	}
 	have := make(map[uint64]bool, len(ids))
 	for _, id := range ids {
 		have[id] = true
 	}
-	var lost []entry
+	var lost []Entry
 	for _, e := range want {
-		if !have[e.id] {
+		if !have[e.ID] {
 			lost = append(lost, e)
 		}
 	}
 	return lost, nil
+}
+
+// Gaps returns the times without service.
+func (c *Client) Gaps() []Gap {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gaps[:len(c.gaps):len(c.gaps)]
 }

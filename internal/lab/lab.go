@@ -1,0 +1,346 @@
+// Package lab is two sites on one machine, as real processes: it makes disks,
+// an estate and a plan out of examples/erp, starts and kills programs of drrun,
+// and holds clients that write all the time. The demo, the tests that kill
+// processes, and the benchmarks use it; the product never does.
+//
+// A Lab belongs to one goroutine; its Clients are safe for concurrent use.
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Options of a lab. The zero value is the demo's.
+type Options struct {
+	Bin     string // folder with drrun, drrun-agent and ledger
+	Example string // folder of the example: estate.lua and erp.lua
+	Every   string // replication cycle; default 1s
+	LieAt   string // id of an entry that db1 acknowledges and does not write
+}
+
+// Lab is a folder, addresses on loopback, and the processes started, each in
+// a process group of its own.
+type Lab struct {
+	Root   string // removed by Close
+	Port   string // TCP port of every machine's service
+	Agents map[string]string
+	opts   Options
+	procs  map[string]*exec.Cmd
+}
+
+// siteNumbers are the networks of the example: 127.NUMBER.0.0/24. The bubble
+// is the isolated network of tests.
+var siteNumbers = map[string]int{"paris": 75, "lyon": 69, "bubble": 99}
+
+// machineNumbers are the host parts of the machines' addresses.
+var machineNumbers = map[string]int{"db1": 11, "app1": 21, "app2": 22}
+
+// Machines of the example, in the order of its plan.
+var Machines = []string{"db1", "app1", "app2"}
+
+// Disks of each machine, as paths below Root at the home site.
+var Disks = map[string][]string{
+	"db1": {"paris/vm/db1-log.img", "paris/vm/db1-ledger.img"}, "app1": {"paris/vm/app1.img"}, "app2": {"paris/vm/app2.img"},
+}
+
+// New makes the folder with disks, estate and plan.
+func New(o Options) (*Lab, error) {
+	root, err := os.MkdirTemp("", "drrun-lab-")
+	if err != nil {
+		return nil, err
+	}
+	if o.Bin, err = filepath.Abs(o.Bin); err != nil {
+		return nil, err
+	}
+	if o.Every == "" {
+		o.Every = "1s"
+	}
+	l := &Lab{Root: root, opts: o, Agents: map[string]string{}, procs: map[string]*exec.Cmd{}}
+	for _, host := range []string{"par-1", "lyo-1"} {
+		if l.Agents[host], err = freeUDP(); err != nil {
+			return nil, err
+		}
+	}
+	if l.Port, err = freeTCP(); err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"paris/vm", "paris/store", "lyon/store", "plans"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	for _, disks := range Disks {
+		for _, disk := range disks {
+			path := filepath.Join(root, disk)
+			out, err := exec.Command(l.prog("ledger"), "init", "--size", "64MiB", "--data", "16MiB", path).CombinedOutput()
+			if err != nil {
+				return nil, fmt.Errorf("cannot make the disk %s: %w: %s", path, err, out)
+			}
+		}
+	}
+	return l, l.writePlans()
+}
+
+func (l *Lab) prog(name string) string { return filepath.Join(l.opts.Bin, name) }
+
+// IP returns a machine's address at a site (or in the bubble).
+func (l *Lab) IP(site, machine string) string {
+	return fmt.Sprintf("127.%d.0.%d", siteNumbers[site], machineNumbers[machine])
+}
+
+// URL returns where a machine's service answers at a site.
+func (l *Lab) URL(site, machine string) string {
+	return "http://" + net.JoinHostPort(l.IP(site, machine), l.Port)
+}
+
+// writePlans copies the example's estate and plan and writes the lab.lua they
+// take their paths and addresses from.
+func (l *Lab) writePlans() error {
+	var b strings.Builder
+	field := func(k, v string) { fmt.Fprintf(&b, "  %s = %q,\n", k, v) }
+	lan := func(site string) string { return fmt.Sprintf("127.%d.0.0/24", siteNumbers[site]) }
+	b.WriteString("return {\n")
+	field("root", l.Root)
+	field("ledger", l.prog("ledger"))
+	field("port", l.Port)
+	field("every", l.opts.Every)
+	field("paris_agent", l.Agents["par-1"])
+	field("lyon_agent", l.Agents["lyo-1"])
+	field("paris_lan", lan("paris"))
+	field("lyon_lan", lan("lyon"))
+	field("bubble", lan("bubble"))
+	if l.opts.LieAt != "" {
+		field("lie_at", l.opts.LieAt)
+	}
+	b.WriteString("}\n")
+	if err := os.WriteFile(filepath.Join(l.Root, "plans/lab.lua"), []byte(b.String()), 0o600); err != nil {
+		return err
+	}
+	for _, name := range []string{"estate.lua", "erp.lua"} {
+		src, err := os.ReadFile(filepath.Join(l.opts.Example, name))
+		if err != nil {
+			return fmt.Errorf("cannot read the example: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(l.Root, "plans", name), src, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Start runs drrun or drrun-agent in the background under a name; what it
+// prints goes to Root/NAME.out.
+func (l *Lab) Start(name, prog string, args ...string) error {
+	out, err := os.OpenFile(filepath.Join(l.Root, name+".out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := exec.Command(l.prog(prog), args...)
+	cmd.Dir, cmd.Env = filepath.Join(l.Root, "plans"), l.env()
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	l.procs[name] = cmd
+	return nil
+}
+
+// StartAgent runs a host's agent.
+func (l *Lab) StartAgent(host string) error {
+	return l.Start(host, "drrun-agent", "--state", filepath.Join(l.Root, "agent-"+host), "run", "--listen", l.Agents[host])
+}
+
+// Join gives a host its token.
+func (l *Lab) Join(ctx context.Context, host string) error {
+	token, err := l.Drrun(ctx, "token", host)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, l.prog("drrun-agent"), "--state", filepath.Join(l.Root, "agent-"+host), "join", strings.TrimSpace(token))
+	cmd.Env = l.env()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot join %s: %w: %s", host, err, out)
+	}
+	return nil
+}
+
+// env is the environment of a new user: no settings from outside.
+func (l *Lab) env() []string {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "DRRUN_") })
+	return append(env, "DRRUN_STATE="+filepath.Join(l.Root, "controller"), "NO_COLOR=1")
+}
+
+// ExitError is a drrun command that ended with another exit code than 0.
+type ExitError struct {
+	Args   []string
+	Code   int
+	Stdout string
+	Stderr string
+}
+
+func (e *ExitError) Error() string {
+	return fmt.Sprintf("drrun %s: exit %d\n%s%s", strings.Join(e.Args, " "), e.Code, e.Stdout, e.Stderr)
+}
+
+// Command prepares a drrun command in the folder of the plans.
+func (l *Lab) Command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, l.prog("drrun"), args...)
+	cmd.Dir, cmd.Env = filepath.Join(l.Root, "plans"), l.env()
+	return cmd
+}
+
+// Drrun runs one command and returns what it printed on stdout; another exit
+// code than 0 is an *ExitError.
+func (l *Lab) Drrun(ctx context.Context, args ...string) (string, error) {
+	cmd := l.Command(ctx, args...)
+	var out, diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	err := cmd.Run()
+	var ee *exec.ExitError
+	if errors.As(err, &ee) {
+		err = &ExitError{Args: args, Code: ee.ExitCode(), Stdout: out.String(), Stderr: diag.String()}
+	}
+	log := fmt.Sprintf("$ drrun %s\n%s%s", strings.Join(args, " "), out.String(), diag.String())
+	return out.String(), errors.Join(err, l.appendTo("drrun.out", log))
+}
+
+func (l *Lab) appendTo(name, text string) error {
+	f, err := os.OpenFile(filepath.Join(l.Root, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, text)
+	return errors.Join(err, f.Close())
+}
+
+// Process returns a started process, or nil.
+func (l *Lab) Process(name string) *os.Process {
+	if cmd := l.procs[name]; cmd != nil {
+		return cmd.Process
+	}
+	return nil
+}
+
+// Kill ends a process started by Start with SIGKILL.
+func (l *Lab) Kill(name string) {
+	if cmd := l.procs[name]; cmd != nil {
+		_ = cmd.Process.Kill() // it may have ended already
+		_ = cmd.Wait()
+		delete(l.procs, name)
+	}
+}
+
+// KillSite kills the agent of a host and every machine that runs at its site,
+// as a site that loses its power.
+func (l *Lab) KillSite(host, site string) error {
+	pids, err := l.MachinePIDs(site)
+	if err != nil {
+		return err
+	}
+	l.Kill(host)
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	}
+	return nil
+}
+
+// MachinePIDs finds the services of this lab that listen at a site; "" means
+// any.
+func (l *Lab) MachinePIDs(site string) ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	prefix := "127."
+	if site != "" {
+		prefix = fmt.Sprintf("127.%d.", siteNumbers[site])
+	}
+	var pids []int
+	for _, e := range entries {
+		var pid int
+		if _, err := fmt.Sscan(e.Name(), &pid); err != nil {
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil {
+			continue // it ended
+		}
+		args := string(line)
+		if strings.HasPrefix(args, l.prog("ledger")+"\x00") && strings.Contains(args, "\x00"+prefix) && strings.Contains(args, l.Root) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// Close stops what the lab started and removes its folder.
+func (l *Lab) Close() error {
+	for _, name := range slices.Sorted(maps.Keys(l.procs)) {
+		l.Kill(name)
+	}
+	pids, err := l.MachinePIDs("")
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	}
+	return errors.Join(err, os.RemoveAll(l.Root))
+}
+
+// Listening reports whether something serves TCP at an address.
+func Listening(addr string) bool {
+	c, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
+
+func freeUDP() (string, error) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return c.LocalAddr().String(), c.Close()
+}
+
+func freeTCP() (string, error) {
+	c, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(c.Addr().String())
+	return port, errors.Join(err, c.Close())
+}
+
+// Until asks every 100 ms until ok; on the end of ctx the error says what was
+// seen last.
+func Until(ctx context.Context, what string, ask func() (ok bool, seen string, err error)) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, seen, err := ask()
+		if err != nil || ok {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited for %s; last seen: %s: %w", what, seen, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
