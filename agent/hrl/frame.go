@@ -15,14 +15,14 @@ const (
 
 // frame is the fixed part of a stored frame.
 type frame struct {
-	kind       ExtentKind
-	codec      Codec
-	extents    int
-	listLen    int
-	plainLen   int
-	storedLen  int
-	plainHash  uint64
-	crc        uint32
+	kind      ExtentKind
+	codec     Codec
+	extents   int
+	listLen   int
+	plainLen  int
+	storedLen int
+	plainHash uint64
+	crc       uint32
 }
 
 func (f *frame) size() int64 { return int64(frameHeaderSize + f.listLen + f.storedLen) }
