@@ -75,6 +75,7 @@ type Conn interface {
 type Listener interface {
 	Accept(ctx context.Context) (Conn, error)
 	Addr() net.Addr
+	// Close stops listening and ends the connections it has accepted.
 	Close() error
 }
 
