@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -58,13 +59,13 @@ type op struct {
 func randomOps(rnd *rand.Rand, size int64) []op {
 	var ops []op
 	for off := int64(0); off < size; {
-		n := min(rnd.Int64N(20)*rnd.Int64N(20)*hrl.BlockSize, size-off)
-		if n == 0 {
-			off += hrl.BlockSize
-			continue
+		blocks := 1 + rnd.Int64N(6)
+		if rnd.IntN(12) == 0 {
+			blocks = rnd.Int64N(100) + 1
 		}
+		n := min(blocks*hrl.BlockSize, size-off)
 		o := op{off: off, n: n}
-		switch rnd.IntN(6) {
+		switch rnd.IntN(8) {
 		case 0:
 			o.kind = hrl.Zero
 		case 1:
@@ -74,7 +75,7 @@ func randomOps(rnd *rand.Rand, size int64) []op {
 		case 4:
 			o.kind, o.p = hrl.Data, bytes.Repeat([]byte("recovery"), int(n)/8+1)[:n]
 			rnd.Shuffle(min(len(o.p), 4000), func(i, j int) { o.p[i], o.p[j] = o.p[j], o.p[i] })
-		case 5:
+		default:
 			off += n
 			continue
 		}
@@ -113,27 +114,34 @@ func apply(t testing.TB, w *hrl.Writer, ops []op) {
 // image is a disk with what a log does not hold marked.
 type image struct {
 	disk []byte
-	held []bool // by block
+	held []hrl.ExtentKind // by block; 0: not held
 }
 
 func newImage(size int64) *image {
-	return &image{bytes.Repeat([]byte{0xee}, int(size)), make([]bool, (size+hrl.BlockSize-1)/hrl.BlockSize)}
+	return &image{bytes.Repeat([]byte{0xee}, int(size)), make([]hrl.ExtentKind, (size+hrl.BlockSize-1)/hrl.BlockSize)}
 }
 
-func (m *image) put(off, n int64, p []byte) {
-	if p == nil {
-		p = make([]byte, n)
-	}
+func (m *image) put(kind hrl.ExtentKind, off, n int64, p []byte) {
+	clear(m.disk[off : off+n])
 	copy(m.disk[off:off+n], p)
-	for b := off / hrl.BlockSize; b*hrl.BlockSize < off+n; b++ {
-		m.held[b] = true
+	m.mark(kind, off, n)
+}
+
+// mark notes what is held; zero blocks given as data become zero extents.
+func (m *image) mark(kind hrl.ExtentKind, off, n int64) {
+	for ; n > 0; off, n = off+hrl.BlockSize, n-hrl.BlockSize {
+		b := off / hrl.BlockSize
+		m.held[b] = kind
+		if kind == hrl.Data && blocksum.IsZero(m.disk[off:off+min(n, hrl.BlockSize)]) {
+			m.held[b] = hrl.Zero
+		}
 	}
 }
 
 func model(ops []op, size int64) *image {
 	m := newImage(size)
 	for _, o := range ops {
-		m.put(o.off, o.n, o.p)
+		m.put(o.kind, o.off, o.n, o.p)
 	}
 	return m
 }
@@ -157,7 +165,7 @@ func same(t testing.TB, r *hrl.Reader, m *image) {
 		if (p == nil) != (e.Kind != hrl.Data) || p != nil && int64(len(p)) != e.Len {
 			t.Fatalf("extent %+v with %d bytes", e, len(p))
 		}
-		got.put(e.Off, e.Len, p)
+		got.put(e.Kind, e.Off, e.Len, p)
 		return nil
 	}))
 	compare(t, "Walk", got, m)
@@ -175,9 +183,7 @@ func same(t testing.TB, r *hrl.Reader, m *image) {
 			t.Fatalf("extent at %d after %d", e.Off, last)
 		}
 		last = e.End()
-		for b := e.Off / hrl.BlockSize; b*hrl.BlockSize < e.End(); b++ {
-			got.held[b] = true
-		}
+		got.mark(e.Kind, e.Off, e.Len)
 	}
 	compare(t, "Overlay", got, m)
 }
