@@ -65,7 +65,9 @@ func (m *Machine) reconcile(auth recovery.Authority, tip command.TipResult) (kno
 	}
 	if cut := m.j.Cut; cut != nil && tip.Tip != nil && tip.Tip.ID == cut.ID {
 		m.cfg.Log.Info("the target has the last point, its acknowledgement was lost", "point", cut.ID.Short())
-		return m.countLost(tip.Tip)
+		lost := *cut
+		lost.Received = tip.Tip.Received
+		return m.countLost(&lost)
 	}
 	if !samePoint(m.j.Tip, tip.Tip) {
 		return false, nil
@@ -130,7 +132,7 @@ func (m *Machine) acknowledged(d *disk, n int) (bool, error) {
 		}
 	}
 	for d.state.Folded < d.state.Acked {
-		err := m.fold(d)
+		err := m.fold(d, false)
 		if fault.Is(err, fault.Corrupt) || errors.Is(err, fs.ErrNotExist) {
 			m.cfg.Log.Warn("a spooled segment cannot be used, the tables are compared", "disk", d.Name, "err", err)
 			return false, nil

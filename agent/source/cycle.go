@@ -109,7 +109,7 @@ func (c *cycle) run(ctx context.Context) error {
 	}
 	seq, compared, err := m.connect(ctx, c.o.Authority)
 	if err != nil {
-		return c.distrustIfCorrupt(m.localError(err))
+		return c.distrustIfCorrupt(err)
 	}
 	c.seq = seq
 	m.mu.Lock()
@@ -151,29 +151,24 @@ func (c *cycle) replicate(ctx context.Context, ahead bool) error {
 // settle loads the machine again after an error that may have left memory and
 // disk different.
 func (m *Machine) settle() error {
-	if m.settled && !m.torn.Load() {
+	if m.closed {
+		return fault.Errorf(fault.Stopped, "the source is closed")
+	}
+	if !m.stale.Load() {
 		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.load(); err != nil {
-		m.settled = false
-		return err
-	}
-	m.settled = true
-	m.torn.Store(false)
-	return nil
+	return m.reload()
 }
 
-// localError makes the next cycle load the machine again unless err came from
-// the peer.
-func (m *Machine) localError(err error) error {
-	switch fault.KindOf(err) {
-	case fault.Unreachable, fault.Conflict, fault.Refused:
-	default:
-		m.settled = false
+// reload is load after a failure; m.mu is held.
+func (m *Machine) reload() error {
+	if err := m.load(); err != nil {
+		return err
 	}
-	return err
+	m.stale.Store(false)
+	return nil
 }
 
 // distrustIfCorrupt makes the next cycle compare after an error that shows
@@ -184,8 +179,8 @@ func (c *cycle) distrustIfCorrupt(err error) error {
 	}
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
-	if c.m.torn.Load() || !c.m.settled {
-		if e := c.m.load(); e != nil {
+	if c.m.stale.Load() {
+		if e := c.m.reload(); e != nil {
 			return errors.Join(err, e)
 		}
 	}
@@ -208,7 +203,7 @@ func (c *cycle) finishCut(ctx context.Context) error {
 		m.j.Cut.Seq = c.seq
 		if err := m.save(); err != nil {
 			m.mu.Unlock()
-			return m.localError(err)
+			return err
 		}
 	}
 	p := *m.j.Cut
@@ -225,7 +220,7 @@ func (c *cycle) finishCut(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.count(&p); err != nil {
-		return m.localError(err)
+		return err
 	}
 	c.seq++
 	c.res.Point = p
@@ -285,6 +280,7 @@ func (s *spooler) finishStaged() error {
 	if err != nil {
 		return err
 	}
+	s.listed()
 	for _, seg := range kept {
 		if err := s.full(seg); err != nil {
 			return err
@@ -320,11 +316,7 @@ func (m *Machine) stage(d *disk, segs []segment) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d.list(segs)
-	if err := m.save(); err != nil {
-		m.torn.Store(true)
-		return err
-	}
-	return nil
+	return m.save()
 }
 
 // list adds segments to the journal's list.
@@ -480,6 +472,7 @@ func (c *cycle) journal(p *recovery.Point, spoolers []*spooler, scanned error) e
 	for i, segs := range lists {
 		d := m.disks[i]
 		d.list(segs)
+		spoolers[i].listed()
 		if scanned == nil {
 			p.Disks[i].Segments, p.Disks[i].Bytes = d.state.segments(), d.state.Stored
 		}
@@ -488,7 +481,7 @@ func (c *cycle) journal(p *recovery.Point, spoolers []*spooler, scanned error) e
 		m.j.Cut = p
 	}
 	if err := m.save(); err != nil {
-		return m.localError(err)
+		return err
 	}
 	return scanned
 }

@@ -91,20 +91,19 @@ type Machine struct {
 	limits  limits
 	budget  *budget // of spooled bytes
 
-	cycling sync.Mutex // one cycle at a time
-	// settled is false while memory may differ from what is on disk: the
-	// next cycle loads it again. Guarded by cycling.
-	settled     bool
-	lastChanged int64 // of the last finished cycle; guarded by cycling
+	cycling     sync.Mutex // one cycle at a time
+	closed      bool
+	lastChanged int64 // of the last finished cycle; like closed guarded by cycling
 
 	mu    sync.Mutex // guards what follows, and all changes to journal and tables
 	j     *journal
 	disks []*disk
 
 	limiter *rate.Limiter
-	// torn is set by goroutines of a cycle where settled would be cleared.
-	torn atomic.Bool
-	view view
+	// stale says that memory may differ from what is on disk: the next cycle
+	// loads it again.
+	stale atomic.Bool
+	view  view
 }
 
 // disk is a disk with its table.
@@ -132,7 +131,6 @@ func open(cfg Config, l limits) (*Machine, error) {
 	if err := m.load(); err != nil {
 		return nil, fault.Wrap(fault.Failed, fmt.Errorf("cannot open source of machine %s: %w", cfg.Machine, err))
 	}
-	m.settled = true
 	return m, nil
 }
 
@@ -145,7 +143,13 @@ func (m *Machine) segmentPath(log ident.LogID, number int) string {
 }
 
 // save writes the journal; m.mu is held.
-func (m *Machine) save() error { return m.j.write(m.cfg.FS, m.path(journalName)) }
+func (m *Machine) save() error {
+	err := m.j.write(m.cfg.FS, m.path(journalName))
+	if err != nil {
+		m.stale.Store(true)
+	}
+	return err
+}
 
 // load brings memory to what is on disk, and both to a state that a cycle can
 // start from; m.mu is held.
@@ -257,7 +261,7 @@ func (m *Machine) openTable(d *disk) (ok bool, err error) {
 func (m *Machine) check(d *disk) (ok bool, err error) {
 	torn := d.state.Acked > d.state.Folded // a fold may have been under way
 	for d.state.Acked > d.state.Folded {
-		if err := m.fold(d); err != nil {
+		if err := m.fold(d, torn); err != nil {
 			if fault.Is(err, fault.Corrupt) || errors.Is(err, fs.ErrNotExist) {
 				return false, nil
 			}
@@ -268,11 +272,16 @@ func (m *Machine) check(d *disk) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if torn {
-		d.state.Sum = sum
-		return true, m.save()
+	if sum == d.state.Sum {
+		return true, nil
 	}
-	return sum == d.state.Sum, nil
+	if m.j.Cut == nil {
+		return false, nil
+	}
+	// Between the acknowledgement of a cut and its place as tip the table
+	// already has the cut's size.
+	pd, _ := m.j.Cut.Disk(d.Name)
+	return sum == pd.Sum, nil
 }
 
 // distrust journals that the tables have to be compared and starts new logs;
@@ -334,7 +343,7 @@ func (m *Machine) Table(disk string) (string, error) {
 	defer m.cycling.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.j.Tip == nil || m.j.Compare || m.j.staged() || !m.settled {
+	if m.j.Tip == nil || m.j.Compare || m.j.staged() || m.stale.Load() || m.closed {
 		return "", fault.Errorf(fault.Refused, "cannot hand over block table of disk %s of machine %s: it is not that of an acknowledged point",
 			disk, m.cfg.Machine).WithHint("let one replication cycle finish")
 	}
@@ -355,10 +364,9 @@ func (m *Machine) AdoptTables(point recovery.Point, tables map[string]string) er
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.adoptTables(point, tables); err != nil {
-		m.settled = false
+		m.stale.Store(true)
 		return fmt.Errorf("cannot adopt block tables for machine %s: %w", m.cfg.Machine, err)
 	}
-	m.settled = true
 	return nil
 }
 
@@ -407,7 +415,7 @@ func (m *Machine) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closeTables()
-	m.settled = false
+	m.closed = true
 	return nil
 }
 

@@ -124,9 +124,6 @@ func (s *sender) acknowledged(it sending) error {
 	if err == nil && !ok {
 		err = fault.Errorf(fault.Corrupt, "a spooled segment of disk %s cannot be read again", d.Name)
 	}
-	if err != nil {
-		s.m.torn.Store(true)
-	}
 	return err
 }
 

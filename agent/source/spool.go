@@ -175,18 +175,28 @@ func (s *spooler) finish(f hrl.Footer) ([]segment, error) {
 	return s.kept, nil
 }
 
-// abort drops the open segment.
+// listed says that the kept segments are in the journal: abort leaves them.
+func (s *spooler) listed() { s.kept = nil }
+
+// abort drops the open segment and those kept.
 func (s *spooler) abort() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.w == nil {
-		return
+	var errs []error
+	if s.w != nil {
+		errs = append(errs, s.w.Abort())
+		s.w = nil
+		s.settle(0)
 	}
-	if err := s.w.Abort(); err != nil {
-		s.m.cfg.Log.Warn("cannot drop spooled segment", "disk", s.d.Name, "err", err)
+	for _, seg := range s.kept {
+		errs = append(errs, s.m.cfg.FS.Remove(s.m.segmentPath(s.d.state.Log, seg.Number)))
+		s.m.budget.add(-seg.Size)
 	}
-	s.w = nil
-	s.settle(0)
+	s.kept = nil
+	if err := errors.Join(errs...); err != nil {
+		s.m.cfg.Log.Warn("cannot drop spooled segments", "disk", s.d.Name, "err", err)
+		s.m.stale.Store(true) // a load sweeps the spool
+	}
 }
 
 func (s *spooler) fault(err error) error {
@@ -195,21 +205,28 @@ func (s *spooler) fault(err error) error {
 
 // fold puts the hashes of the first spooled segment of d into its table, notes
 // that, and deletes the segment. It may be done again after a crash at any
-// instant. m.mu is held.
-func (m *Machine) fold(d *disk) error {
+// instant. torn says that it may have been begun before: then the table's sum
+// is taken from the table. m.mu is held.
+func (m *Machine) fold(d *disk, torn bool) error {
 	seg := d.state.Spool[0]
 	path := m.segmentPath(d.state.Log, seg.Number)
 	grown, err := m.foldFile(d, path)
+	sum := d.state.Sum + grown
+	if err == nil && torn {
+		sum, err = d.table.Sum()
+	}
 	if err != nil {
+		m.stale.Store(true)
 		return fmt.Errorf("cannot fold segment %d of disk %s: %w", seg.Number, d.Name, err)
 	}
-	d.state.Sum += grown
+	d.state.Sum = sum
 	d.state.Folded++
 	d.state.Spool = d.state.Spool[1:]
 	if err := m.save(); err != nil {
 		return err
 	}
 	if err := m.cfg.FS.Remove(path); err != nil {
+		m.stale.Store(true) // a load sweeps the spool
 		return fmt.Errorf("cannot clear spool: %w", err)
 	}
 	m.budget.add(-seg.Size)
