@@ -1,0 +1,137 @@
+// Package journal keeps the records of a run in the store: one record, one
+// commit, in an unbroken series of numbers. A run is the fold of its records.
+//
+// It does not know what a record means (package runtime/state does). A Journal
+// belongs to one goroutine; two journals of one run cannot both append,
+// because a record's key must be absent when it is written.
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/runtime/store"
+)
+
+// Version is the version of the record format. Version 1: a JSON object as in
+// Record; the key is run/ID/j/ and the number in 16 decimal digits.
+const Version = 1
+
+// Record is one line of a journal. An engine that does not know Version, or a
+// word of Must, does not resume the run; words of May are ignored.
+type Record struct {
+	Version int             `json:"version"`
+	Must    []string        `json:"must,omitempty"`
+	May     []string        `json:"may,omitempty"`
+	Seq     uint64          `json:"seq"` // from 1
+	Time    time.Time       `json:"time"`
+	Kind    string          `json:"kind"`
+	Body    json.RawMessage `json:"body,omitempty"`
+}
+
+// Encode returns the stored form.
+func Encode(r Record) ([]byte, error) {
+	if r.Seq == 0 || r.Kind == "" || r.Time.IsZero() {
+		return nil, fault.Errorf(fault.Internal, "cannot write a record without number, kind or time")
+	}
+	r.Version, r.Time = Version, r.Time.UTC()
+	return json.Marshal(r)
+}
+
+// Decode reads a stored record. An unknown version or must-flag is
+// fault.Refused and names it; anything malformed is fault.Corrupt.
+func Decode(raw []byte) (Record, error) {
+	var head struct {
+		Version int      `json:"version"`
+		Must    []string `json:"must"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return Record{}, fault.Errorf(fault.Corrupt, "cannot read a journal record: %w", err)
+	}
+	const hint = "resume the run with the drrun that started it, or a newer one"
+	if head.Version > Version {
+		return Record{}, fault.Errorf(fault.Refused, "the journal has version %d, this drrun knows up to %d", head.Version, Version).WithHint(hint)
+	}
+	if len(head.Must) > 0 { // version 1 knows no such words
+		return Record{}, fault.Errorf(fault.Refused, "the journal needs %s, which this drrun does not know", strings.Join(head.Must, ", ")).WithHint(hint)
+	}
+	var r Record
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return Record{}, fault.Errorf(fault.Corrupt, "cannot read a journal record: %w", err)
+	}
+	if r.Version < 1 || r.Seq == 0 || r.Kind == "" || r.Time.IsZero() {
+		return Record{}, fault.Errorf(fault.Corrupt, "cannot read a journal record: version, number, kind or time is missing")
+	}
+	r.Time = r.Time.UTC()
+	return r, nil
+}
+
+// Prefix is the key under which a run's records stand.
+func Prefix(run string) string { return "run/" + run + "/j/" }
+
+// Key is the key of a record.
+func Key(run string, seq uint64) string { return fmt.Sprintf("%s%016d", Prefix(run), seq) }
+
+// Journal appends to the records of one run.
+type Journal struct {
+	store store.Store
+	run   string
+	next  uint64
+}
+
+// New starts or continues a journal whose next record has number next.
+func New(s store.Store, run string, next uint64) *Journal {
+	return &Journal{store: s, run: run, next: next}
+}
+
+// Load reads all records of a run and returns the journal to continue it. A
+// gap in the numbers is fault.Corrupt.
+func Load(ctx context.Context, s store.Store, run string) (*Journal, []Record, error) {
+	j := New(s, run, 1)
+	var records []Record
+	for kv, err := range s.List(ctx, Prefix(run)) {
+		if err != nil {
+			return nil, nil, fmt.Errorf("cannot read the journal of run %s: %w", run, err)
+		}
+		r, err := Decode(kv.Value)
+		if err != nil {
+			return nil, nil, fault.Errorf(fault.KindOf(err), "run %s: %w", run, err)
+		}
+		if r.Seq != j.next || kv.Key != Key(run, r.Seq) {
+			return nil, nil, fault.Errorf(fault.Corrupt, "cannot read the journal of run %s: record %d is missing", run, j.next).
+				WithHint("restore the state from a backup (drrun state restore), or look at the machines with: drrun status")
+		}
+		records = append(records, r)
+		j.next++
+	}
+	return j, records, nil
+}
+
+// Next is the number of the record that Append writes next.
+func (j *Journal) Next() uint64 { return j.next }
+
+// Append commits a record together with other changes of the store (also, if
+// not empty, only when cmps hold), and returns it with its number. ok is false
+// when somebody else has appended, or a comparison does not hold. When err is
+// not nil, nobody knows whether the record is there: load again.
+func (j *Journal) Append(ctx context.Context, r Record, also []store.Op, cmps ...store.Cmp) (_ Record, ok bool, err error) {
+	r.Seq, r.Version = j.next, Version
+	raw, err := Encode(r)
+	if err != nil {
+		return Record{}, false, err
+	}
+	key := Key(j.run, r.Seq)
+	txn := store.Txn{If: append([]store.Cmp{{Key: key}}, cmps...), Then: append([]store.Op{{Key: key, Value: raw}}, also...)}
+	if _, ok, err = j.store.Txn(ctx, txn); err != nil || !ok {
+		if err != nil {
+			err = fmt.Errorf("cannot write the journal of run %s: %w", j.run, err)
+		}
+		return Record{}, false, err
+	}
+	j.next++
+	return r, true, nil
+}

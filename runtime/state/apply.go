@@ -1,0 +1,378 @@
+package state
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// Answers to questions.
+const (
+	Go    = "go"
+	Stop  = "stop"
+	Again = "again"
+	// OutcomeDone says that the operation of unknown outcome was done.
+	OutcomeDone = "done"
+	Abort       = "abort"
+)
+
+// Words of records.
+const (
+	WordDiverged = "diverged" // Unknown: the replay made another call than the recorded one
+	WordAttach   = "attach"   // Resumed: another process looks after the run; nothing is tried again
+)
+
+// Apply folds one record. A record that does not fit the state is
+// fault.Corrupt: the journal was not written by this machine.
+func (s *State) Apply(r Record) error {
+	if r.Seq != s.Seq+1 {
+		return fault.Errorf(fault.Corrupt, "record %d follows record %d", r.Seq, s.Seq)
+	}
+	if (r.Kind == Created) != (r.Seq == 1) {
+		return fault.Errorf(fault.Corrupt, "record %d is %q", r.Seq, r.Kind)
+	}
+	var err error
+	switch r.Kind {
+	case Created:
+		err = s.applyCreated(r)
+	case Resumed:
+		s.applyResumed(r)
+	case Started, Done, Failed, Skipped, Unknown, TimedOut, OpStarted, OpDone:
+		err = s.applyStep(r)
+	case Answered:
+		err = s.applyAnswer(r)
+	case Noted:
+		s.note(r.Time, r.Step, r.Text)
+	case Paused:
+		s.paused = true
+		s.note(r.Time, "", "paused by "+r.By)
+	case Cancelled:
+		s.cancelled, s.stop = true, fault.Errorf(fault.Failed, "cancelled by %s", r.By)
+		s.note(r.Time, "", "cancelled by "+r.By)
+	case Section:
+		err = s.applySection(r)
+	case Statement:
+		s.state(r)
+	default:
+		err = fault.Errorf(fault.Corrupt, "record %d has the unknown kind %q", r.Seq, r.Kind)
+	}
+	if err != nil {
+		return err
+	}
+	s.Seq, s.Changed = r.Seq, r.Time
+	s.settle(r.Time)
+	return nil
+}
+
+func (s *State) applyCreated(r Record) error {
+	if r.Run == nil || r.Program == nil || r.Program.Version > program.Version {
+		return fault.Errorf(fault.Corrupt, "the first record of the run has no request or a program of an unknown version")
+	}
+	s.Run, s.Created, s.Fence, s.ResumedAt = *r.Run, r.Time, r.Fence, r.Time
+	s.addProgram(r.Program)
+	if s.Run.SourceIsDown {
+		s.state(Record{Time: r.Time, By: s.Run.StartedBy, Word: "source-is-down"})
+	}
+	if s.Run.Force {
+		s.state(Record{Time: r.Time, By: s.Run.StartedBy, Word: "force"})
+	}
+	return nil
+}
+
+func (s *State) state(r Record) {
+	s.Statements = append(s.Statements, report.Statement{Time: r.Time, By: r.By, What: r.Word, Text: r.Text})
+	if r.Word == "source-is-down" {
+		s.Run.SourceIsDown = true
+	}
+}
+
+// applyResumed lets the run go on from where it stopped: failed steps that
+// held it up are tried again.
+func (s *State) applyResumed(r Record) {
+	s.Resumes++
+	s.ResumedAt = r.Time
+	s.Fence = max(s.Fence, r.Fence)
+	if r.By != "" {
+		s.note(r.Time, "", "resumed by "+r.By)
+	}
+	if r.Program != nil { // goes on as another type
+		s.note(r.Time, "", "goes on as "+string(r.Program.Type))
+		s.Programs[0] = r.Program
+		s.Type = r.Program.Type
+		s.addSteps(r.Program)
+	}
+	if r.Word == WordAttach { // another process looks after it: nothing else changes
+		return
+	}
+	s.paused, s.stop, s.refused = false, nil, false
+	for _, st := range s.current() {
+		st.Tries = 0
+		if st.Status == report.StepFailed && !st.Passed || st.Status == report.StepGivenUp {
+			st.reset()
+		}
+	}
+}
+
+// reset makes a step that ended badly pending again.
+func (st *Step) reset() {
+	st.Status, st.Retry, st.Asks, st.Passed, st.Reason = report.StepPending, time.Time{}, false, false, ""
+}
+
+func (s *State) applyStep(r Record) error {
+	st := s.Steps[r.Step]
+	if st == nil {
+		return fault.Errorf(fault.Corrupt, "record %d names the unknown step %q", r.Seq, r.Step)
+	}
+	bad := func() error {
+		return fault.Errorf(fault.Corrupt, "record %d (%s, attempt %d) does not fit step %q, which is %s at attempt %d",
+			r.Seq, r.Kind, r.Attempt, r.Step, st.Status, st.Attempt)
+	}
+	switch r.Kind {
+	case Started:
+		if st.Status != report.StepPending || r.Attempt != st.Attempt+1 {
+			return bad()
+		}
+		s.start(st, r)
+		return nil
+	case OpStarted, OpDone:
+		return s.applyOp(st, r)
+	}
+	if st.Status != report.StepRunning && st.Status != report.StepWaiting || r.Attempt != st.Attempt {
+		return bad()
+	}
+	st.Ended, st.Error = r.Time, nil
+	switch r.Kind {
+	case Done:
+		st.Status, st.Data, st.Detail = report.StepDone, r.Data, r.Text
+		st.OpNumber++
+	case Skipped:
+		st.Status, st.Reason, st.Data = report.StepSkipped, r.Text, r.Data
+	case Unknown:
+		st.Status, st.Error, st.Diverged = report.StepUnknown, r.Error, r.Word == WordDiverged
+	case TimedOut:
+		s.timeout(st, r)
+	case Failed:
+		st.Data = r.Data
+		s.fail(st, r)
+	}
+	return nil
+}
+
+func (s *State) start(st *Step, r Record) {
+	st.Status, st.Attempt, st.Started, st.Ended = report.StepRunning, r.Attempt, r.Time, time.Time{}
+	st.Tries++
+	if st.First.IsZero() {
+		st.First = r.Time
+	}
+	if st.OpNumber == 0 {
+		st.OpNumber = 1
+	}
+	if st.Kind == program.Wait {
+		st.Status = report.StepWaiting
+	}
+}
+
+func (s *State) timeout(st *Step, r Record) {
+	ask := st.Plan.Wait
+	if ask.OnTimeout == program.OnFailContinue {
+		st.Status, st.Detail = report.StepDone, "nobody answered in time; the plan says: continue"
+		return
+	}
+	s.fail(st, Record{Seq: r.Seq, Time: r.Time, Error: fault.Errorf(fault.Stopped, "nobody answered %q within %s", st.Plan.Name, st.Within).
+		WithHint("resume the run: it asks again")})
+}
+
+// fail decides what a failed attempt means: another attempt, a stop, a line
+// in the list of errors, or a question.
+func (s *State) fail(st *Step, r Record) {
+	st.Error = r.Error
+	if !r.Unclear {
+		st.OpNumber++
+		st.Ops = nil // a fresh attempt of an action is a fresh sequence of operations
+	}
+	if st.Tries <= st.Step.Retry.Times && s.stop == nil && st.Kind != program.Wait {
+		st.Status, st.Retry = report.StepPending, r.Time.Add(st.Step.Retry.Every)
+		s.note(r.Time, st.ID, fmt.Sprintf("attempt %d failed: %s", st.Attempt, r.Error.Message))
+		return
+	}
+	st.Status = report.StepFailed
+	switch {
+	case st.Optional:
+		st.Passed = true
+		s.note(r.Time, st.ID, r.Error.Message)
+	case st.Kind == program.Preflight || st.Kind == program.Claim:
+		s.refused = s.Section() == program.SectionFailover || s.Section() == program.SectionReverse
+		s.stop = r.Error
+		s.addError(st, r)
+	case st.OnFail == program.OnFailContinue:
+		st.Passed = true
+		s.addError(st, r)
+	case st.OnFail == program.OnFailAsk:
+		st.Asks = true
+	default:
+		s.addError(st, r)
+		if s.stop == nil {
+			s.stop = r.Error
+		}
+	}
+}
+
+func (s *State) addError(st *Step, r Record) {
+	s.Errors = append(s.Errors, report.Failure{Time: r.Time, Step: st.ID, Machine: st.Machine, Error: r.Error, Pos: st.Pos})
+	s.Errors = tail(s.Errors, MaxErrors)
+}
+
+func (s *State) note(at time.Time, step, text string) {
+	s.Notes = tail(append(s.Notes, report.Note{Time: at, Step: step, Text: text}), MaxNotes)
+}
+
+// tail keeps the newest n.
+func tail[T any](list []T, n int) []T {
+	if len(list) > n {
+		return slices.Clone(list[len(list)-n:])
+	}
+	return list
+}
+
+func (s *State) applyOp(st *Step, r Record) error {
+	if r.Op == nil {
+		return fault.Errorf(fault.Corrupt, "record %d has no operation", r.Seq)
+	}
+	if r.Kind == OpStarted {
+		if r.Op.Seq != len(st.Ops)+1 {
+			return fault.Errorf(fault.Corrupt, "record %d: operation %d of step %q follows %d", r.Seq, r.Op.Seq, st.ID, len(st.Ops))
+		}
+		op := *r.Op
+		st.Ops = append(st.Ops, &op)
+		return nil
+	}
+	if r.Op.Seq < 1 || r.Op.Seq > len(st.Ops) {
+		return fault.Errorf(fault.Corrupt, "record %d: operation %d of step %q has not started", r.Seq, r.Op.Seq, st.ID)
+	}
+	op := st.Ops[r.Op.Seq-1]
+	op.Result, op.Error = r.Op.Result, r.Op.Error
+	if op.Result == nil && op.Error == nil {
+		op.Result = []byte("null")
+	}
+	return nil
+}
+
+// Open reports whether an operation has started and has no result.
+func (o *Op) Open() bool { return o.Result == nil && o.Error == nil }
+
+func (s *State) applyAnswer(r Record) error {
+	st := s.Steps[r.Step]
+	if st == nil {
+		return fault.Errorf(fault.Corrupt, "record %d answers the unknown step %q", r.Seq, r.Step)
+	}
+	s.Statements = append(s.Statements, report.Statement{Time: r.Time, By: r.By, What: "answer " + r.Step + ": " + r.Word, Text: r.Text})
+	said := fmt.Sprintf("%s by %s", r.Word, r.By)
+	if r.Text != "" {
+		said += ": " + r.Text
+	}
+	switch {
+	case st.Status == report.StepWaiting:
+		st.Ended = r.Time
+		if r.Word == Go {
+			st.Status, st.Detail = report.StepDone, said
+			return nil
+		}
+		s.refuseWait(st, r, said)
+	case st.Status == report.StepUnknown:
+		s.outcome(st, r, said)
+	case st.Status == report.StepFailed && st.Asks:
+		s.decide(st, r, said)
+	default:
+		return fault.Errorf(fault.Corrupt, "record %d answers step %q, which is %s", r.Seq, r.Step, st.Status)
+	}
+	return nil
+}
+
+func (s *State) refuseWait(st *Step, r Record, said string) {
+	s.fail(st, Record{Seq: r.Seq, Time: r.Time, Error: fault.Errorf(fault.Stopped, "%q was answered: %s", st.Plan.Name, said).
+		WithHint("resume the run (it asks again), or cancel it")})
+}
+
+// outcome takes a person's word for what an operation did.
+func (s *State) outcome(st *Step, r Record, said string) {
+	op := st.openOp()
+	switch r.Word {
+	case OutcomeDone:
+		if op != nil { // the action goes on behind that operation
+			op.Result = []byte("null")
+			st.goOn()
+			return
+		}
+		st.Status, st.Detail, st.Error, st.Ended = report.StepDone, said, nil, r.Time
+		st.OpNumber++
+	case Again:
+		if op != nil {
+			st.Ops = st.Ops[:op.Seq-1]
+			st.goOn()
+			return
+		}
+		st.reset()
+		st.Diverged, st.Ops = false, nil
+		st.OpNumber++
+	default:
+		st.Status = report.StepFailed
+		s.stop = fault.Errorf(fault.Stopped, "step %s: %s", st.ID, said).WithHint("resume the run: the step is tried again; or cancel it")
+		s.addError(st, Record{Time: r.Time, Error: s.stop})
+		st.Diverged, st.Ops = false, nil
+		st.OpNumber++
+	}
+}
+
+// goOn runs an action again up to the operation that a person decided about.
+func (st *Step) goOn() {
+	st.Status, st.Error = report.StepPending, nil
+	st.Tries--
+}
+
+// openOp is the operation whose outcome is not known; nil after a divergence,
+// where the whole step is decided about.
+func (st *Step) openOp() *Op {
+	if st.Diverged {
+		return nil
+	}
+	for _, op := range st.Ops {
+		if op.Open() {
+			return op
+		}
+	}
+	return nil
+}
+
+// decide ends a question about a failed step.
+func (s *State) decide(st *Step, r Record, said string) {
+	st.Asks = false
+	switch r.Word {
+	case Again:
+		st.reset()
+	case Go:
+		st.Passed = true
+		s.addError(st, Record{Time: r.Time, Error: st.Error})
+		s.note(r.Time, st.ID, "goes on: "+said)
+	default:
+		s.stop = st.Error
+		s.addError(st, Record{Time: r.Time, Error: st.Error})
+	}
+}
+
+func (s *State) applySection(r Record) error {
+	if r.Program == nil {
+		return fault.Errorf(fault.Corrupt, "record %d has no program", r.Seq)
+	}
+	s.failed = s.failed || s.Type == recovery.Test && !s.cancelled && (len(s.Errors) > 0 || s.stop != nil)
+	s.gone = s.gone || s.cancelled
+	s.paused, s.stop, s.cancelled = false, nil, false
+	s.note(r.Time, "", r.Program.Section+" by "+r.By)
+	s.SectionEnd = time.Time{}
+	s.addProgram(r.Program)
+	return nil
+}

@@ -1,0 +1,317 @@
+package state
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// Effect is something to do: start a step (not before At), or, with Timeout,
+// record at At that nobody answered.
+type Effect struct {
+	Step    string
+	Attempt int
+	At      time.Time // zero: now
+	Timeout bool
+}
+
+// Next returns what may start now and which deadlines run, in program order.
+func (s *State) Next() []Effect {
+	if s.Status.Ended() {
+		return nil
+	}
+	var out []Effect
+	for _, st := range s.current() {
+		if st.Status == report.StepWaiting && st.Within > 0 {
+			out = append(out, Effect{Step: st.ID, Attempt: st.Attempt, At: later(st.Started, s.ResumedAt).Add(st.Within), Timeout: true})
+		}
+	}
+	if s.stop != nil || s.paused || s.refused {
+		return out
+	}
+	s.walk(&s.Program().Root, &out)
+	return out
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// walk adds what may start below n and reports whether n is settled, and
+// whether anything of it is under way.
+func (s *State) walk(n *program.Node, out *[]Effect) (settled, under bool) {
+	if n.Step != nil {
+		st := s.Steps[n.Step.ID]
+		if !st.Settled() && st.Status == report.StepPending {
+			*out = append(*out, Effect{Step: st.ID, Attempt: st.Attempt + 1, At: st.Retry})
+		}
+		return st.Settled(), !st.Settled()
+	}
+	for i := range n.Seq {
+		if settled, _ := s.walkNode(&n.Seq[i], out); !settled {
+			return false, true
+		}
+	}
+	settled = true
+	open := 0
+	for i := range n.Par {
+		if n.Limit > 0 && open >= n.Limit {
+			return false, true
+		}
+		done, busy := s.walkNode(&n.Par[i], out)
+		settled = settled && done
+		if busy {
+			open++
+		}
+	}
+	return settled, !settled
+}
+
+func (s *State) walkNode(n *program.Node, out *[]Effect) (settled, under bool) {
+	for _, id := range n.Needs {
+		if st := s.Steps[id]; st != nil && !st.Settled() {
+			return s.through(n), false
+		}
+	}
+	return s.walk(n, out)
+}
+
+// through reports whether every step below n is settled.
+func (s *State) through(n *program.Node) bool {
+	var dry []Effect
+	settled, _ := s.walk(n, &dry)
+	return settled
+}
+
+// settle gives up what lost what it requires, and finds the status.
+func (s *State) settle(at time.Time) {
+	s.giveUp()
+	running, unknown, waiting := 0, 0, 0
+	var question *Step
+	for _, st := range s.current() {
+		switch {
+		case st.Status == report.StepRunning:
+			running++
+		case st.Status == report.StepUnknown:
+			unknown++
+			question = st
+		case st.Status == report.StepWaiting, st.Asks:
+			waiting++
+			if question == nil {
+				question = st
+			}
+		}
+	}
+	s.Reason, s.Hint = "", ""
+	p := s.Program()
+	through := s.through(&p.Root) && running == 0 && unknown == 0 && waiting == 0
+	if !through {
+		s.SectionEnd = time.Time{}
+	} else if s.SectionEnd.IsZero() {
+		s.SectionEnd = at
+	}
+	switch {
+	case through && s.stop == nil:
+		s.ended()
+	case running > 0:
+		s.Status = s.working()
+	case s.refused:
+		s.Status = report.RunRefused
+		s.because(s.stop)
+	case unknown > 0:
+		s.Status = report.RunWaiting
+		s.Reason = fmt.Sprintf("the outcome of %s is unknown", question.ID)
+		s.Hint = fmt.Sprintf("find out, then: drrun answer %s done|again|abort", s.Run.ID)
+	case s.cancelled: // Follow says what is taken back
+		s.Status, s.Reason = s.working(), s.stop.Message
+	case s.stop != nil:
+		s.Status = report.RunStopped
+		s.because(s.stop)
+	case s.paused:
+		s.Status, s.Reason = report.RunPaused, "paused"
+		s.Hint = "drrun resume " + s.Run.ID
+	case waiting > 0 && len(s.startable()) == 0:
+		s.Status = report.RunWaiting
+		s.Reason, s.Hint = s.question(question)
+	default:
+		s.Status = s.working()
+	}
+}
+
+func (s *State) startable() []Effect {
+	var out []Effect
+	s.walk(&s.Program().Root, &out)
+	return out
+}
+
+func (s *State) question(st *Step) (reason, hint string) {
+	if st.Asks {
+		return fmt.Sprintf("%s failed: %s", st.ID, st.Error.Message), fmt.Sprintf("drrun answer %s again|go|stop", s.Run.ID)
+	}
+	return "waits for an answer to: " + st.Plan.Wait.Ask, fmt.Sprintf("drrun answer %s go|stop", s.Run.ID)
+}
+
+func (s *State) because(err *fault.Error) {
+	s.Reason, s.Hint = err.Message, err.Hint
+	if s.Hint == "" && s.Status == report.RunStopped {
+		s.Hint = fmt.Sprintf("mend the cause, then: drrun resume %s (or cancel it)", s.Run.ID)
+	}
+}
+
+func (s *State) working() report.RunStatus {
+	if s.Section() == program.SectionCleanup {
+		return report.RunCleaning
+	}
+	for _, st := range s.current() {
+		if st.Kind != program.Preflight && st.Kind != program.Claim && st.Status != report.StepPending && st.Status != report.StepSkipped {
+			return report.RunRunning
+		}
+	}
+	if s.Section() == program.SectionFailover || s.Section() == program.SectionReverse {
+		return report.RunPreflight
+	}
+	return report.RunRunning
+}
+
+// ended finds the status of a run whose current section is through.
+func (s *State) ended() {
+	p := s.Program()
+	bad := s.sectionErrors(p)
+	switch p.Section {
+	case program.SectionFailover:
+		s.endedFailover(p)
+	case program.SectionReverse:
+		s.Status = report.RunDone
+		s.Reason = p.Nothing
+	case program.SectionCommit:
+		s.Status = report.RunCommitted
+	case program.SectionCleanup:
+		switch {
+		case bad > 0:
+			s.Status, s.Reason = report.RunStopped, "the cleanup did not end everything"
+			s.Hint = fmt.Sprintf("mend the cause, then: drrun resume %s", s.Run.ID)
+		case s.gone:
+			s.Status, s.Reason = report.RunCancelled, "cancelled and cleaned up"
+		case s.failed:
+			s.Status, s.Reason = report.RunFailed, "the test failed; it is cleaned up"
+		default:
+			s.Status = report.RunDone
+		}
+	case program.SectionCancel:
+		s.endedCancel(bad)
+	}
+}
+
+func (s *State) endedCancel(bad int) {
+	s.Status, s.Reason = report.RunCancelled, "cancelled; nothing was changed"
+	if len(s.Program().Steps()) > 0 {
+		s.Reason = "cancelled; what was stopped and not failed over was given back"
+	}
+	if bad > 0 {
+		s.Reason = "cancelled; not everything could be given back: see the errors"
+	}
+	if over := s.Granted(); len(over) > 0 {
+		s.Status = report.RunPartial
+		s.Reason += "; failed over, and uncommitted: " + strings.Join(over, ", ")
+		s.Hint = "drrun commit " + s.Run.ID
+	}
+}
+
+func (s *State) endedFailover(p *program.Program) {
+	test := p.Type == recovery.Test
+	switch {
+	case p.Nothing != "":
+		s.Status, s.Reason = report.RunDone, "nothing to do: "+p.Nothing
+	case len(s.Errors) > 0 && s.sectionErrors(p) > 0:
+		s.Status, s.Reason = report.RunPartial, fmt.Sprintf("ended with %d errors", s.sectionErrors(p))
+		s.Hint = "look at: drrun show " + s.Run.ID
+		if test {
+			s.Hint = "then: drrun cleanup " + s.Run.ID
+		}
+	default:
+		s.Status = report.RunUncommitted
+		s.Reason, s.Hint = "the machines run at "+p.To, "drrun commit "+s.Run.ID
+		if test {
+			s.Reason, s.Hint = "the test stands at "+p.To, "drrun cleanup "+s.Run.ID
+		}
+	}
+}
+
+// sectionErrors counts the steps of a section that ended badly.
+func (s *State) sectionErrors(p *program.Program) int {
+	n := 0
+	for _, ps := range p.Steps() {
+		st := s.Steps[ps.ID]
+		if st.Status == report.StepGivenUp || st.Status == report.StepFailed && !st.Optional {
+			n++
+		}
+	}
+	return n
+}
+
+// giveUp ends the steps that require what has failed, and what requires them.
+func (s *State) giveUp() {
+	for changed := true; changed; {
+		changed = false
+		for _, st := range s.current() {
+			if st.Status != report.StepPending {
+				continue
+			}
+			for _, id := range st.Requires {
+				need := s.Steps[id]
+				if need != nil && need.Settled() && !need.OK() {
+					st.Status, st.Reason = report.StepGivenUp, id+" did not succeed"
+					changed = true
+				}
+			}
+		}
+	}
+}
+
+// Unattended returns the answer that a plan gives itself in a drill.
+func Unattended(ps *plans.Step) string {
+	if ps.Wait.Unattended == "" {
+		return Stop
+	}
+	return ps.Wait.Unattended
+}
+
+// ExitCode is what a command that waits for the run exits with now.
+func (s *State) ExitCode() int {
+	switch s.Status {
+	case report.RunRefused:
+		return fault.ExitRefused
+	case report.RunStopped, report.RunPaused:
+		if s.stop != nil && s.stop.Kind == fault.Unknown {
+			return fault.ExitUnknown
+		}
+		return fault.ExitStopped
+	case report.RunWaiting:
+		for _, st := range s.current() {
+			if st.Status == report.StepUnknown {
+				return fault.ExitUnknown
+			}
+		}
+		return fault.ExitWaiting
+	case report.RunPartial:
+		return fault.ExitPartial
+	case report.RunFailed, report.RunCancelled:
+		return fault.ExitFailed
+	}
+	return fault.ExitOK
+}
+
+// Cancelling reports whether a cancel was asked for and not yet answered.
+func (s *State) Cancelling() bool { return s.cancelled }
+
+// Stopping reports whether no further step starts.
+func (s *State) Stopping() bool { return s.stop != nil || s.paused }

@@ -1,0 +1,272 @@
+// Package state is the run as a pure machine: a State is the fold of the
+// journal's records (Apply), and says what may start now (Next). Resuming a
+// run is folding its journal again.
+//
+// It has no clock, no I/O and no goroutine; times come from the records. A
+// State belongs to one goroutine.
+package state
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// Limits of what a run keeps in memory and shows.
+const (
+	MaxNotes  = 500 // older ones are dropped from the snapshot; the journal keeps them
+	MaxErrors = 500
+)
+
+// State is where a run stands after some records.
+type State struct {
+	Run        Run
+	Type       recovery.Type // changes when a planned run goes on as unplanned
+	Seq        uint64        // last record
+	Created    time.Time
+	Changed    time.Time // time of the last record
+	SectionEnd time.Time // when the current section was through
+	Fence      ident.Fence
+	Resumes    int
+	ResumedAt  time.Time          // last Created or Resumed
+	Programs   []*program.Program // sections, in order; the last is current
+	Steps      map[string]*Step
+	Status     report.RunStatus
+	Reason     string
+	Hint       string
+	Errors     []report.Failure
+	Notes      []report.Note
+	Statements []report.Statement
+
+	paused    bool
+	cancelled bool
+	stop      *fault.Error // why no further step starts
+	refused   bool
+	failed    bool // a test that was cleaned up after an error
+	gone      bool // cancelled, and what is left of it taken back
+}
+
+// Step is the progress of one step.
+type Step struct {
+	*program.Step
+	Section  string
+	Status   report.StepStatus
+	Attempt  int // 1 for the first; 0: not started
+	OpNumber int // part of the operation id: stays when the outcome of an attempt is not clear
+	Tries    int // attempts since the last resume
+	Started  time.Time
+	First    time.Time // start of the first attempt
+	Ended    time.Time
+	Retry    time.Time // not before
+	Detail   string
+	Reason   string
+	Data     json.RawMessage
+	Error    *fault.Error
+	Ops      []*Op
+	// Asks is set while a person decides about a failed step (on_fail = "ask").
+	Asks bool
+	// Diverged is set with StepUnknown when a replay made another call.
+	Diverged bool
+	// Passed says that a failure does not hold the run up any more.
+	Passed bool
+}
+
+// Settled reports whether the step holds nothing up any more.
+func (s *Step) Settled() bool {
+	switch s.Status {
+	case report.StepDone, report.StepSkipped, report.StepGivenUp:
+		return true
+	case report.StepFailed:
+		return s.Passed
+	}
+	return false
+}
+
+// OK reports whether what needs the step may run.
+func (s *Step) OK() bool {
+	return s.Status == report.StepDone || s.Status == report.StepSkipped
+}
+
+// New folds records into a state. The first record must be Created.
+func New(records []Record) (*State, error) {
+	s := &State{Steps: map[string]*Step{}}
+	for _, r := range records {
+		if err := s.Apply(r); err != nil {
+			return nil, err
+		}
+	}
+	if s.Seq == 0 {
+		return nil, fault.Errorf(fault.Corrupt, "a run without records")
+	}
+	return s, nil
+}
+
+// Program is the current section.
+func (s *State) Program() *program.Program { return s.Programs[len(s.Programs)-1] }
+
+// Main is the section the run was started for.
+func (s *State) Main() *program.Program { return s.Programs[0] }
+
+// Section names the current section.
+func (s *State) Section() string { return s.Program().Section }
+
+// HasSection reports whether a section has begun.
+func (s *State) HasSection(name string) bool {
+	return slices.ContainsFunc(s.Programs, func(p *program.Program) bool { return p.Section == name })
+}
+
+// Ordered returns the steps of all sections in program order.
+func (s *State) Ordered() []*Step {
+	var out []*Step
+	seen := map[string]bool{}
+	for _, p := range s.Programs {
+		for _, ps := range p.Steps() {
+			if st := s.Steps[ps.ID]; st != nil && !seen[ps.ID] {
+				seen[ps.ID] = true
+				out = append(out, st)
+			}
+		}
+	}
+	return out
+}
+
+// current returns the steps of the current section.
+func (s *State) current() []*Step {
+	var out []*Step
+	for _, ps := range s.Program().Steps() {
+		out = append(out, s.Steps[ps.ID])
+	}
+	return out
+}
+
+// Running returns the steps that have started and have no result.
+func (s *State) Running() []*Step {
+	var out []*Step
+	for _, st := range s.Ordered() {
+		if st.Status == report.StepRunning {
+			out = append(out, st)
+		}
+	}
+	return out
+}
+
+func (s *State) addProgram(p *program.Program) {
+	s.Programs = append(s.Programs, p)
+	s.Type = typeOf(p)
+	s.addSteps(p)
+}
+
+func (s *State) addSteps(p *program.Program) {
+	for _, ps := range p.Steps() {
+		if old := s.Steps[ps.ID]; old != nil { // the same step under another rule
+			old.Step = ps
+			continue
+		}
+		st := &Step{Step: ps, Section: p.Section, Status: report.StepPending}
+		if ps.Skip != "" {
+			st.Status, st.Reason = report.StepSkipped, ps.Skip
+		}
+		s.Steps[ps.ID] = st
+	}
+}
+
+// Uncommitted reports whether a commit is still to come: at least one machine
+// has been granted to the new site and not been committed.
+func (s *State) Uncommitted() bool {
+	if s.Type == recovery.Test || s.Main().Section != program.SectionFailover {
+		return false
+	}
+	return len(s.Granted()) > 0 && !s.committed()
+}
+
+func (s *State) committed() bool {
+	if !s.HasSection(program.SectionCommit) {
+		return false
+	}
+	for _, st := range s.Ordered() {
+		if st.Section == program.SectionCommit && !st.Settled() {
+			return false
+		}
+	}
+	return true
+}
+
+// Granted returns the machines whose epoch was raised for the new site.
+func (s *State) Granted() []string { return s.withStep(program.Grant) }
+
+// Held returns the machines that were stopped at the source and not granted
+// to the new site.
+func (s *State) Held() []string {
+	granted := s.Granted()
+	var out []string
+	for _, st := range s.Ordered() {
+		touched := st.Kind == program.Stop && st.Status != report.StepPending && st.Status != report.StepSkipped
+		if touched && st.Section == program.SectionFailover && !slices.Contains(granted, st.Machine) {
+			out = append(out, st.Machine)
+		}
+	}
+	return out
+}
+
+// withStep lists the machines for which a step of a kind is done, or may be.
+func (s *State) withStep(k program.Kind) []string {
+	var out []string
+	for _, st := range s.Ordered() {
+		if st.Kind == k && (st.Status == report.StepDone || st.Attempt > 0 && st.Status != report.StepSkipped) {
+			out = append(out, st.Machine)
+		}
+	}
+	return out
+}
+
+// Allowed lists the operations that make sense now; live says that a runtime
+// drives the run.
+func (s *State) Allowed(live bool) []string {
+	var ops []string
+	add := func(when bool, op string) {
+		if when {
+			ops = append(ops, op)
+		}
+	}
+	open := !s.Status.Ended()
+	test := s.Type == recovery.Test
+	section := s.Section()
+	working := section == program.SectionFailover || section == program.SectionReverse
+	standing := s.Status == report.RunUncommitted || s.Status == report.RunPartial
+	add(s.Status == report.RunWaiting, report.OpAnswer)
+	add(open && live && s.Status.Busy(), report.OpPause)
+	add(s.Status == report.RunPaused || s.Status == report.RunStopped || open && !live && !standing, report.OpResume)
+	add(open && working && !standing, report.OpCancel)
+	add(standing && !test && s.Uncommitted(), report.OpCommit)
+	add(open && test && !s.Status.Busy() && section != program.SectionCleanup, report.OpCleanup)
+	add(s.Status == report.RunCommitted && s.Type == recovery.Unplanned, report.OpReverse)
+	return ops
+}
+
+// Follow names the section that begins by itself now: what a cancel takes
+// back, a commit or a cleanup that was asked for beforehand; or "".
+func (s *State) Follow() string {
+	if len(s.Running()) > 0 || s.Status == report.RunRefused {
+		return ""
+	}
+	test, p := s.Type == recovery.Test, s.Program()
+	first := p.Section == program.SectionFailover || p.Section == program.SectionReverse
+	switch {
+	case !first:
+	case s.cancelled && test:
+		return program.SectionCleanup
+	case s.cancelled:
+		return program.SectionCancel
+	case test && s.Run.Cleanup && (s.Status == report.RunUncommitted || s.Status == report.RunPartial || s.Status == report.RunStopped):
+		return program.SectionCleanup
+	case !test && s.Status == report.RunUncommitted && s.Run.Commit.Mode == "auto":
+		return program.SectionCommit
+	}
+	return ""
+}
