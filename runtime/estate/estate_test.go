@@ -278,23 +278,20 @@ func TestTokenIsForOneHostOnce(t *testing.T) {
 	}
 	right := func(h string) bool { return h == "hash-of-par-1" }
 	wrong := func(string) bool { return false }
-	if err := w.CheckToken(t.Context(), "par-1", wrong); !fault.Is(err, fault.Refused) {
+	if err := w.SpendToken(t.Context(), "par-1", wrong); !fault.Is(err, fault.Refused) {
 		t.Errorf("a wrong token: %v", err)
 	}
-	if err := w.CheckToken(t.Context(), "par-1", right); err != nil {
+	if err := w.SpendToken(t.Context(), "par-1", right); err != nil {
 		t.Errorf("the right token: %v", err)
 	}
-	if err := w.Joined(t.Context(), "par-1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.CheckToken(t.Context(), "par-1", right); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "used") {
+	if err := w.SpendToken(t.Context(), "par-1", right); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "used") {
 		t.Errorf("a used token: %v", err)
 	}
 	if _, err := w.NewToken(t.Context(), "par-1"); err != nil {
 		t.Fatal(err)
 	}
 	w.now = w.now.Add(time.Hour)
-	if err := w.CheckToken(t.Context(), "par-1", right); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "ended") {
+	if err := w.SpendToken(t.Context(), "par-1", right); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "ended") {
 		t.Errorf("an old token: %v", err)
 	}
 }

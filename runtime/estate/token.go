@@ -57,32 +57,32 @@ func (c *Catalogue) TokenOpen(ctx context.Context, host string) bool {
 	return err == nil && h.Token != nil && c.clock.Now().Before(h.Token.Expires)
 }
 
-// CheckToken verifies what a joining host showed against its outstanding
-// token; matches compares with the stored hash. It spends nothing: the caller
-// spends the token when the host has its certificate.
-func (c *Catalogue) CheckToken(ctx context.Context, host string, matches func(hash string) bool) error {
-	h, err := c.Host(ctx, host)
-	switch {
-	case err != nil:
-		return err
-	case h.Token == nil:
-		return fault.Errorf(fault.Refused, "host %s has no outstanding join token: it was used, or none was made", host).
-			WithHint("drrun token %s", host)
-	case !c.clock.Now().Before(h.Token.Expires):
-		return fault.Errorf(fault.Refused, "the join token of host %s ended at %s", host, h.Token.Expires.Format(time.RFC3339)).
-			WithHint("drrun token %s", host)
-	case !matches(h.Token.Hash):
-		return fault.Errorf(fault.Refused, "host %s joins with another token than the newest one made for it", host).
-			WithHint("drrun token %s, and join with what it prints", host)
-	}
-	return nil
+// SpendToken verifies what a joining host showed against its outstanding token
+// (matches compares with the stored hash) and spends it: of two that show the
+// same token only one gets nil.
+func (c *Catalogue) SpendToken(ctx context.Context, host string, matches func(hash string) bool) error {
+	return c.updateHost(ctx, host, func(h *HostRecord) error {
+		switch {
+		case h.Token == nil:
+			return fault.Errorf(fault.Refused, "host %s has no outstanding join token: it was used, or none was made", host).
+				WithHint("drrun token %s", host)
+		case !c.clock.Now().Before(h.Token.Expires):
+			return fault.Errorf(fault.Refused, "the join token of host %s ended at %s", host, h.Token.Expires.Format(time.RFC3339)).
+				WithHint("drrun token %s", host)
+		case !matches(h.Token.Hash):
+			return fault.Errorf(fault.Refused, "host %s joins with another token than the newest one made for it", host).
+				WithHint("drrun token %s, and join with what it prints", host)
+		}
+		h.Token = nil
+		return nil
+	})
 }
 
-// Joined spends the host's token and notes when it joined.
+// Joined notes that a host has its certificate.
 func (c *Catalogue) Joined(ctx context.Context, host string) error {
 	now := c.clock.Now().UTC()
 	err := c.updateHost(ctx, host, func(h *HostRecord) error {
-		h.Token, h.Joined = nil, now
+		h.Joined = now
 		h.Acked = nil // a host that joins (again) has an empty state
 		return nil
 	})

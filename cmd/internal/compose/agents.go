@@ -1,0 +1,132 @@
+package compose
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"github.com/drrun/drrun/agent/client"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/runtime/estate"
+	"github.com/drrun/drrun/transport"
+	"github.com/drrun/drrun/transport/pki"
+	"github.com/drrun/drrun/transport/quicnet"
+	"github.com/drrun/drrun/transport/rpc"
+)
+
+// agents is the runtime's command.Caller. A host with an outstanding token is
+// joined when it is first needed, so that an agent may be started before or
+// after anything else.
+type agents struct {
+	trust   *trust
+	medium  transport.Medium
+	version string
+	log     *slog.Logger
+	// catalogue is set before the first call.
+	catalogue *estate.Catalogue
+
+	mu      sync.Mutex
+	client  *client.Client // made when the estate has a name
+	joining map[string]*sync.Mutex
+}
+
+// Call implements command.Caller.
+func (a *agents) Call(ctx context.Context, host, verb string, in, out any) error {
+	c, err := a.session(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.joinFirst(ctx, host); err != nil {
+		return err
+	}
+	err = c.Call(ctx, host, verb, in, out)
+	if err == nil || !a.catalogue.TokenOpen(ctx, host) || !fault.Is(err, fault.Unreachable) && !fault.Is(err, fault.Refused) {
+		return err
+	}
+	// A host that was known and is new again: it waits with its token.
+	if jerr := a.join(ctx, host); jerr != nil {
+		a.log.Info("the host was called and could not join", "host", host, "err", jerr)
+		return err
+	}
+	return c.Call(ctx, host, verb, in, out)
+}
+
+func (a *agents) session(ctx context.Context) (*client.Client, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.client != nil {
+		return a.client, nil
+	}
+	ca, _ := a.trust.parts()
+	if ca == nil {
+		return nil, fault.Errorf(fault.Unreachable, "no estate is applied yet: no agent can be reached").WithHint("drrun apply estate.lua")
+	}
+	hosts := func(name string) (string, bool) { return a.catalogue.HostAddress(context.WithoutCancel(ctx), name) }
+	a.client = client.New(a.medium, ca.Estate(), hosts, rpc.Options{Info: rpc.Info{Program: "drrun", Version: a.version}, Log: a.log})
+	return a.client, nil
+}
+
+// joinFirst lets a host join that never did.
+func (a *agents) joinFirst(ctx context.Context, host string) error {
+	h, err := a.catalogue.Host(ctx, host)
+	if err != nil || !h.Joined.IsZero() {
+		return err
+	}
+	if _, ok := a.catalogue.HostAddress(ctx, host); !ok {
+		return nil // the call says so better
+	}
+	if !a.catalogue.TokenOpen(ctx, host) {
+		return notJoined(host)
+	}
+	return a.join(ctx, host)
+}
+
+func notJoined(host string) error {
+	return fault.Errorf(fault.Unreachable, "host %s has not joined the estate", host).
+		WithHint("drrun token %s; then on the host: drrun-agent join TOKEN, and drrun-agent run", host)
+}
+
+// join lets one host join; who comes second finds it done.
+func (a *agents) join(ctx context.Context, host string) error {
+	lock := a.joinLock(host)
+	lock.Lock()
+	defer lock.Unlock()
+	if !a.catalogue.TokenOpen(ctx, host) {
+		if h, err := a.catalogue.Host(ctx, host); err != nil || !h.Joined.IsZero() {
+			return err
+		}
+		return notJoined(host)
+	}
+	addr, _ := a.catalogue.HostAddress(ctx, host)
+	site, _ := a.catalogue.HostSite(ctx, host)
+	ca, id := a.trust.parts()
+	err := quicnet.JoinHost(ctx, addr, ca, id, site, host, func(p pki.JoinProof) error {
+		return a.catalogue.SpendToken(ctx, host, p.Matches)
+	})
+	if err != nil {
+		return err
+	}
+	return a.catalogue.Joined(ctx, host)
+}
+
+func (a *agents) joinLock(host string) *sync.Mutex {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.joining == nil {
+		a.joining = map[string]*sync.Mutex{}
+	}
+	if a.joining[host] == nil {
+		a.joining[host] = &sync.Mutex{}
+	}
+	return a.joining[host]
+}
+
+// close ends the sessions.
+func (a *agents) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.client == nil {
+		return nil
+	}
+	return a.client.Close()
+}
