@@ -204,15 +204,14 @@ func TestJoinRefusals(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m := medium(t, k)
-			addr := serve(t, m)
+			addr := serve(t, medium(t, k))
 			err = quicnet.JoinHost(t.Context(), addr, tc.by.ca, tc.by.rt, "par", tc.host, tc.check)
 			wantFault(t, err, fault.Refused, tc.want)
 			if k.Identity() != nil {
 				t.Error("a refused host has an identity")
 			}
-			if err := m.Close(); err != nil { // waits until the agent's side has ended
-				t.Error(err)
+			if err := k.JoinError(); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("the agent says %v, want %q", err, tc.want)
 			}
 		})
 	}
