@@ -29,6 +29,9 @@ type Options struct {
 	Example string // folder of the example: estate.lua and erp.lua
 	Every   string // replication cycle; default 1s
 	LieAt   string // id of an entry that db1 acknowledges and does not write
+	// Plans are other files by name, instead of the example's; they may
+	// require "lab" too. No disks are made then.
+	Plans map[string]string
 }
 
 // Lab is a folder, addresses on loopback, and the processes started, each in
@@ -82,16 +85,25 @@ func New(o Options) (*Lab, error) {
 			return nil, err
 		}
 	}
-	for _, disks := range Disks {
-		for _, disk := range disks {
-			path := filepath.Join(root, disk)
-			out, err := exec.Command(l.prog("ledger"), "init", "--size", "64MiB", "--data", "16MiB", path).CombinedOutput()
-			if err != nil {
-				return nil, fmt.Errorf("cannot make the disk %s: %w: %s", path, err, out)
-			}
+	if o.Plans == nil {
+		if err := l.makeDisks(); err != nil {
+			return nil, err
 		}
 	}
 	return l, l.writePlans()
+}
+
+func (l *Lab) makeDisks() error {
+	for _, disks := range Disks {
+		for _, disk := range disks {
+			path := filepath.Join(l.Root, disk)
+			out, err := exec.Command(l.prog("ledger"), "init", "--size", "64MiB", "--data", "16MiB", path).CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("cannot make the disk %s: %w: %s", path, err, out)
+			}
+		}
+	}
+	return nil
 }
 
 func (l *Lab) prog(name string) string { return filepath.Join(l.opts.Bin, name) }
@@ -128,6 +140,14 @@ func (l *Lab) writePlans() error {
 	b.WriteString("}\n")
 	if err := os.WriteFile(filepath.Join(l.Root, "plans/lab.lua"), []byte(b.String()), 0o600); err != nil {
 		return err
+	}
+	for name, text := range l.opts.Plans {
+		if err := os.WriteFile(filepath.Join(l.Root, "plans", name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	if l.opts.Plans != nil {
+		return nil
 	}
 	for _, name := range []string{"estate.lua", "erp.lua"} {
 		src, err := os.ReadFile(filepath.Join(l.opts.Example, name))

@@ -1,0 +1,6 @@
+// Package e2e is the tests of the real programs as processes: runtime and
+// agents killed with SIGKILL at seeded moments, machines failed over under
+// load, disks compared from outside of drrun. It has no code outside of tests.
+//
+// DRRUN_SEED chooses the moments, DRRUN_KILLS how many (default 10).
+package e2e

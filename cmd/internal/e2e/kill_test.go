@@ -1,0 +1,202 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/drrun/drrun/internal/lab"
+)
+
+// killPlan is the erp plan without its wait, so that nobody has to answer.
+const killPlan = `
+return plan "kill" {
+  from = "paris", to = "lyon",
+  shutdown = { force_after = "20s" },
+  group "databases" { machine "db1" },
+  group "application" { machines { tag = "erp-app" } },
+}`
+
+// TestKillRuntime kills the real drrun with SIGKILL at seeded moments of
+// planned failovers of three machines under load, and resumes. The end is that
+// of an undisturbed run.
+func TestKillRuntime(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	rnd, s := moments(t), protect(t, ctx, false, killPlan)
+	sites := []string{"lyon", "paris"}
+
+	begin := time.Now()
+	s.must(s.Drrun(ctx, "kill", "--planned", "--yes", "--commit"))
+	whole := time.Since(begin)
+	s.untilState(ctx, "protected", "lyon")
+	t.Logf("an undisturbed run takes %v", whole)
+
+	for i := range kills(t) {
+		to := sites[(i+1)%2]
+		stop, clients := s.load(ctx, uint64(i+1)*10_000_000)
+		args := []string{"kill", "--planned", "--yes", "--commit"}
+		if to == "paris" {
+			args = append(args, "--failback")
+		}
+		at := time.Duration(rnd.Int64N(int64(whole)))
+		s.killRun(ctx, at, args)
+		s.finish(ctx, args)
+		s.untilState(ctx, "protected", to)
+		lists := stop()
+		s.onePower(ctx)
+		s.noneLost(ctx, to, clients, lists)
+		if t.Failed() {
+			t.Fatalf("kill %d after %v of a failover to %s", i, at, to)
+		}
+	}
+	s.untilSettled(ctx)
+	s.equalDisks(ctx)
+	s.verifyPoints(ctx)
+}
+
+// killRun starts a run and kills it after a time, if it still runs.
+func (s *site) killRun(ctx context.Context, at time.Duration, args []string) {
+	s.t.Helper()
+	cmd := s.Command(ctx, args...)
+	s.no(cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	timer := time.NewTimer(at)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+		s.no(cmd.Process.Signal(syscall.SIGKILL))
+		<-ended
+	}
+}
+
+// finish resumes the newest run until it is committed; when the kill came
+// before there was a run, it starts one.
+func (s *site) finish(ctx context.Context, args []string) {
+	s.t.Helper()
+	type run struct {
+		ID, Status, Created string
+		Uncommitted         bool
+	}
+	newest := func() (last run) {
+		var runs []run
+		s.no(json.Unmarshal([]byte(s.must(s.Drrun(ctx, "runs", "-o", "json"))), &runs))
+		for _, r := range runs {
+			if r.Created > last.Created {
+				last = r
+			}
+		}
+		return last
+	}
+	for range 5 {
+		r := newest()
+		switch r.Status {
+		case "committed", "done":
+			// The kill may have come before this command's own run existed.
+			_, err := s.Drrun(ctx, args...)
+			s.no(err)
+			if r2 := newest(); r2.Status == "committed" || r2.Status == "done" {
+				return
+			}
+		case "uncommitted":
+			_, err := s.Drrun(ctx, "commit", r.ID)
+			s.no(err)
+		default:
+			_, err := s.Drrun(ctx, "resume", r.ID)
+			var exit *lab.ExitError
+			if err != nil && !errors.As(err, &exit) {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	s.t.Fatalf("the run does not end: %+v", newest())
+}
+
+// TestKillAgents kills agents with SIGKILL at seeded moments of replication
+// under load. Every point that was reported verifies by reading, and source and
+// replica end equal.
+func TestKillAgents(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	rnd, s := moments(t), protect(t, ctx, true, "")
+	stop, clients := s.load(ctx, 1)
+	for _, host := range []string{"par-1", "lyo-1"} {
+		for range kills(t) {
+			pause(ctx, time.Duration(rnd.Int64N(int64(700*time.Millisecond))))
+			s.Kill(host)
+			pause(ctx, time.Duration(rnd.Int64N(int64(100*time.Millisecond))))
+			s.no(s.StartAgent(host))
+		}
+	}
+	lists := stop()
+	s.untilState(ctx, "protected", "paris")
+	s.untilSettled(ctx)
+	s.onePower(ctx)
+	s.noneLost(ctx, "paris", clients, lists)
+	s.equalDisks(ctx)
+	s.verifyPoints(ctx)
+}
+
+// pause lets replication go on until the seeded moment.
+func pause(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// TestKillBetweenDisks kills the source when the log of a machine's first
+// disk is durable at the target and that of the second is not: the failover
+// gives the earlier point on both disks.
+func TestKillBetweenDisks(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	s := protect(t, ctx, true, killPlan)
+	s.untilSettled(ctx)
+
+	// The second disk of db1 becomes too much for one breath.
+	stop, clients := s.load(ctx, 1)
+	logs := filepath.Join(s.Root, "lyon/store/db1/log/logs")
+	second := filepath.Join(s.Root, "lyon/store/db1/ledger/logs")
+	noise := make([]byte, 12<<20)
+	rnd := rand.NewChaCha8([32]byte{1})
+	for seen := false; !seen; {
+		_, err := rnd.Read(noise)
+		s.no(err)
+		f, err := os.OpenFile(filepath.Join(s.Root, lab.Disks["db1"][1]), os.O_WRONLY, 0)
+		s.no(err)
+		_, err = f.WriteAt(noise, 1<<20) // below the entries: data of the machine's own
+		s.no(errors.Join(err, f.Close()))
+		for end := time.Now().Add(3 * time.Second); !seen && time.Now().Before(end); {
+			done, _ := filepath.Glob(filepath.Join(logs, "*.hrl"))
+			part, _ := filepath.Glob(filepath.Join(second, "*.part"))
+			seen = len(done) > 0 && len(part) > 0
+		}
+		if ctx.Err() != nil {
+			t.Fatal("never saw the first disk's log whole and the second's in part")
+		}
+	}
+	s.no(s.KillSite("par-1", "paris"))
+	stop()
+
+	s.must(s.Drrun(ctx, "kill", "--unplanned", "--source-is-down", "--yes"))
+	// The service refuses to start on disks that are not of one instant.
+	lists := map[string][]lab.Entry{}
+	for _, c := range clients {
+		if !lab.Listening(s.IP("lyon", c.Machine) + ":" + s.Port) {
+			t.Errorf("%s does not serve at lyon", c.Machine)
+		}
+		lists[c.Machine] = nil
+	}
+	s.verifyPoints(ctx)
+}
