@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -159,7 +158,9 @@ func (l *lane) greet(ctx context.Context, conn transport.Conn) (wire.Hello, erro
 	_ = st.SetDeadline(time.Now().Add(helloTimeout)) // a dead stream shows at the next write
 	stop := context.AfterFunc(ctx, func() { _ = st.Close() })
 	defer stop()
-	if err := errors.Join(wire.WriteFrame(st, wire.TypeHello, b), st.CloseWrite()); err != nil {
+	// Our direction stays open until the answer was read: that is how the other
+	// end knows that a refusal arrived.
+	if err := wire.WriteFrame(st, wire.TypeHello, b); err != nil {
 		return wire.Hello{}, fmt.Errorf("cannot greet %s: %w", l.addr, err)
 	}
 	t, b, err := wire.ReadFrame(st, wire.TypeHello, wire.TypeFault)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
@@ -210,8 +211,8 @@ func (s *server) request(ctx context.Context, cancel context.CancelCauseFunc, c 
 	if err != nil {
 		return verb, nil, err
 	}
-	done := watch(st, cancel)
-	defer func() { _ = st.SetDeadline(time.Unix(1, 0)); <-done; _ = st.SetDeadline(time.Time{}) }()
+	stop := watch(st, cancel)
+	defer stop()
 	err = s.guard(verb, func() error {
 		out, err = h(ctx, c.Peer(), body)
 		return err
@@ -220,17 +221,31 @@ func (s *server) request(ctx context.Context, cancel context.CancelCauseFunc, c 
 }
 
 // watch cancels the handler when the caller ends its direction or the stream
-// dies: a caller that still waits sends nothing. The channel is closed when
-// the watch has ended, which a deadline in the past brings about.
-func watch(st transport.Stream, cancel context.CancelCauseFunc) <-chan struct{} {
+// dies: a caller that still waits sends nothing. stop ends the watch and waits
+// for its end.
+func watch(st transport.Stream, cancel context.CancelCauseFunc) (stop func()) {
+	var over atomic.Bool
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		var one [1]byte
-		_, _ = st.Read(one[:])
-		cancel(errors.New("the caller gave up"))
+		if _, err := st.Read(one[:]); !over.Load() {
+			cancel(gaveUp(err))
+		}
 	}()
-	return done
+	return func() {
+		over.Store(true)
+		_ = st.SetDeadline(time.Unix(1, 0)) // ends the read
+		<-done
+		_ = st.SetDeadline(time.Time{})
+	}
+}
+
+func gaveUp(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return errors.New("the caller gave up")
+	}
+	return fmt.Errorf("the caller gave up: %w", err)
 }
 
 // guard turns a panic of a handler into fault.Internal.
@@ -270,8 +285,8 @@ func (s *server) receive(ctx context.Context, cancel context.CancelCauseFunc, c 
 		if err := takeBytes(ctx, st, sink, verb, size); err != nil {
 			return err
 		}
-		done := watch(st, cancel)
-		defer func() { _ = st.SetDeadline(time.Unix(1, 0)); <-done; _ = st.SetDeadline(time.Time{}) }()
+		stop := watch(st, cancel)
+		defer stop()
 		ended = true
 		out, err = sink.commit(ctx)
 		return err
