@@ -1,0 +1,478 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/agent/hrl"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
+)
+
+// Open opens the replica of a machine and finishes what a crash left: nothing
+// is removed before everything durable was read and understood. fault.Refused:
+// a newer program wrote a record, or the disks are other ones; fault.Corrupt: a
+// record is damaged. Both leave everything as it is.
+func Open(cfg Config) (*Machine, error) {
+	m, err := newMachine(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot open the replica of %s: %w", cfg.Machine, err), m.closeTables())
+	}
+	return m, nil
+}
+
+func (m *Machine) closeTables() error {
+	var errs []error
+	for _, d := range m.names {
+		errs = append(errs, m.closeTable(d))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Machine) open() error {
+	fresh, err := m.readState()
+	if err != nil {
+		return err
+	}
+	if err := m.readPoints(); err != nil {
+		return err
+	}
+	if fresh {
+		if len(m.points) > 0 {
+			return fault.Errorf(fault.Corrupt, "%s is missing, and there are %d recovery points", m.statePath(), len(m.points)).
+				WithHint("restore the file; without it nobody knows which point the heads hold")
+		}
+		if err := m.fs.MkdirAll(m.pointsDir(), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := m.checkMarks(); err != nil {
+		return err
+	}
+	if err := m.takeDisks(fresh); err != nil {
+		return err
+	}
+	for _, finish := range []func() error{
+		m.removeTemps, m.finishAdopt, m.finishLive, m.finishDropping, m.finishTests, m.loadLogs, m.removeUndos, m.openTables,
+	} {
+		if err := finish(); err != nil {
+			return err
+		}
+	}
+	if err := m.finishHead(context.Background()); err != nil {
+		return err
+	}
+	m.startClocks()
+	return nil
+}
+
+// readState reads replica.json.
+func (m *Machine) readState() (fresh bool, err error) {
+	data, err := vfs.ReadFile(m.fs, m.statePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		m.st = state{Machine: m.cfg.Machine, Disks: map[string]diskState{}, Tests: map[string]testView{}}
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if m.st, err = decodeState(m.statePath(), data); err != nil {
+		return false, err
+	}
+	if m.st.Machine != m.cfg.Machine {
+		return false, fault.Errorf(fault.Refused, "%s is the replica of %s", m.cfg.Dir, m.st.Machine)
+	}
+	return false, nil
+}
+
+// readPoints reads all manifests. One that is damaged stays in its place in
+// the chain, as its file's name says, and cannot be read; the others can.
+func (m *Machine) readPoints() error {
+	names, err := m.list(m.pointsDir())
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if isTemp(n) {
+			continue
+		}
+		k, ok := parsePointName(n)
+		if !ok {
+			continue // not ours
+		}
+		path := filepath.Join(m.pointsDir(), n)
+		data, err := vfs.ReadFile(m.fs, path)
+		if err != nil {
+			return err
+		}
+		p, err := decodePoint(path, data)
+		if err == nil && markOf(p) != k {
+			err = fault.Errorf(fault.Corrupt, "cannot read %s: it is the manifest of point %s, number %d", path, p.ID, p.Seq)
+		}
+		if err == nil && p.Machine != m.cfg.Machine {
+			err = fault.Errorf(fault.Corrupt, "cannot read %s: it is of machine %s", path, p.Machine)
+		}
+		if fault.Is(err, fault.Refused) {
+			return err
+		}
+		if err != nil {
+			m.log.Error("manifest damaged: its point cannot be read", "path", path, "err", err)
+			p = m.placeholder(k)
+			m.damaged[k.Point] = err
+		}
+		m.points = append(m.points, p)
+	}
+	slices.SortFunc(m.points, func(a, b recovery.Point) int {
+		switch {
+		case a.Seq < b.Seq:
+			return -1
+		case a.Seq > b.Seq:
+			return 1
+		}
+		return 0
+	})
+	return nil
+}
+
+// placeholder stands in the chain for a point whose manifest is damaged.
+func (m *Machine) placeholder(k mark) recovery.Point {
+	p := recovery.Point{Version: recovery.FormatVersion, ID: k.Point, Seq: k.Seq, Machine: m.cfg.Machine, Kind: recovery.Fuzzy,
+		Suspect: "its manifest is damaged"}
+	for _, d := range m.names {
+		p.Disks = append(p.Disks, recovery.PointDisk{Name: d, ID: m.disks[d].ID})
+	}
+	return p
+}
+
+func parsePointName(file string) (mark, bool) {
+	seq, rest, ok := strings.Cut(strings.TrimSuffix(file, ".json"), "-")
+	if !ok || !strings.HasSuffix(file, ".json") {
+		return mark{}, false
+	}
+	n, err := strconv.ParseUint(seq, 10, 64)
+	if err != nil {
+		return mark{}, false
+	}
+	id, err := ident.ParsePointID(rest)
+	if err != nil {
+		return mark{}, false
+	}
+	return mark{Point: id, Seq: ident.Seq(n)}, true
+}
+
+// checkMarks refuses a store whose parts do not belong together.
+func (m *Machine) checkMarks() error {
+	if a := m.st.Applied; a.Seq != 0 && !slices.ContainsFunc(m.points, func(p recovery.Point) bool { return markOf(p) == a }) {
+		if m.st.Adopting == nil {
+			return fault.Errorf(fault.Corrupt, "the manifest of point %s, which the heads hold, is missing", a.Point).
+				WithHint("restore the file in %s", m.pointsDir())
+		}
+	}
+	for i, p := range m.points {
+		if err := m.damaged[p.ID]; err != nil && p.Seq >= m.st.Applied.Seq {
+			return err
+		}
+		if i > 0 && p.Seq == m.points[i-1].Seq {
+			return fault.Errorf(fault.Corrupt, "two recovery points have the sequence number %d", p.Seq)
+		}
+	}
+	return nil
+}
+
+// takeDisks compares the disks given with those that the store knows.
+func (m *Machine) takeDisks(fresh bool) error {
+	changed := fresh
+	next := m.st.clone()
+	for _, n := range m.names {
+		d := m.disks[n]
+		have, known := m.st.Disks[n]
+		switch {
+		case !known:
+			changed = true
+		case have.ID != d.ID:
+			return fault.Errorf(fault.Refused, "disk %s is another one (%s) than the replica's (%s)", n, d.ID, have.ID).
+				WithHint("remove the replica of the machine first, or give the disk another name")
+		case have.Head != d.Head:
+			if m.st.Applied.Seq != 0 && !m.exists(d.Head) {
+				return fault.Errorf(fault.Refused, "disk %s has moved from %s to %s, and there is nothing", n, have.Head, d.Head).
+					WithHint("move the file there while the agent is stopped")
+			}
+			changed = true
+		}
+		next.Disks[n] = diskState{ID: d.ID, Head: d.Head}
+	}
+	if !changed {
+		return nil
+	}
+	return m.record(func(s *state) { s.Disks = next.Disks })
+}
+
+func (m *Machine) exists(path string) bool {
+	_, err := m.fs.Stat(path)
+	return err == nil
+}
+
+// removeTemps removes what a crash left half-written.
+func (m *Machine) removeTemps() error {
+	dirs := []string{m.cfg.Dir, m.pointsDir()}
+	for _, d := range m.names {
+		dirs = append(dirs, m.dir(d), m.dir(d, "undo"))
+	}
+	for _, dir := range dirs {
+		if err := m.removeMatching(dir, isTemp); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadLogs finds the received logs: of points not applied yet, and staged ones.
+// All others are removed.
+func (m *Machine) loadLogs() error {
+	tip, _ := m.tip()
+	need := m.logsOf(m.st.Applied.Seq)
+	for _, d := range m.names {
+		names, err := m.list(m.dir(d, "logs"))
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if err := m.loadLog(d, n, tip.ID, need); err != nil {
+				return err
+			}
+		}
+	}
+	return m.checkLogs()
+}
+
+// loadLog takes one file of logs/ or removes it.
+func (m *Machine) loadLog(disk, file string, tip ident.PointID, need map[ident.LogID]bool) error {
+	log, n, rest := parseSegment(file)
+	path := m.dir(disk, "logs", file)
+	staged, any := m.staged[disk]
+	wanted := need[log] || m.st.Live == nil && (!any || staged == log)
+	switch {
+	case log.IsZero() || n < 0 || isTemp(file) || !wanted:
+		return m.fs.Remove(path)
+	case rest == ".hrl"+sumsSuffix:
+		if m.exists(strings.TrimSuffix(path, sumsSuffix)) {
+			return nil
+		}
+		return m.fs.Remove(path)
+	case rest == ".hrl"+partSuffix && !need[log]:
+		m.staged[disk] = log
+		return nil
+	case rest != ".hrl":
+		return m.fs.Remove(path)
+	}
+	seg, err := m.loadSegment(disk, path, need[log], tip)
+	if err != nil {
+		return err
+	}
+	if seg == nil {
+		delete(m.staged, disk)
+		delete(m.segs, log)
+		return m.removeLog(disk, log)
+	}
+	if !need[log] {
+		m.staged[disk] = log
+	}
+	if m.segs[log] == nil {
+		m.segs[log] = map[int]segment{}
+	}
+	m.segs[log][n] = *seg
+	return nil
+}
+
+// checkLogs refuses to go on when a log of an accepted point is not whole:
+// that point was acknowledged.
+func (m *Machine) checkLogs() error {
+	for _, p := range m.points {
+		if p.Seq <= m.st.Applied.Seq {
+			continue
+		}
+		for _, d := range p.Disks {
+			for n := range d.Segments {
+				if _, ok := m.segs[d.Log][n]; !ok {
+					return fault.Errorf(fault.Corrupt, "segment %d of the log of disk %s, part of point %s, is missing", n, d.Name, p.ID).
+						WithHint("restore the file in %s", m.dir(d.Name, "logs"))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// removeUndos removes undo logs that are in no chain: what is left of a
+// thinning or of an application that did not begin.
+func (m *Machine) removeUndos() error {
+	applied := m.st.Applied.Seq
+	for _, d := range m.names {
+		keep := map[string]bool{}
+		for i, p := range m.points {
+			if i == 0 {
+				continue
+			}
+			older := m.points[i-1].Seq
+			if p.Seq > applied && older != applied {
+				continue // not begun: a point is applied only after the one before it
+			}
+			files := []string{m.undoPath(d, p.Seq, older)}
+			if m.exists(files[0]) {
+				parts, err := m.undoFiles(d, p.Seq, older)
+				if err != nil {
+					m.log.Error("undo log damaged: older points cannot be read", "path", files[0], "err", err)
+					return nil // nothing is removed while the chain is in doubt
+				}
+				files = parts
+			}
+			for _, f := range files {
+				keep[filepath.Base(f)] = true
+			}
+		}
+		if err := m.removeMatching(m.dir(d, "undo"), func(n string) bool { return !keep[n] }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openTables opens the tables, makes those anew that are missing or damaged,
+// and folds what is not folded.
+func (m *Machine) openTables() error {
+	if m.st.Applied.Seq == 0 {
+		m.in.Lock()
+		defer m.in.Unlock()
+		return m.foldTables()
+	}
+	for _, d := range m.names {
+		t, err := m.table(d)
+		if err != nil && !fault.Is(err, fault.Corrupt) {
+			return err
+		}
+		if t != nil && err == nil {
+			continue
+		}
+		applied, perr := m.point(m.st.Applied.Point)
+		if perr != nil {
+			return perr
+		}
+		pd, ok := applied.Disk(d)
+		if !ok {
+			continue
+		}
+		m.log.Warn("block table is missing or damaged: made again from the head", "disk", d, "err", err)
+		if err := m.finishHead(context.Background()); err != nil {
+			return err
+		}
+		if err := m.scanTable(context.Background(), d, m.image(d), m.tablePath(d), pd.Size); err != nil {
+			return err
+		}
+		if err := m.record(func(s *state) { s.Table = s.Applied }); err != nil {
+			return err
+		}
+	}
+	m.in.Lock()
+	defer m.in.Unlock()
+	return m.foldTables()
+}
+
+// scanTable reads a disk image whole and writes its table to path.
+func (m *Machine) scanTable(ctx context.Context, disk, img, path string, size int64) (err error) {
+	t, err := blocksum.Create(m.fs, path, m.disks[disk].Key, size)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	if err := m.scan(ctx, disk, img, size, t, func(int64) {}); err != nil {
+		return err
+	}
+	return t.Sync()
+}
+
+// startClocks sets the age of the tip after a restart.
+func (m *Machine) startClocks() {
+	now := m.cfg.Clock.Now()
+	m.tipAt = now
+	m.thin.start(now, m.st.Clock)
+	tip, ok := m.tip()
+	if !ok {
+		return
+	}
+	age := m.st.TipAge
+	if m.st.Table != markOf(tip) { // the crash came before it was written
+		age = max(0, tip.Received.Sub(tip.Instant))
+	}
+	m.tipAge = age + max(0, now.UTC().Sub(tip.Received))
+}
+
+// loadSegment returns what memory keeps of a stored segment; nil: it is of a
+// staged log that does not lead from the tip.
+func (m *Machine) loadSegment(disk, path string, accepted bool, tip ident.PointID) (*segment, error) {
+	if !m.exists(path) {
+		return nil, nil
+	}
+	if !accepted {
+		r, err := hrl.Open(m.fs, path)
+		if err != nil {
+			m.log.Warn("staged segment damaged: dropped", "path", path, "err", err)
+			return nil, nil
+		}
+		from := r.Header().From
+		if err := r.Close(); err != nil {
+			return nil, err
+		}
+		if from != tip {
+			return nil, nil
+		}
+	}
+	seg, err := readSumsHeader(m.fs, path+sumsSuffix)
+	if err != nil && !accepted {
+		m.log.Warn("sums of a staged segment damaged: dropped", "path", path, "err", err)
+		return nil, nil
+	}
+	if err != nil {
+		if seg, err = m.remakeSums(disk, path); err != nil {
+			return nil, err
+		}
+	}
+	seg.disk = disk
+	return &seg, nil
+}
+
+// remakeSums writes the sums of an accepted segment anew.
+func (m *Machine) remakeSums(disk, path string) (segment, error) {
+	r, err := hrl.OpenCached(m.fs, path, hrl.NewCache(cacheBytes))
+	if err != nil {
+		return segment{}, err
+	}
+	defer r.Close()
+	w, err := newSumsWriter(m.fs, path+sumsSuffix+vfs.TempSuffix)
+	if err != nil {
+		return segment{}, err
+	}
+	if err := writeSums(context.Background(), r, w, m.disks[disk].Key); err != nil {
+		w.abort()
+		return segment{}, err
+	}
+	seg, err := w.finish(func(_ string, s segment) (int64, int64, error) {
+		n := (s.last - s.first) * blocksum.BlockSize // at most
+		return n, n, nil
+	})
+	if err != nil {
+		return segment{}, err
+	}
+	return seg, m.fs.Rename(path+sumsSuffix+vfs.TempSuffix, path+sumsSuffix)
+}

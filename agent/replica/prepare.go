@@ -1,0 +1,241 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// PrepareResult says where the disks of a point are.
+type PrepareResult struct {
+	Paths map[string]string // by disk name
+	Mode  string            // ModeReflink or ModeCopy
+	Bytes int64             // written
+	Took  time.Duration
+}
+
+// liveTable is the table of the point under a live overlay.
+const liveTable = "live.table"
+
+// Prepare makes the disks of a point for a real failover and puts them at the
+// head paths; the head stays beside them as the base, with every point. The
+// record of it is durable before the first file changes its place. Idempotent
+// for a run: again for the same run and point it returns the first result. A
+// running test preparation or verification is ended for it. progress (may be
+// nil) is called with bytes done so far. fault.Conflict: another run's overlay
+// stands here; fault.NoSpace: no room, nothing was changed.
+func (m *Machine) Prepare(ctx context.Context, run string, point ident.PointID, progress func(done int64)) (PrepareResult, error) {
+	began := m.cfg.Clock.Now()
+	ctx, done, err := m.work.take(ctx, urgent)
+	if err != nil {
+		return PrepareResult{}, err
+	}
+	defer done()
+	if err := m.finishLive(); err != nil { // of an attempt that failed
+		return PrepareResult{}, err
+	}
+	if l := m.snapshot().Live; l != nil {
+		if l.Run == run && l.Point.ID == point {
+			return m.liveResult(*l), nil
+		}
+		return PrepareResult{}, fault.Errorf(fault.Conflict, "machine %s: its disks here are those of run %s, point %s", m.cfg.Machine, l.Run, l.Point.ID).
+			WithHint("end that run first")
+	}
+	p, err := m.point(point)
+	if err != nil {
+		return PrepareResult{}, err
+	}
+	if err := m.readable(p); err != nil {
+		return PrepareResult{}, err
+	}
+	if err := m.applyAll(ctx); err != nil {
+		return PrepareResult{}, err
+	}
+	if err := m.checkOverlay(p); err != nil {
+		return PrepareResult{}, err
+	}
+	if err := m.dropForLive(); err != nil {
+		return PrepareResult{}, err
+	}
+	l := live{Run: run, Point: p, Phase: phaseCopy}
+	if err := m.recordLive(l); err != nil {
+		return PrepareResult{}, err
+	}
+	if err := m.makeLive(ctx, &l, counter(progress)); err != nil {
+		return PrepareResult{}, errors.Join(fmt.Errorf("cannot prepare point %s: %w", p.ID, err), m.finishLive())
+	}
+	l.Phase, l.Took = phaseSwitch, m.cfg.Clock.Now().Sub(began)
+	if err := m.recordLive(l); err != nil {
+		return PrepareResult{}, err
+	}
+	if err := m.finishLive(); err != nil {
+		return PrepareResult{}, err
+	}
+	return m.liveResult(l), nil
+}
+
+func (m *Machine) recordLive(l live) error {
+	return m.record(func(s *state) { s.Live = &l })
+}
+
+// counter turns pieces into a running total.
+func counter(progress func(int64)) func(int64) {
+	if progress == nil {
+		return func(int64) {}
+	}
+	total := int64(0)
+	return func(n int64) { total += n; progress(total) }
+}
+
+func (m *Machine) liveResult(l live) PrepareResult {
+	r := PrepareResult{Paths: map[string]string{}, Mode: l.Mode, Bytes: l.Bytes, Took: l.Took}
+	for _, d := range l.Point.Disks {
+		r.Paths[d.Name] = m.disks[d.Name].Head
+	}
+	return r
+}
+
+// checkOverlay refuses what cannot take an overlay, before anything is done.
+func (m *Machine) checkOverlay(p recovery.Point) error {
+	for _, d := range p.Disks {
+		disk, ok := m.disks[d.Name]
+		if !ok {
+			return fault.Errorf(fault.Refused, "point %s has disk %s, which is not assigned here", p.ID, d.Name)
+		}
+		fi, err := m.fs.Stat(disk.Head)
+		if err != nil {
+			return fmt.Errorf("cannot look at the head of disk %s: %w", d.Name, err)
+		}
+		if !fi.Mode().IsRegular() {
+			return fault.Errorf(fault.Refused, "disk %s is the device %s here: it can take no overlay", d.Name, disk.Head).
+				WithHint("give the disk a file as its path at this site")
+		}
+	}
+	return m.checkPrepareRoom(p)
+}
+
+// dropForLive removes what is staged: this host stops to receive.
+func (m *Machine) dropForLive() error {
+	m.in.Lock()
+	defer m.in.Unlock()
+	return m.dropAllStaged()
+}
+
+// makeLive makes the files of an overlay beside the heads.
+func (m *Machine) makeLive(ctx context.Context, l *live, progress func(int64)) error {
+	for _, d := range l.Point.Disks {
+		mode, n, err := m.materialise(ctx, l.Point, d.Name, m.disks[d.Name].Head+newSuffix, progress)
+		if err != nil {
+			return err
+		}
+		l.Mode = mode
+		l.Bytes += n
+		if err := m.tableOf(ctx, l.Point, d.Name, m.dir(d.Name, liveTable)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finishLive goes on with an overlay from where its record says: files that
+// are not whole are thrown away, whole ones take their places.
+func (m *Machine) finishLive() error {
+	l := m.snapshot().Live
+	if l == nil || l.Phase == phaseCopy {
+		for _, d := range m.names {
+			for _, path := range []string{m.disks[d].Head + newSuffix, m.dir(d, liveTable)} {
+				if err := m.removeFile(path); err != nil {
+					return err
+				}
+			}
+		}
+		if l == nil {
+			return nil
+		}
+		return m.record(func(s *state) { s.Live = nil })
+	}
+	if l.Phase == phaseReady {
+		return nil
+	}
+	for _, d := range l.Point.Disks {
+		head := m.disks[d.Name].Head
+		if !m.exists(head + newSuffix) {
+			continue // in its place already
+		}
+		if !m.exists(head + baseSuffix) {
+			if err := m.fs.Rename(head, head+baseSuffix); err != nil {
+				return fmt.Errorf("cannot keep the head of disk %s: %w", d.Name, err)
+			}
+		}
+		if err := m.fs.Rename(head+newSuffix, head); err != nil {
+			return fmt.Errorf("cannot place disk %s: %w", d.Name, err)
+		}
+	}
+	return m.record(func(s *state) { s.Live.Phase = phaseReady })
+}
+
+// removeFile removes a file if it is there; a missing folder is no error.
+func (m *Machine) removeFile(path string) error {
+	if !m.exists(path) {
+		return nil
+	}
+	return m.fs.Remove(path)
+}
+
+// Live returns the run and the point of the overlay that the machine runs on.
+func (m *Machine) Live() (run string, point recovery.Point, ok bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if l := m.st.Live; l != nil && l.Phase == phaseReady {
+		return l.Run, l.Point, true
+	}
+	return "", recovery.Point{}, false
+}
+
+// Committed reports whether the overlay is the machine's disk for good.
+func (m *Machine) Committed() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.st.Live != nil && m.st.Live.Committed
+}
+
+// LiveTables returns the block tables of the point under the live overlay, by
+// disk: what this host's source role begins with. They are not changed here;
+// the caller copies them.
+func (m *Machine) LiveTables() map[string]string {
+	_, p, ok := m.Live()
+	if !ok {
+		return nil
+	}
+	tables := map[string]string{}
+	for _, d := range p.Disks {
+		tables[d.Name] = m.dir(d.Name, liveTable)
+	}
+	return tables
+}
+
+// Commit makes the overlay of a run the machine's disk for good; the base and
+// all points stay. Idempotent. At the other site commit is SetHold(false) and
+// Apply.
+func (m *Machine) Commit(run string) error {
+	_, done, err := m.work.take(context.Background(), normal)
+	if err != nil {
+		return err
+	}
+	defer done()
+	l := m.snapshot().Live
+	switch {
+	case l == nil || l.Phase != phaseReady:
+		return fault.Errorf(fault.Refused, "machine %s: no overlay stands here, nothing to commit", m.cfg.Machine)
+	case l.Run != run:
+		return fault.Errorf(fault.Conflict, "machine %s: the overlay here is of run %s, not %s", m.cfg.Machine, l.Run, run)
+	case l.Committed:
+		return nil
+	}
+	return m.record(func(s *state) { s.Live.Committed = true })
+}

@@ -1,0 +1,65 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// errPreempted ends a Verify or PrepareTest when a real failover needs the
+// heads.
+var errPreempted = errors.New("a real failover of the machine takes its place")
+
+// priority says whether an operation may be ended for a real failover.
+type priority int
+
+const (
+	yielding priority = iota // ended by an urgent one
+	normal                   // waited for
+	urgent                   // ends a yielding one
+)
+
+// workLock lets one operation at the heads run at a time.
+type workLock struct {
+	sem chan struct{}
+
+	mu     sync.Mutex
+	cancel context.CancelCauseFunc // of the yielding operation that runs
+	urgent int                     // urgent operations that wait
+}
+
+// take waits for the lock; the returned context is what the operation runs
+// under, done gives the lock back.
+func (w *workLock) take(ctx context.Context, p priority) (context.Context, func(), error) {
+	if p == urgent {
+		w.mu.Lock()
+		w.urgent++
+		if w.cancel != nil {
+			w.cancel(errPreempted)
+		}
+		w.mu.Unlock()
+		defer func() { w.mu.Lock(); w.urgent--; w.mu.Unlock() }()
+	}
+	select {
+	case w.sem <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+	if p != yielding {
+		return ctx, func() { <-w.sem }, nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	w.mu.Lock()
+	w.cancel = cancel
+	if w.urgent > 0 {
+		cancel(errPreempted)
+	}
+	w.mu.Unlock()
+	return ctx, func() {
+		w.mu.Lock()
+		w.cancel = nil
+		w.mu.Unlock()
+		cancel(nil)
+		<-w.sem
+	}, nil
+}
