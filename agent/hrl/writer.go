@@ -55,6 +55,7 @@ type Writer struct {
 	empty  [2]runs // pending zero and discarded extents
 	frames []frameEntry
 	index  []extentEntry
+	limit  int // of index
 	err    error
 }
 
@@ -97,7 +98,7 @@ func Create(fsys vfs.FS, path string, h Header, o Options) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot create log: %w", err)
 	}
-	w := &Writer{fsys: fsys, f: f, path: path, h: h, o: o, sum: sha256.New(), buf: writeBufs.Get().(*writeBuf)}
+	w := &Writer{fsys: fsys, f: f, path: path, h: h, o: o, sum: sha256.New(), limit: MaxExtents, buf: writeBufs.Get().(*writeBuf)}
 	w.buf.plain = slices.Grow(w.buf.plain[:0], o.Frame)
 	w.buf.pack = slices.Grow(w.buf.pack[:0], maxStored(o.Frame))
 	w.empty[0].kind, w.empty[1].kind = Zero, Discarded
@@ -232,8 +233,8 @@ func (w *Writer) flushEmpty(r *runs) error {
 }
 
 func (w *Writer) writeFrame(kind ExtentKind, codec Codec, spans []span, plain, stored []byte) error {
-	if len(w.index)+len(spans) > MaxExtents {
-		w.err = fmt.Errorf("cannot write log %s: more than %d extents; cut the segment when Full says so", w.path, MaxExtents)
+	if len(w.index)+len(spans) > w.limit {
+		w.err = fmt.Errorf("cannot write log %s: more than %d extents; cut the segment when Full says so", w.path, w.limit)
 		return w.err
 	}
 	head, crc := encodeFrame(w.buf.head[:0], kind, codec, spans, plain, stored)
@@ -281,7 +282,7 @@ func (w *Writer) Stored() int64 {
 // Full reports whether the segment should be closed and a new one begun:
 // SegmentBytes are stored, or the extents come near their limit.
 func (w *Writer) Full() bool {
-	return w.Stored() >= SegmentBytes || len(w.index)+w.pending() >= MaxExtents/2
+	return w.Stored() >= SegmentBytes || len(w.index)+w.pending() >= w.limit/2
 }
 
 // Close writes what is pending, index and footer, and makes the file durable.
