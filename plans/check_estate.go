@@ -96,7 +96,12 @@ func (c *estateCheck) policy(p *recovery.Policy) {
 	}
 }
 
-func (c *estateCheck) policyPos(string) Pos { return c.e.Pos }
+func (c *estateCheck) policyPos(name string) Pos {
+	if p, ok := c.e.PolicyPos[name]; ok {
+		return p
+	}
+	return c.e.Pos
+}
 
 func (c *estateCheck) secret(s *Secret) {
 	c.name(s.Pos, "secret", s.Name)

@@ -13,6 +13,8 @@ type Estate struct {
 	Machines []Machine         `json:"machines"`
 	Secrets  []Secret          `json:"secrets,omitempty"`
 	Pos      Pos               `json:"pos"`
+	// PolicyPos are the places of the policies, by name.
+	PolicyPos map[string]Pos `json:"policy_pos,omitempty"`
 }
 
 // Site is one place that can be lost as a whole.

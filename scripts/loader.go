@@ -1,0 +1,156 @@
+package scripts
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/scripts/registry"
+	"github.com/drrun/drrun/scripts/sandbox"
+)
+
+// Options of a Loader. The zero value is usable.
+type Options struct {
+	Log *slog.Logger
+	// PlanTime limits the evaluation of a file: wall clock, default 1 s.
+	PlanTime time.Duration
+	// Memory is how much the heap may grow while a state runs: bytes, default
+	// 256 MiB. Text limits one string: bytes, default 8 MiB.
+	Memory uint64
+	Text   int
+	// Secrets opens a secret of the estate by name; nil: there is none.
+	Secrets func(ctx context.Context, name string) (string, error)
+	// HTTP and Dial replace the network of the modules http and tcp in tests.
+	HTTP Doer
+	Dial Dialer
+}
+
+// Loader loads plans and estates and runs functions of plans. Safe for
+// concurrent use.
+type Loader struct {
+	o  Options
+	mu sync.Mutex
+	// parsed keeps the sources of a few bundles: a run loads its bundle once
+	// for every function.
+	parsed map[string]*source
+	recent []string
+}
+
+const keepParsed = 16
+
+// New returns a Loader.
+func New(o Options) *Loader {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.PlanTime == 0 {
+		o.PlanTime = time.Second
+	}
+	return &Loader{o: o, parsed: make(map[string]*source)}
+}
+
+func (l *Loader) source(b plans.Bundle, kind registry.Scope) *source {
+	key := string(kind) + " " + b.Hash()
+	l.mu.Lock()
+	s, ok := l.parsed[key]
+	l.mu.Unlock()
+	if ok {
+		return s
+	}
+	s = newSource(b, kind)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, twice := l.parsed[key]; twice {
+		return l.parsed[key]
+	}
+	l.parsed[key] = s
+	l.recent = append(l.recent, key)
+	if len(l.recent) > keepParsed {
+		delete(l.parsed, l.recent[0])
+		l.recent = l.recent[1:]
+	}
+	return s
+}
+
+func (l *Loader) limits() sandbox.Limits {
+	return sandbox.Limits{Time: l.o.PlanTime, Heap: l.o.Memory, Text: l.o.Text}
+}
+
+// evaluate runs the main file of a page; nil when no item came out of it.
+func (p *page) evaluate(kind string) *node {
+	u := p.source.units[p.source.bundle.Main]
+	if u == nil {
+		return nil
+	}
+	rets, err := p.run(u)
+	if err != nil {
+		p.failed(err)
+		return nil
+	}
+	root, ok := p.returned(rets, kind)
+	if !ok {
+		return nil
+	}
+	return root
+}
+
+// LoadPlan evaluates a bundle to a plan, with the values of --set for its
+// parameters. The error is plans.Faults with every mistake of every file.
+func (l *Loader) LoadPlan(b plans.Bundle, set map[string]string) (*plans.Plan, error) {
+	src := l.source(b, registry.PlanFile)
+	p := newPage(context.Background(), src, l.limits(), l.o)
+	defer p.box.Close()
+	p.wantParams = true
+	p.faults = append(p.faults, src.faults...)
+	var plan *plans.Plan
+	if root := p.evaluate("plan"); root != nil {
+		pb := &planBuilder{page: p, broken: make(map[plans.Pos]bool)}
+		plan = pb.plan(root, set)
+		p.unplaced()
+		p.validated(plans.ValidatePlan(plan), pb.broken)
+	}
+	if err := p.faults.Sorted().WithSource(b).Err(); err != nil {
+		return nil, err
+	}
+	return plan, nil
+}
+
+// LoadEstate evaluates a bundle to an estate with its defaults filled in. The
+// error is plans.Faults with every mistake of every file.
+func (l *Loader) LoadEstate(b plans.Bundle) (*plans.Estate, error) {
+	src := l.source(b, registry.EstateFile)
+	p := newPage(context.Background(), src, l.limits(), l.o)
+	defer p.box.Close()
+	p.faults = append(p.faults, src.faults...)
+	var e *plans.Estate
+	if root := p.evaluate("estate"); root != nil {
+		eb := &estateBuilder{page: p, broken: make(map[plans.Pos]bool)}
+		e = eb.estate(root)
+		plans.FillDefaults(e)
+		p.unplaced()
+		p.validated(plans.ValidateEstate(e), eb.broken)
+	}
+	if err := p.faults.Sorted().WithSource(b).Err(); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// validated adds the faults of the finished data, without those of items
+// whose own faults are reported: they would say the same again.
+func (p *page) validated(err error, broken map[plans.Pos]bool) {
+	var fs plans.Faults
+	if !errors.As(err, &fs) {
+		return
+	}
+	for _, f := range fs {
+		if broken[f.Pos] {
+			continue
+		}
+		p.fault(f.Pos, "%s", f.Message)
+		p.faults[len(p.faults)-1].Suggestion = f.Suggestion
+	}
+}

@@ -1,0 +1,364 @@
+package scripts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	lua "github.com/yuin/gopher-lua"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/scripts/registry"
+	"github.com/drrun/drrun/scripts/sandbox"
+	"github.com/drrun/drrun/scripts/syntax"
+)
+
+// page is one evaluation of a bundle.
+type page struct {
+	source     *source
+	ctors      map[string]*registry.Constructor
+	box        *sandbox.Box
+	faults     plans.Faults
+	tables     map[*lua.LTable]syntax.Table
+	files      map[*lua.LTable]string // file of a table
+	nodes      []*node
+	loaded     map[string]lua.LValue // modules by name; nil while one loads
+	running    bool                  // a function of the plan runs
+	wantParams bool                  // a parameter without a value is a fault
+
+	nodeMeta   *lua.LTable
+	secretMeta *lua.LTable
+	unknown    lua.LValue
+	secrets    map[string]plans.Pos         // named by the page, with their first place
+	modules    func(name string) lua.LValue // of drrun, in run scope; nil: recording
+}
+
+// newPage makes the state for a source. Close the page's box.
+func newPage(ctx context.Context, s *source, limits sandbox.Limits, o Options) *page {
+	p := &page{
+		source: s, ctors: registry.Of(s.kind), box: sandbox.New(ctx, limits, o.Log),
+		tables: make(map[*lua.LTable]syntax.Table), files: make(map[*lua.LTable]string), loaded: make(map[string]lua.LValue),
+	}
+	p.unknown = p.box.Unknown()
+	p.makeNodeMeta()
+	p.makeSecretMeta()
+	for name, c := range p.ctors {
+		p.box.Set(name, p.box.Func(func(L *lua.LState) int { return p.make(L, c, p.here(L)) }))
+	}
+	p.box.Set("require", p.box.Func(p.require))
+	return p
+}
+
+// make builds the item of a constructor; a secret of a plan is a handle.
+func (p *page) make(L *lua.LState, c *registry.Constructor, pos plans.Pos) int {
+	if c.Body == registry.None {
+		return p.secret(L, pos)
+	}
+	return p.construct(L, c, pos)
+}
+
+func (p *page) fault(pos plans.Pos, format string, args ...any) {
+	p.faults = append(p.faults, plans.Fault{Pos: pos, Message: fmt.Sprintf(format, args...)})
+}
+
+func (p *page) faultNear(pos plans.Pos, name string, known []string, format string, args ...any) {
+	p.fault(pos, format, args...)
+	p.faults[len(p.faults)-1].Suggestion = plans.Nearest(name, known)
+}
+
+// here is the line of Lua that called the host function.
+func (p *page) here(L *lua.LState) plans.Pos {
+	for level := 1; level < 20; level++ {
+		pos, ok := parsePlace(L.Where(level))
+		if ok {
+			return pos
+		}
+	}
+	return plans.Pos{File: p.source.bundle.Main, Line: 1}
+}
+
+// parsePlace reads "erp.lua:12:".
+func parsePlace(s string) (plans.Pos, bool) {
+	s = strings.TrimSuffix(strings.TrimSpace(s), ":")
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return plans.Pos{}, false
+	}
+	n, err := strconv.Atoi(s[i+1:])
+	if err != nil || n < 1 {
+		return plans.Pos{}, false
+	}
+	return plans.Pos{File: s[:i], Line: n}, true
+}
+
+// run evaluates a file of the bundle and returns what it returns.
+func (p *page) run(u *syntax.Unit) ([]lua.LValue, error) {
+	L := p.box.L
+	fn := L.NewFunctionFromProto(u.Proto)
+	hidden := []lua.LValue{
+		p.box.Func(func(L *lua.LState) int {
+			t := L.CheckTable(2)
+			p.tables[t] = u.Tables[L.CheckInt(1)]
+			p.files[t] = u.Name
+			L.Push(t)
+			return 1
+		}),
+		p.box.Func(func(L *lua.LState) int {
+			c := p.ctors[L.CheckString(1)]
+			pos := plans.Pos{File: u.Name, Line: L.CheckInt(2)}
+			L.Push(p.box.Func(func(L *lua.LState) int { return p.make(L, c, pos) }))
+			return 1
+		}),
+		p.box.Func(p.box.Cat),
+		p.box.Func(p.box.List),
+	}
+	return p.box.Call(fn, hidden...)
+}
+
+var modulePath = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// require loads a module of drrun, or NAME.lua beside the main file.
+func (p *page) require(L *lua.LState) int {
+	v := L.Get(1)
+	if sandbox.IsUnknown(v) {
+		L.Push(p.unknown)
+		return 1
+	}
+	name := L.CheckString(1)
+	if got, ok := p.loaded[name]; ok {
+		if got == nil {
+			L.RaiseError("module %q loads itself in a circle", name)
+		}
+		L.Push(got)
+		return 1
+	}
+	p.loaded[name] = nil
+	got := p.load(L, name)
+	p.loaded[name] = got
+	L.Push(got)
+	return 1
+}
+
+func (p *page) load(L *lua.LState, name string) lua.LValue {
+	if strings.HasPrefix(name, "drrun.") {
+		if p.modules != nil {
+			if m := p.modules(name); m != nil {
+				return m
+			}
+		}
+		return p.recorder(L, name)
+	}
+	file := path.Join(path.Dir(p.source.bundle.Main), name+".lua")
+	u, ok := p.source.units[file]
+	if !ok || !modulePath.MatchString(name) {
+		if !p.source.reported[name] {
+			p.fault(p.here(L), "module %q is not beside the file (%s)", name, file)
+		}
+		return p.unknown
+	}
+	if u == nil { // its syntax error is reported
+		return p.unknown
+	}
+	// The module runs inside the call of require: an error in it is an error
+	// of the whole page, with its own place.
+	rets, err := p.run(u)
+	if err != nil {
+		p.failed(err)
+		return p.unknown
+	}
+	if len(rets) == 0 || rets[0] == lua.LNil {
+		return lua.LTrue
+	}
+	return rets[0]
+}
+
+// recorder is a module of drrun in plan scope: a table whose functions say
+// where they belong.
+func (p *page) recorder(L *lua.LState, name string) lua.LValue {
+	short := strings.TrimPrefix(name, "drrun.")
+	mod, ok := registry.Module(short)
+	if !ok {
+		return p.unknown // reported from the syntax tree, or at run time below
+	}
+	t := L.NewTable()
+	mt := L.NewTable()
+	mt.RawSetString("__index", p.box.Func(func(L *lua.LState) int {
+		key := L.Get(2).String()
+		if _, ok := mod.Function(key); !ok {
+			p.faultNear(p.here(L), key, mod.Names(), "%s has no function %q", name, key)
+			L.Push(p.unknown)
+			return 1
+		}
+		L.Push(p.box.Func(func(L *lua.LState) int {
+			p.fault(p.here(L), `%s.%s is only available while the plan runs: put it inside action "…" { function(run) … end }`, short, key)
+			L.Push(p.unknown)
+			return 1
+		}))
+		return 1
+	}))
+	mt.RawSetString("__newindex", p.box.Func(func(L *lua.LState) int {
+		p.fault(p.here(L), "%s cannot be changed", name)
+		return 0
+	}))
+	mt.RawSetString("__metatable", lua.LString("protected"))
+	L.SetMetatable(t, mt)
+	return t
+}
+
+// failed turns an error of evaluation into a fault.
+func (p *page) failed(err error) {
+	pos, text := p.place(err)
+	switch {
+	case errors.Is(err, sandbox.ErrTime):
+		text = "the file was not evaluated within its time limit: it may only describe, is there an endless loop?"
+	case errors.Is(err, sandbox.ErrMemory):
+		text = "evaluating the file takes too much memory"
+	case fault.Is(err, fault.Internal) && p.box.Err() != nil:
+		text = err.Error()
+	}
+	p.fault(pos, "%s", text)
+}
+
+// place splits an error of Lua into where and what.
+func (p *page) place(err error) (plans.Pos, string) {
+	pos := plans.Pos{File: p.source.bundle.Main, Line: 1}
+	var ae *lua.ApiError
+	if !errors.As(err, &ae) {
+		return pos, err.Error()
+	}
+	text := p.errorText(ae.Object)
+	for _, candidate := range []string{text, ae.StackTrace} {
+		if at, rest, ok := p.firstPlace(candidate); ok {
+			if candidate == text {
+				text = rest
+			}
+			return at, friendly(text)
+		}
+	}
+	return pos, friendly(text)
+}
+
+// errorText renders the error value, whatever error() was called with.
+func (p *page) errorText(v lua.LValue) string {
+	switch v := v.(type) {
+	case lua.LString:
+		return string(v)
+	case *lua.LTable:
+		for _, key := range []string{"message", "msg", "error"} {
+			if s, ok := v.RawGetString(key).(lua.LString); ok {
+				return string(s)
+			}
+		}
+		return "an error that is a table"
+	case *lua.LNilType:
+		return "an error without a message"
+	}
+	return v.String()
+}
+
+// firstPlace finds "FILE:LINE:" of a file of the bundle at the beginning of s,
+// or its first line in a stack trace.
+func (p *page) firstPlace(s string) (plans.Pos, string, bool) {
+	for line := range strings.SplitSeq(s, "\n") {
+		line = strings.TrimSpace(line)
+		for name := range p.source.bundle.Files {
+			rest, ok := strings.CutPrefix(line, name+":")
+			if !ok {
+				continue
+			}
+			num, tail, _ := strings.Cut(rest, ":")
+			if n, err := strconv.Atoi(strings.TrimSpace(num)); err == nil {
+				if tail == "" || s != line {
+					tail = strings.TrimPrefix(strings.TrimPrefix(s, name+":"+num+":"), " ")
+				}
+				return plans.Pos{File: name, Line: n}, strings.TrimSpace(tail), true
+			}
+		}
+	}
+	return plans.Pos{}, "", false
+}
+
+var indexed = regexp.MustCompile(`attempt to index a non-table object\((\w+)\) with key '([^']*)'`)
+
+// friendly says errors of the library in the words of a manual.
+func friendly(s string) string {
+	s = indexed.ReplaceAllString(s, `cannot read ".$2": the value is $1`)
+	s = strings.ReplaceAll(s, "attempt to call a non-function object", "the value that is called is no function")
+	if i := strings.Index(s, "\nstack traceback:"); i >= 0 {
+		s = s[:i]
+	}
+	return strings.TrimSpace(s)
+}
+
+// returned checks what the main file returned: one item of the wanted kind.
+func (p *page) returned(rets []lua.LValue, kind string) (*node, bool) {
+	pos := plans.Pos{File: p.source.bundle.Main, Line: 1}
+	at := slices.IndexFunc(p.nodes, func(n *node) bool { return n.ctor.Name == kind })
+	if at >= 0 {
+		pos = p.nodes[at].pos
+	}
+	if len(rets) > 0 && sandbox.IsUnknown(rets[0]) {
+		return nil, false
+	}
+	switch {
+	case len(rets) == 0 || rets[0] == lua.LNil:
+		if at >= 0 {
+			p.fault(pos, "the %s is not returned: write return %s %q { … }", kind, kind, p.nodes[at].name)
+		} else {
+			p.fault(pos, "the file returns nothing: write return %s \"name\" { … }", kind)
+		}
+		return nil, false
+	case len(rets) > 1:
+		p.fault(pos, "the file returns %d values, want one %s", len(rets), kind)
+	}
+	n, ok := asNode(rets[0])
+	if !ok || n.ctor.Name != kind {
+		p.fault(pos, "the file returns %s, want a %s", describe(rets[0]), kind)
+		return nil, false
+	}
+	n.placed++
+	return n, true
+}
+
+// unplaced reports items that stand nowhere, or twice; of items inside each
+// other only the outermost.
+func (p *page) unplaced() {
+	for _, n := range p.nodes {
+		if n.placed > 1 {
+			p.fault(n.pos, "%s stands in %d places: an item is placed once", n, n.placed)
+		}
+		if n.placed == 0 && !n.broken {
+			p.fault(n.pos, "%s is built, but stands nowhere", n)
+			p.markInside(n, 0)
+		}
+	}
+}
+
+func (p *page) markInside(n *node, depth int) {
+	if n.body == nil || depth > 50 {
+		return
+	}
+	var walk func(t *lua.LTable, depth int)
+	walk = func(t *lua.LTable, depth int) {
+		if depth > 50 {
+			return
+		}
+		t.ForEach(func(_, v lua.LValue) {
+			if c, ok := asNode(v); ok {
+				if c.placed == 0 {
+					c.placed = 1
+					p.markInside(c, depth+1)
+				}
+			} else if inner, ok := v.(*lua.LTable); ok {
+				walk(inner, depth+1)
+			}
+		})
+	}
+	walk(n.body, depth)
+}

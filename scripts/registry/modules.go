@@ -1,0 +1,88 @@
+package registry
+
+import "slices"
+
+// Function is a function of a module. All belong to run scope.
+type Function struct {
+	Name  string
+	Args  string // as the documents show them
+	Class string // class of its operation: read, idempotent, unsafe; "" : it touches nothing
+	Doc   string
+}
+
+// ModuleDoc is a module of drrun: local http = require "drrun.http".
+type ModuleDoc struct {
+	Name      string
+	Doc       string
+	Functions []Function
+}
+
+// Names returns the names of the module's functions.
+func (m ModuleDoc) Names() []string {
+	names := make([]string, len(m.Functions))
+	for i, f := range m.Functions {
+		names[i] = f.Name
+	}
+	return names
+}
+
+// Function returns the function of that name.
+func (m ModuleDoc) Function(name string) (Function, bool) {
+	i := slices.IndexFunc(m.Functions, func(f Function) bool { return f.Name == name })
+	if i < 0 {
+		return Function{}, false
+	}
+	return m.Functions[i], true
+}
+
+// Module returns the module of that name, without "drrun.".
+func Module(name string) (ModuleDoc, bool) {
+	i := slices.IndexFunc(Modules, func(m ModuleDoc) bool { return m.Name == name })
+	if i < 0 {
+		return ModuleDoc{}, false
+	}
+	return Modules[i], true
+}
+
+// ModuleNames returns the names to require: "drrun.http".
+func ModuleNames() []string {
+	names := make([]string, len(Modules))
+	for i, m := range Modules {
+		names[i] = "drrun." + m.Name
+	}
+	return names
+}
+
+// Later are modules of the language that this build does not have.
+var Later = []string{"drrun.dns", "drrun.re", "drrun.ssh", "drrun.template", "drrun.testing"}
+
+// Modules is every module of this build.
+var Modules = []ModuleDoc{
+	{Name: "exec", Doc: "Programs on the hosts of the estate.", Functions: []Function{
+		{"run", "{ on =, cmd =, within =, accept = }", "unsafe", "Runs a program on the host of a machine, or a host; returns { exit, output }. An exit code that is not accepted (0) is an error."},
+	}},
+	{Name: "http", Doc: "HTTP requests from the controller.", Functions: []Function{
+		{"get", "url, { headers =, within =, expect = }", "read", "Returns { status, body, headers }. A status that is not expected (200 to 399) is an error."},
+		{"post", "url, { body =, json =, headers =, within =, expect = }", "idempotent", "As get; sends an Idempotency-Key that is the same on every attempt."},
+		{"request", "{ method =, url =, … }", "idempotent", "Any method; GET and HEAD are read."},
+	}},
+	{Name: "json", Doc: "JSON texts.", Functions: []Function{
+		{"decode", "text", "", "The value of a text."},
+		{"encode", "value", "", "The text of a value; keys are sorted."},
+	}},
+	{Name: "log", Doc: "Lines on the run's timeline.", Functions: []Function{
+		{"debug", "text, …", "", "A line for developers."},
+		{"error", "text, …", "", "A line about something that went wrong."},
+		{"info", "text, …", "", "A line."},
+		{"warn", "text, …", "", "A line about something to look at."},
+	}},
+	{Name: "tcp", Doc: "TCP from the controller.", Functions: []Function{
+		{"connect", "address, { within = }", "read", "true when a connection is accepted; else false and why."},
+	}},
+	{Name: "time", Doc: "The run's time; read once and the same after a resume.", Functions: []Function{
+		{"duration", "text", "", `Seconds of "5m".`},
+		{"format", "seconds", "", "RFC 3339, UTC."},
+		{"now", "", "read", "Seconds since 1970."},
+		{"sleep", "duration", "read", "Waits."},
+	}},
+}
