@@ -52,7 +52,7 @@ func ParseToken(s string) (Token, error) {
 		return Token{}, fault.Errorf(fault.Invalid, "cannot read the token: it is too long")
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) <= secretSize+sha256.Size {
+	if err != nil || len(b) <= secretSize+sha256.Size || strings.ContainsAny(text, "\r\n") { // the decoder skips line ends
 		return Token{}, fault.Errorf(fault.Invalid, "cannot read the token: it is damaged or cut off").
 			WithHint("copy the whole line that drrun token HOST printed")
 	}
