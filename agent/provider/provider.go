@@ -73,8 +73,9 @@ type Provider interface {
 	// process is left. Stopped already is no error. fault.Failed: it runs on.
 	Stop(ctx context.Context, p Process, s Stop) (forced bool, err error)
 	// Freeze holds the machine still: when it returns nothing writes. The
-	// caller thaws in any case, also after an error.
-	Freeze(ctx context.Context, p Process) (recovery.Consistency, error)
-	// Thaw lets it go on. Not frozen is no error.
+	// caller thaws in any case, also after an error. app asks the application
+	// to flush first, where the provider can: the result says what holds.
+	Freeze(ctx context.Context, p Process, app bool) (recovery.Consistency, error)
+	// Thaw lets it go on, frozen with app or without. Not frozen is no error.
 	Thaw(ctx context.Context, p Process) error
 }

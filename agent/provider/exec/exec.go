@@ -76,7 +76,7 @@ func (m *Machine) Start(ctx context.Context, l provider.Launch) (provider.Proces
 	if len(m.cfg.Start) == 0 {
 		return provider.Process{}, fault.Errorf(fault.Invalid, "machine %s has no start command", l.Machine)
 	}
-	boot, err := bootID()
+	boot, err := BootID()
 	if err != nil {
 		return provider.Process{}, err
 	}
@@ -144,7 +144,7 @@ func (m *Machine) Find(ctx context.Context, l provider.Launch) (provider.Process
 		st := m.unitStatus(ctx)
 		return provider.Process{Launch: l}, st.Power != recovery.PowerStopped, nil
 	}
-	boot, err := bootID()
+	boot, err := BootID()
 	if err != nil {
 		return provider.Process{}, false, err
 	}
@@ -195,7 +195,7 @@ func (m *Machine) members(p provider.Process) ([]int, error) {
 	if p.PID == 0 {
 		return nil, nil // never started
 	}
-	boot, err := bootID()
+	boot, err := BootID()
 	if err != nil {
 		return nil, err
 	}
@@ -328,8 +328,8 @@ func (m *Machine) waitStopped(ctx context.Context, p provider.Process) error {
 }
 
 // Freeze implements provider.Provider.
-func (m *Machine) Freeze(ctx context.Context, p provider.Process) (recovery.Consistency, error) {
-	if len(m.cfg.Freeze) > 0 {
+func (m *Machine) Freeze(ctx context.Context, p provider.Process, app bool) (recovery.Consistency, error) {
+	if len(m.cfg.Freeze) > 0 && (app || p.PID == 0 && m.cfg.Unit == "") {
 		if err := m.run(ctx, m.cfg.Freeze, p.Launch); err != nil {
 			return "", fault.Errorf(fault.Failed, "cannot freeze machine %s: %w", p.Launch.Machine, err)
 		}
@@ -373,18 +373,18 @@ func (m *Machine) Freeze(ctx context.Context, p provider.Process) (recovery.Cons
 // Thaw implements provider.Provider.
 func (m *Machine) Thaw(ctx context.Context, p provider.Process) error {
 	var err error
-	switch {
-	case len(m.cfg.Freeze) > 0:
-		if len(m.cfg.Thaw) > 0 {
-			err = m.run(ctx, m.cfg.Thaw, p.Launch)
+	if m.cfg.Unit != "" {
+		if m.unitFrozen(ctx) {
+			err = systemctl(ctx, "thaw", m.cfg.Unit)
 		}
-	case m.cfg.Unit != "":
-		err = systemctl(ctx, "thaw", m.cfg.Unit)
-	default:
+	} else {
 		var pids []int
 		if pids, err = m.members(p); err == nil {
 			err = signal(pids, syscall.SIGCONT)
 		}
+	}
+	if len(m.cfg.Thaw) > 0 { // after the processes, which it may have to talk to
+		err = errors.Join(err, m.run(ctx, m.cfg.Thaw, p.Launch))
 	}
 	if err != nil {
 		return fault.Errorf(fault.Failed, "cannot thaw machine %s: %w", p.Launch.Machine, err)

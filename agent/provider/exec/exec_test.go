@@ -183,7 +183,7 @@ func TestFreezeHoldsAllWriters(t *testing.T) {
 	t.Parallel()
 	m, l, disk := setup(t, "writer")
 	p := start(t, m, l, disk, disk+".child")
-	kind, err := m.Freeze(t.Context(), p)
+	kind, err := m.Freeze(t.Context(), p, true)
 	if err != nil || kind != recovery.Crash {
 		t.Fatalf("freeze: %s, %v", kind, err)
 	}
@@ -206,7 +206,7 @@ func TestStopFrozen(t *testing.T) {
 	t.Parallel()
 	m, l, disk := setup(t, "writer")
 	p := start(t, m, l, disk)
-	if _, err := m.Freeze(t.Context(), p); err != nil {
+	if _, err := m.Freeze(t.Context(), p, true); err != nil {
 		t.Fatal(err)
 	}
 	if forced, err := m.Stop(t.Context(), p, provider.Stop{}); err != nil || forced {
@@ -252,7 +252,7 @@ func TestCommands(t *testing.T) {
 			t.Errorf("status command exits %s: %s, want %s", code, st.Power, want)
 		}
 	}
-	kind, err := m.Freeze(t.Context(), p)
+	kind, err := m.Freeze(t.Context(), p, true)
 	if err != nil || kind != recovery.App || size(dir+"/frozen-erp") != 0 {
 		t.Errorf("freeze by command: %s, %v", kind, err)
 	}
@@ -278,7 +278,7 @@ func TestCannotStart(t *testing.T) {
 	if _, err := none.Start(t.Context(), l); !fault.Is(err, fault.Failed) || fault.Hint(err) == "" {
 		t.Errorf("missing program: %v", err)
 	}
-	if _, err := none.Freeze(t.Context(), provider.Process{}); !fault.Is(err, fault.Refused) {
+	if _, err := none.Freeze(t.Context(), provider.Process{}, false); !fault.Is(err, fault.Refused) {
 		t.Errorf("freeze of a machine we did not start: %v", err)
 	}
 }

@@ -66,8 +66,8 @@ func readStat(pid int) (stat, error) {
 	return parseStat(b)
 }
 
-// bootID names this boot of the host: process ids mean nothing after another.
-func bootID() (string, error) {
+// BootID names this boot of the host: process ids mean nothing after another.
+func BootID() (string, error) {
 	b, err := os.ReadFile(filepath.Join(procfs, "sys/kernel/random/boot_id"))
 	if err != nil {
 		return "", fmt.Errorf("cannot read boot id: %w", err)

@@ -1,0 +1,285 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/drrun/drrun/agent/client"
+	"github.com/drrun/drrun/agent/provider"
+	execprov "github.com/drrun/drrun/agent/provider/exec"
+	"github.com/drrun/drrun/agent/tracker"
+	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
+	"github.com/drrun/drrun/transport"
+	"github.com/drrun/drrun/transport/rpc"
+)
+
+// Program is the agent's name in hellos and help.
+const Program = "drrun-agent"
+
+// maxScanning bounds the machines that replicate at a time.
+const maxScanning = 2
+
+// Options are what an agent works with. FS, State, Medium and Self are needed.
+type Options struct {
+	FS     vfs.FS
+	State  string // folder of its state, absolute; made when missing
+	Store  string // folder of replicas; empty: as the assignment says
+	Medium transport.Medium
+	Listen string // address to listen at, host:port
+	// Self returns the names this agent has; false while it has not joined.
+	Self    func() (transport.Peer, bool)
+	Clock   clock.Clock
+	Log     *slog.Logger
+	Version string
+	Env     []string // environment of the programs it runs
+	// Boot is the boot id of the host; empty: read from the kernel.
+	Boot string
+	// Provider makes the provider of a machine; dir is a folder of its own.
+	// nil: the exec provider.
+	Provider func(a recovery.Assignment, dir string) (provider.Provider, error)
+}
+
+// Agent is a running agent.
+type Agent struct {
+	o         Options
+	log       *slog.Logger
+	unlock    func() error
+	tracker   tracker.Tracker
+	ops       *opStore
+	scan      chan struct{} // slots of maxScanning
+	started   time.Time
+	assigning lock // one new assignment at a time
+
+	ready chan struct{} // closed when it listens
+	addr  net.Addr
+
+	life context.Context // of the loops and of operations; ends with Close
+	end  context.CancelCauseFunc
+	work sync.WaitGroup
+
+	mu       sync.Mutex
+	peers    *client.Client // made when the agent has joined
+	machines map[string]*machine
+	running  bool // the loops of machines have been started
+}
+
+var errEnds = fault.Errorf(fault.Interrupted, "the agent is shutting down")
+
+// Open takes the state folder and loads what the agent knows: machines it had
+// frozen are thawed and those that still run are adopted before it returns.
+// fault.Unreachable: another agent has the folder.
+func Open(ctx context.Context, o Options) (*Agent, error) {
+	if o.Clock == nil {
+		o.Clock = clock.Real{}
+	}
+	if o.Log == nil {
+		o.Log = logkit.Discard()
+	}
+	if o.Provider == nil {
+		o.Provider = execProvider(o)
+	}
+	if err := o.FS.MkdirAll(filepath.Join(o.State, "machines"), 0o700); err != nil {
+		return nil, fault.Errorf(fault.Failed, "cannot make state folder %s: %w", o.State, err).
+			WithHint("name another folder with --state or DRRUN_AGENT_STATE")
+	}
+	unlock, err := lockState(o.State)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		o: o, log: o.Log, unlock: unlock, tracker: tracker.NewScan(o.FS, 0),
+		scan: make(chan struct{}, maxScanning), started: o.Clock.Now(),
+		ready: make(chan struct{}), assigning: newLock(), machines: map[string]*machine{},
+	}
+	a.life, a.end = context.WithCancelCause(context.Background())
+	a.ops = newOpStore(o.FS, filepath.Join(o.State, "ops"), o.Clock.Now, a.lifetime)
+	if err := a.load(ctx); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+func (a *Agent) lifetime() context.Context { return a.life }
+
+func (a *Agent) info() rpc.Info { return rpc.Info{Program: Program, Version: a.o.Version} }
+
+// load opens every machine of the state folder.
+func (a *Agent) load(ctx context.Context) error {
+	dir := filepath.Join(a.o.State, "machines")
+	entries, err := a.o.FS.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot list %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if !e.IsDir() || ident.CheckName(name) != nil {
+			continue
+		}
+		m := newMachine(a, name)
+		b, err := vfs.ReadFile(a.o.FS, filepath.Join(m.dir, recordName))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // an assignment that a crash cut short, or one that ended
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read machine %s: %w", name, err)
+		}
+		rec, err := decodeRecord(filepath.Join(m.dir, recordName), b)
+		if err != nil {
+			return err
+		}
+		if err := m.open(ctx, rec); err != nil {
+			return err
+		}
+		a.machines[name] = m
+	}
+	return nil
+}
+
+// Run listens, answers and replicates until ctx ends; then it ends what is
+// under way, keeping machines running. fault.Unreachable: the port is taken.
+func (a *Agent) Run(ctx context.Context) error {
+	l, err := a.o.Medium.Listen(ctx, a.o.Listen)
+	if err != nil {
+		return fault.Errorf(fault.Unreachable, "cannot listen at %s: %w", a.o.Listen, err).
+			WithHint("another drrun-agent or program may use the port; name another with --listen")
+	}
+	a.addr = l.Addr()
+	local, err := a.listenLocal()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	close(a.ready)
+	a.log.Info("agent listens", logkit.KeyAddr, a.addr.String(), logkit.KeyPath, a.o.State)
+	a.mu.Lock()
+	a.running = true
+	for _, m := range a.machines {
+		m.startLoop()
+	}
+	a.mu.Unlock()
+	err = rpc.Serve(ctx, l, a.mux(), a.info(), a.log)
+	return errors.Join(err, local())
+}
+
+// Addr waits until the agent listens and returns where; nil if ctx ends first.
+func (a *Agent) Addr(ctx context.Context) net.Addr {
+	select {
+	case <-a.ready:
+		return a.addr
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// Close ends everything under way, waits for it and gives the state folder
+// back. Machines go on running. Call it after Run returned.
+func (a *Agent) Close() error {
+	a.end(errEnds)
+	a.work.Wait()
+	var errs []error
+	for _, m := range a.all() {
+		errs = append(errs, m.close())
+	}
+	if a.peers != nil {
+		errs = append(errs, a.peers.Close())
+	}
+	errs = append(errs, a.unlock())
+	return errors.Join(errs...)
+}
+
+// all returns the machines in name order.
+func (a *Agent) all() []*machine {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ms := make([]*machine, 0, len(a.machines))
+	for _, m := range a.machines {
+		ms = append(ms, m)
+	}
+	slices.SortFunc(ms, func(x, y *machine) int { return strings.Compare(x.name, y.name) })
+	return ms
+}
+
+// machine returns the named machine. fault.NotFound: it is not assigned here.
+func (a *Agent) machine(name string) (*machine, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m, ok := a.machines[name]
+	if !ok {
+		return nil, fault.Errorf(fault.NotFound, "machine %q is not assigned to host %s", name, a.host()).
+			WithHint("drrun apply assigns it")
+	}
+	return m, nil
+}
+
+// peer returns the session with another agent. fault.Refused: this agent has
+// not joined an estate, so it has no name to call others with.
+func (a *Agent) peer(host string) (*rpc.Client, error) {
+	p, joined := a.o.Self()
+	if !joined {
+		return nil, fault.Errorf(fault.Refused, "this agent has not joined an estate").
+			WithHint("run drrun-agent join TOKEN with a token of drrun token HOST")
+	}
+	a.mu.Lock()
+	if a.peers == nil {
+		a.peers = client.New(a.o.Medium, p.Estate, a.hostAddr, rpc.Options{Info: a.info(), Log: a.log})
+	}
+	c := a.peers
+	a.mu.Unlock()
+	return c.Session(host)
+}
+
+// self returns the agent's own names; empty ones while it has not joined.
+func (a *Agent) self() transport.Peer {
+	p, _ := a.o.Self()
+	return p
+}
+
+func (a *Agent) host() string   { return a.self().Host }
+func (a *Agent) site() string   { return a.self().Site }
+func (a *Agent) estate() string { return a.self().Estate }
+
+// hostAddr finds the address of a host in the assignments.
+func (a *Agent) hostAddr(name string) (string, bool) {
+	for _, m := range a.all() {
+		if h, ok := m.assignment().Host(name); ok && h.Addr != "" {
+			return h.Addr, true
+		}
+	}
+	return "", false
+}
+
+// boot is the boot id of the host.
+func (a *Agent) boot() string {
+	if a.o.Boot != "" {
+		return a.o.Boot
+	}
+	id, err := execprov.BootID()
+	if err != nil {
+		a.log.Debug("boot id is not known", logkit.KeyError, err)
+	}
+	return id
+}
+
+// execProvider makes exec providers with the agent's environment.
+func execProvider(o Options) func(recovery.Assignment, string) (provider.Provider, error) {
+	return func(a recovery.Assignment, dir string) (provider.Provider, error) {
+		var cfg recovery.Exec
+		if a.Exec != nil {
+			cfg = *a.Exec
+		}
+		return execprov.New(cfg, execprov.Options{FS: o.FS, Dir: dir, Env: o.Env, Log: o.Log}), nil
+	}
+}

@@ -1,0 +1,320 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// admit checks the epoch and the fencing number of a command. A higher number
+// is remembered, durably, before the command takes effect.
+func (m *machine) admit(meta command.Meta) error {
+	m.mu.Lock()
+	rec := m.rec
+	m.mu.Unlock()
+	if err := m.checkFence(&rec, meta); err != nil {
+		return err
+	}
+	if meta.Epoch != 0 && meta.Epoch != rec.Authority.Epoch {
+		return fault.Errorf(fault.Conflict, "machine %s: the command of run %q is for epoch %d, host %s holds %s",
+			m.name, meta.Run, meta.Epoch, m.a.host(), describe(rec.Authority)).
+			WithHint("another run moved the machine; resume reads the records anew")
+	}
+	if meta.Fence > rec.Fence {
+		return m.update(func(r *record) {
+			if meta.Fence > r.Fence {
+				r.Fence, r.FenceRun = meta.Fence, meta.Run
+			}
+		})
+	}
+	return nil
+}
+
+func (m *machine) checkFence(rec *record, meta command.Meta) error {
+	if meta.Fence != 0 && meta.Fence < rec.Fence {
+		return fault.Errorf(fault.Conflict, "machine %s: the command of run %q has fencing number %d, run %q claimed it with %d",
+			m.name, meta.Run, meta.Fence, rec.FenceRun, rec.Fence).WithHint("another runtime works on the machine")
+	}
+	return nil
+}
+
+// claim raises the fencing number. The number of another run is taken away only
+// by a higher one.
+func (m *machine) claim(meta command.Meta) (command.ClaimResult, error) {
+	rec := m.snapshot()
+	if meta.Fence != 0 {
+		if err := m.checkFence(&rec, meta); err != nil {
+			return command.ClaimResult{}, err
+		}
+		if meta.Fence == rec.Fence && rec.FenceRun != meta.Run {
+			return command.ClaimResult{}, fault.Errorf(fault.Conflict, "machine %s: run %q has claimed it with fencing number %d",
+				m.name, rec.FenceRun, rec.Fence).WithHint("claim with a higher number")
+		}
+		if err := m.update(func(r *record) { r.Fence, r.FenceRun = max(r.Fence, meta.Fence), meta.Run }); err != nil {
+			return command.ClaimResult{}, err
+		}
+		rec = m.snapshot()
+	}
+	return command.ClaimResult{Authority: rec.Authority, Fence: rec.Fence}, nil
+}
+
+// grant moves the record from Expect to Next.
+func (m *machine) grant(ctx context.Context, in command.GrantRequest) (command.GrantResult, error) {
+	rec := m.snapshot()
+	if err := m.checkFence(&rec, in.Meta); err != nil {
+		return command.GrantResult{}, err
+	}
+	ours := rec.Authority
+	switch {
+	case ours.Same(in.Next):
+		if ours.Uncommitted && !in.Next.Uncommitted {
+			if err := m.commit(ctx); err != nil {
+				return command.GrantResult{}, err
+			}
+		}
+		return command.GrantResult{Authority: m.snapshot().Authority}, nil
+	case !ours.Same(in.Expect):
+		return command.GrantResult{}, fault.Errorf(fault.Conflict, "machine %s: cannot grant %s: expected %s, host %s holds %s",
+			m.name, describe(in.Next), describe(in.Expect), m.a.host(), describe(ours)).
+			WithHint("another run moved the machine; resume reads the records anew")
+	case in.Next.Epoch <= ours.Epoch:
+		return command.GrantResult{}, fault.Errorf(fault.Conflict, "machine %s: cannot grant %s over %s: the number does not grow",
+			m.name, describe(in.Next), describe(ours))
+	}
+	if err := m.checkAuthority(&rec.Assignment, in.Next); err != nil {
+		return command.GrantResult{}, err
+	}
+	err := m.update(func(r *record) {
+		r.Authority, r.Conflict = in.Next, nil
+		r.Fence, r.FenceRun = max(r.Fence, in.Fence), in.Run
+		if in.Next.Active == m.a.site() {
+			r.Locked = false // the record gives back the right that was given up
+		}
+	})
+	if err != nil {
+		return command.GrantResult{}, err
+	}
+	m.log.Info("authority granted", logkit.KeyEpoch, uint64(in.Next.Epoch), "active", in.Next.Active, logkit.KeyRun, in.Next.Run)
+	m.interrupt(fault.Errorf(fault.Interrupted, "the authority record changed to %s", describe(in.Next)))
+	m.enforce(ctx)
+	release, err := m.role.take(ctx)
+	if err != nil {
+		return command.GrantResult{}, err
+	}
+	defer release()
+	m.settle(ctx)
+	m.nudge()
+	return command.GrantResult{Authority: m.snapshot().Authority}, nil
+}
+
+// checkAuthority refuses a record that names what the assignment does not have.
+func (m *machine) checkAuthority(a *recovery.Assignment, next recovery.Authority) error {
+	if _, ok := a.AtSite(next.Active); !ok {
+		return fault.Errorf(fault.Invalid, "machine %s has no host at site %q", m.name, next.Active)
+	}
+	for _, p := range next.Direction {
+		from, ok1 := a.Host(p.From)
+		_, ok2 := a.Host(p.To)
+		if !ok1 || !ok2 || p.From == p.To || from.Site != next.Active {
+			return fault.Errorf(fault.Invalid, "machine %s cannot be sent from host %q to host %q with active site %q", m.name, p.From, p.To, next.Active)
+		}
+	}
+	return nil
+}
+
+// learn takes over a record that a peer holds: a newer one wins, another one
+// of the same epoch is a conflict that both refuse.
+func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from string) {
+	ours := m.snapshot().Authority
+	var err error
+	switch {
+	case theirs.Epoch < ours.Epoch:
+		return
+	case ours.Same(theirs):
+		if ours.Uncommitted && !theirs.Uncommitted {
+			m.background(func(ctx context.Context) error { return m.commit(ctx) })
+		}
+		return
+	case theirs.Epoch == ours.Epoch:
+		m.log.Error("two authority records of one epoch", logkit.KeyHost, from, "ours", describe(ours), "theirs", describe(theirs))
+		err = m.update(func(r *record) { r.Conflict = &theirs })
+	default:
+		if err := m.checkAuthority(m.assignment(), theirs); err != nil {
+			m.log.Error("a peer holds an impossible authority record", logkit.KeyHost, from, logkit.KeyError, err)
+			return
+		}
+		m.log.Warn("a peer holds a newer authority record, adopted", logkit.KeyHost, from, "ours", describe(ours), "theirs", describe(theirs))
+		err = m.update(func(r *record) { r.Authority, r.Conflict = theirs, nil })
+	}
+	if err != nil {
+		m.log.Error("cannot store what a peer says", logkit.KeyError, err)
+		m.note(func(m *machine) { m.roleErr = err })
+		return
+	}
+	m.interrupt(fault.Errorf(fault.Interrupted, "host %s holds %s", from, describe(theirs)))
+	m.enforce(ctx)
+	m.nudge()
+}
+
+// enforce stops the machine, or raises an alarm, where another site may run it.
+func (m *machine) enforce(ctx context.Context) {
+	rec := m.snapshot()
+	if rec.Authority.Active == m.a.site() || m.state(ctx).Power == recovery.PowerStopped {
+		return
+	}
+	why := describe(rec.Authority) + " is in force"
+	if rec.Assignment.Policy.Fence == "alarm" {
+		m.log.Error("machine runs at a site that may not run it", logkit.KeyEpoch, uint64(rec.Authority.Epoch), "active", rec.Authority.Active)
+		m.setStartErr("runs although " + why + "; the policy says alarm, not stop")
+		return
+	}
+	m.setStartErr("stopped: " + why)
+	m.background(func(ctx context.Context) error {
+		_, err := m.stop(ctx, 0, true, false)
+		return err
+	})
+}
+
+// background runs f in the agent's life; its error is shown and logged.
+func (m *machine) background(f func(context.Context) error) {
+	if m.a.life.Err() != nil {
+		return
+	}
+	m.a.work.Go(func() {
+		if err := f(m.a.life); err != nil && !errors.Is(err, errEnds) {
+			m.log.Error("work in the background failed", logkit.KeyError, err)
+			m.note(func(m *machine) { m.roleErr = err })
+		}
+		m.nudge()
+	})
+}
+
+// assign takes over an assignment; the authority record only where there is
+// none.
+func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
+	as := in.Assignment
+	if err := checkAssignment(&as); err != nil {
+		return fault.Wrap(fault.Invalid, err)
+	}
+	if _, ok := as.Host(a.host()); !ok || as.Estate != a.estate() {
+		return fault.Errorf(fault.Refused, "machine %s of estate %q is not for host %s of estate %q", as.Machine, as.Estate, a.host(), a.estate())
+	}
+	done, err := a.assigning.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	m, fresh, err := a.obtain(as)
+	if err != nil {
+		return err
+	}
+	release, err := m.role.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec := m.snapshot()
+	if !fresh && as.Revision < rec.Assignment.Revision {
+		return fault.Errorf(fault.Conflict, "machine %s: revision %d of the estate is in force, %d is older", as.Machine, rec.Assignment.Revision, as.Revision).
+			WithHint("this runtime has old state; take the estate from the newer one")
+	}
+	auth := rec.Authority
+	if auth.Epoch == 0 {
+		auth = in.Authority
+		if err := m.checkAuthority(&as, auth); err != nil {
+			return err
+		}
+	}
+	if !sameDisks(rec.Assignment.Disks, as.Disks) {
+		if err := m.closeRoles(); err != nil {
+			return err
+		}
+	}
+	err = m.update(func(r *record) {
+		r.Own = r.Own || fresh && auth.Active == a.site()
+		r.Assignment, r.Authority = as, auth
+	})
+	if err != nil {
+		return err
+	}
+	if err := m.makeProvider(); err != nil {
+		return err
+	}
+	a.adopt(m)
+	m.settle(ctx)
+	m.nudge()
+	return nil
+}
+
+func sameDisks(a, b []recovery.Disk) bool {
+	return slices.EqualFunc(a, b, func(x, y recovery.Disk) bool {
+		return x.Name == y.Name && x.ID == y.ID && x.Key == y.Key && x.Allocation == y.Allocation && fmt.Sprint(x.Paths) == fmt.Sprint(y.Paths)
+	})
+}
+
+// obtain returns the machine of an assignment, a new one if need be: that one
+// is not known to the agent before adopt.
+func (a *Agent) obtain(as recovery.Assignment) (m *machine, fresh bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if m := a.machines[as.Machine]; m != nil {
+		return m, false, nil
+	}
+	m = newMachine(a, as.Machine)
+	m.rec = record{Desired: recovery.PowerStopped}
+	if err := a.o.FS.MkdirAll(m.dir, 0o700); err != nil {
+		return nil, false, fmt.Errorf("cannot make folder of machine %s: %w", as.Machine, err)
+	}
+	return m, true, nil
+}
+
+// adopt makes a machine known and starts its loops.
+func (a *Agent) adopt(m *machine) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.machines[m.name] = m
+	if a.running {
+		m.startLoop()
+	}
+}
+
+// unassign ends protection at this host. The machine goes on running.
+func (a *Agent) unassign(ctx context.Context, in command.UnassignRequest) error {
+	m, err := a.machine(in.Machine)
+	if fault.Is(err, fault.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	rec := m.snapshot()
+	if err := m.checkFence(&rec, in.Meta); err != nil {
+		return err
+	}
+	m.interrupt(fault.Errorf(fault.Interrupted, "machine %s is unprotected", m.name))
+	release, err := m.role.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := m.removeRoles(in.DeleteReplica); err != nil {
+		return err
+	}
+	if err := a.o.FS.Remove(m.dir + "/" + recordName); err != nil {
+		return fmt.Errorf("cannot forget machine %s: %w", m.name, err)
+	}
+	a.mu.Lock()
+	delete(a.machines, m.name)
+	a.mu.Unlock()
+	close(m.gone)
+	if err := a.o.FS.RemoveAll(m.dir); err != nil {
+		m.log.Warn("cannot clear the folder of an unprotected machine", logkit.KeyError, err)
+	}
+	return nil
+}

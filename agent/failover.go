@@ -1,0 +1,342 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/drrun/drrun/agent/replica"
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// points lists the recovery points at this host, oldest first.
+func (m *machine) points() []recovery.Point {
+	if rep := m.replica(); rep != nil {
+		return rep.Points()
+	}
+	return nil
+}
+
+// store of the machine here, for what needs one.
+func (m *machine) needReplica() (*replica.Machine, error) {
+	if rep := m.replica(); rep != nil {
+		return rep, nil
+	}
+	if err := m.roleProblem(); err != nil {
+		return nil, fault.Wrap(fault.Refused, err)
+	}
+	return nil, fault.Errorf(fault.Refused, "host %s holds no replica of machine %s", m.a.host(), m.name)
+}
+
+// room says what preparing would take.
+func (m *machine) room(_ context.Context, in command.PrepareRequest) (command.RoomResult, error) {
+	rep, err := m.needReplica()
+	if err != nil {
+		return command.RoomResult{}, err
+	}
+	return rep.Room(in.Point)
+}
+
+// prepare puts the disks of a point in their places, for a real failover.
+func (m *machine) prepare(ctx context.Context, in command.PrepareRequest) (command.PrepareResult, error) {
+	m.interrupt(fault.Errorf(fault.Interrupted, "run %s prepares machine %s", in.Run, m.name))
+	release, err := m.role.take(ctx)
+	if err != nil {
+		return command.PrepareResult{}, err
+	}
+	defer release()
+	rec := m.snapshot()
+	if rec.Authority.Active != m.a.site() {
+		return command.PrepareResult{}, fault.Errorf(fault.Refused, "machine %s is not prepared at host %s: %s", m.name, m.a.host(), describe(rec.Authority)).
+			WithHint("grant this site the authority first")
+	}
+	rep, err := m.needReplica()
+	if err != nil {
+		return command.PrepareResult{}, err
+	}
+	if st := m.state(ctx); st.Power != recovery.PowerStopped && !m.prepared(rep, in) {
+		return command.PrepareResult{}, fault.Errorf(fault.Refused, "machine %s is %s at host %s: its disks cannot be replaced", m.name, st.Power, m.a.host()).
+			WithHint("stop it first")
+	}
+	defer m.busy("prepare")()
+	if err := m.changePoint(ctx, &rec, rep, in); err != nil {
+		return command.PrepareResult{}, err
+	}
+	res, err := rep.Prepare(ctx, in.Run, in.Point, nil)
+	if err != nil {
+		return command.PrepareResult{}, err
+	}
+	if err := m.update(func(r *record) { r.Own, r.Final, r.Sending = true, ident.PointID{}, 0 }); err != nil {
+		return command.PrepareResult{}, err
+	}
+	m.settle(ctx)
+	m.nudge()
+	m.log.Info("recovery point prepared", logkit.KeyRun, in.Run, logkit.KeyPoint, in.Point.Short(), "mode", res.Mode, logkit.KeyTook, res.Took)
+	return command.PrepareResult{Paths: res.Paths, Mode: res.Mode, Bytes: res.Bytes, Took: res.Took}, nil
+}
+
+// prepared reports whether just this was done already.
+func (m *machine) prepared(rep *replica.Machine, in command.PrepareRequest) bool {
+	run, point, ok := rep.Live()
+	return ok && run == in.Run && point.ID == in.Point
+}
+
+// changePoint makes way for another point of an uncommitted failover: what ran
+// so far is kept as a point.
+func (m *machine) changePoint(ctx context.Context, rec *record, rep *replica.Machine, in command.PrepareRequest) error {
+	run, point, ok := rep.Live()
+	if !ok || run == in.Run && point.ID == in.Point {
+		return nil
+	}
+	if run != in.Run || !rec.Authority.Uncommitted {
+		return fault.Errorf(fault.Refused, "machine %s at host %s runs on point %s of run %s, which stays", m.name, m.a.host(), point.ID.Short(), run)
+	}
+	if err := m.closeSource(); err != nil {
+		return err
+	}
+	if err := m.dropLive(ctx, rep); err != nil {
+		return err
+	}
+	return m.update(func(r *record) { r.Own = false })
+}
+
+// dropLive ends an overlay: what the machine wrote on it is kept as a point, and
+// the store goes on as a replica.
+func (m *machine) dropLive(ctx context.Context, rep *replica.Machine) error {
+	run, point, ok := rep.Live()
+	if !ok {
+		return nil
+	}
+	res, _, err := rep.AsFound(ctx, m.snapshot().Authority.Epoch, &point, rep.LiveTables(), nil)
+	if err != nil {
+		return fmt.Errorf("cannot keep what machine %s wrote in run %s: %w", m.name, run, err)
+	}
+	m.log.Info("what the machine wrote is kept as a point", logkit.KeyRun, run, logkit.KeyPoint, res.Point.ID.Short(), logkit.KeyBytes, res.Bytes)
+	return nil
+}
+
+// prepareTest makes the throw-away view of a test. It goes on beside
+// replication and never changes the replica.
+func (m *machine) prepareTest(ctx context.Context, in command.PrepareRequest) (command.PrepareResult, error) {
+	rep, err := m.needReplica()
+	if err != nil {
+		return command.PrepareResult{}, err
+	}
+	err = m.update(func(r *record) {
+		if r.Tests == nil {
+			r.Tests = map[string]testRecord{}
+		}
+		t := r.Tests[in.Test]
+		t.Point, t.Run = in.Point, in.Run
+		r.Tests[in.Test] = t
+	})
+	if err != nil {
+		return command.PrepareResult{}, err
+	}
+	defer m.busy("prepare")()
+	res, err := rep.PrepareTest(ctx, in.Test, in.Point, nil)
+	if err != nil {
+		return command.PrepareResult{}, err
+	}
+	err = m.update(func(r *record) {
+		t := r.Tests[in.Test]
+		t.Paths = res.Paths
+		r.Tests[in.Test] = t
+	})
+	return command.PrepareResult{Paths: res.Paths, Mode: res.Mode, Bytes: res.Bytes, Took: res.Took}, err
+}
+
+// cleanup ends a test. Idempotent.
+func (m *machine) cleanup(ctx context.Context, test string) error {
+	if err := m.stopTest(ctx, test); err != nil {
+		return err
+	}
+	if rep := m.replica(); rep != nil {
+		if err := rep.CleanupTest(test); err != nil {
+			return err
+		}
+	}
+	return m.update(func(r *record) { delete(r.Tests, test) })
+}
+
+// commit ends the uncommitted state at this host: at the active site the
+// overlay becomes the machine's disk, at the other what was stored is applied.
+func (m *machine) commit(ctx context.Context) error {
+	release, err := m.role.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec := m.snapshot()
+	if rep := m.replica(); rep != nil {
+		if run, _, ok := rep.Live(); ok && rec.Own && rec.Authority.Active == m.a.site() {
+			if err := rep.Commit(run); err != nil {
+				return err
+			}
+		} else if rep.Held() {
+			if err := rep.SetHold(false); err != nil {
+				return err
+			}
+		}
+	}
+	if err := m.update(func(r *record) { r.Authority.Uncommitted = false }); err != nil {
+		return err
+	}
+	m.nudge()
+	m.log.Info("failover committed", logkit.KeyEpoch, uint64(rec.Authority.Epoch))
+	return nil
+}
+
+// found keeps the disks of a stopped old primary, which hold writes that never
+// left it, as a point, so that they may be overwritten by what is sent back.
+func (m *machine) found(ctx context.Context, run string) (command.FoundResult, error) {
+	release, err := m.role.take(ctx)
+	if err != nil {
+		return command.FoundResult{}, err
+	}
+	defer release()
+	rec := m.snapshot()
+	if rec.Authority.Active == m.a.site() {
+		return command.FoundResult{}, fault.Errorf(fault.Refused, "machine %s is active at site %s, its disks are in use", m.name, m.a.site())
+	}
+	if st := m.state(ctx); st.Power != recovery.PowerStopped {
+		return command.FoundResult{}, fault.Errorf(fault.Refused, "machine %s is %s at host %s", m.name, st.Power, m.a.host()).
+			WithHint("stop it there first")
+	}
+	if rec.Found != nil {
+		return *rec.Found, nil
+	}
+	if !rec.Own {
+		return command.FoundResult{}, fault.Errorf(fault.Refused, "the disks of machine %s at host %s are a replica: nothing is only there", m.name, m.a.host())
+	}
+	defer m.busy("found")()
+	res, err := m.keepFound(ctx, &rec)
+	if err != nil {
+		return command.FoundResult{}, err
+	}
+	if err := m.update(func(r *record) { r.Found = &res }); err != nil {
+		return command.FoundResult{}, err
+	}
+	m.log.Info("disks are kept as found", logkit.KeyPoint, res.Point.ID.Short(), logkit.KeyBytes, res.Bytes)
+	return res, nil
+}
+
+// keepFound makes the point "as found" on top of the newest point that both
+// sites have.
+func (m *machine) keepFound(ctx context.Context, rec *record) (command.FoundResult, error) {
+	dir := m.store(&rec.Assignment)
+	if dir == "" {
+		return command.FoundResult{}, fault.Errorf(fault.Refused, "host %s has no store: what machine %s wrote there cannot be kept", m.a.host(), m.name).
+			WithHint("give the host a store in the estate, then reverse again")
+	}
+	if m.replica() == nil {
+		if err := m.newReplica(rec, dir); err != nil {
+			return command.FoundResult{}, err
+		}
+	}
+	rep := m.replica()
+	if _, point, live := rep.Live(); live && m.source() == nil {
+		res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, &point, rep.LiveTables(), nil)
+		return res, err
+	}
+	if m.source() == nil {
+		src, err := m.newSource(rec, m.otherHost(&rec.Assignment))
+		if err != nil {
+			return command.FoundResult{}, err
+		}
+		m.mu.Lock()
+		m.src = src
+		m.mu.Unlock()
+	}
+	common, tables := m.commonPoint(rec)
+	res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, common, tables, nil)
+	return res, errors.Join(err, m.closeSource())
+}
+
+// commonPoint is the newest point that the other site acknowledged, with its
+// tables. They only serve to count what never left, so that a table into which
+// parts of a later point were folded will do.
+func (m *machine) commonPoint(rec *record) (*recovery.Point, map[string]string) {
+	tip, ok := m.source().Tip()
+	if !ok {
+		return nil, nil
+	}
+	tables := map[string]string{}
+	for _, d := range rec.Assignment.Disks {
+		t, err := m.source().Table(d.Name)
+		if err != nil {
+			t = filepath.Join(m.dir, "source", d.Name+".table")
+		}
+		tables[d.Name] = t
+	}
+	return &tip, tables
+}
+
+func (m *machine) otherHost(a *recovery.Assignment) string {
+	for _, h := range a.Hosts {
+		if h.Name != m.a.host() {
+			return h.Name
+		}
+	}
+	return ""
+}
+
+// reclaim makes the heads of a held replica the machine's own disks again: the
+// failover that had turned the direction was rolled back. What was received
+// meanwhile was stored and not applied.
+func (m *machine) reclaim(ctx context.Context, rec *record, rep *replica.Machine) error {
+	applied := rep.Applied()
+	i := slices.IndexFunc(rep.Points(), func(p recovery.Point) bool { return p.Seq == applied })
+	if !rep.Held() || i < 0 {
+		return fault.Errorf(fault.Refused, "the disks of machine %s at host %s are a replica that has moved on", m.name, m.a.host()).
+			WithHint("prepare a recovery point")
+	}
+	if i == 0 && m.headsOutside(rec) {
+		// Nothing here is older than the machine's own disks: the replica was
+		// only what the other site sent since.
+		if err := rep.Remove(); err != nil {
+			return err
+		}
+		m.note(func(m *machine) { m.rep = nil })
+	} else {
+		run := "rollback-" + strconv.FormatUint(uint64(rec.Authority.Epoch), 10)
+		if _, err := rep.Prepare(ctx, run, rep.Points()[i].ID, nil); err != nil {
+			return err
+		}
+		if err := errors.Join(rep.Commit(run), rep.SetHold(false)); err != nil {
+			return err
+		}
+	}
+	m.log.Info("disks are the machine's own again", logkit.KeyEpoch, uint64(rec.Authority.Epoch))
+	return m.update(func(r *record) { r.Own, r.Found = true, nil })
+}
+
+// headsOutside reports whether no head lies in the store.
+func (m *machine) headsOutside(rec *record) bool {
+	dir := m.store(&rec.Assignment)
+	for _, d := range rec.Assignment.Disks {
+		p, err := m.diskPath(&rec.Assignment, d)
+		if err != nil || strings.HasPrefix(filepath.Clean(p), filepath.Clean(dir)+string(filepath.Separator)) {
+			return false
+		}
+	}
+	return true
+}
+
+// verify reads a point whole, or every point.
+func (m *machine) verify(ctx context.Context, in command.VerifyRequest) (command.VerifyResult, error) {
+	rep, err := m.needReplica()
+	if err != nil {
+		return command.VerifyResult{}, err
+	}
+	defer m.busy("verify")()
+	return rep.Verify(ctx, in.Point, nil)
+}

@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/drrun/drrun/agent/source"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+const (
+	defaultFreezeMax = 10 * time.Second
+	thawTimeout      = 30 * time.Second
+)
+
+// guest holds a machine still for its source. While it is held, the machine's
+// power lock is taken: nothing starts or stops it.
+type guest struct{ m *machine }
+
+// Freeze implements source.Guest.
+func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
+	m := g.m
+	release, err := m.power.take(ctx)
+	if err != nil {
+		return source.Frozen{}, err
+	}
+	rec := m.snapshot()
+	switch m.state(ctx).Power {
+	case recovery.PowerStopped:
+		kind := recovery.Crash
+		if rec.Clean {
+			kind = recovery.App
+		}
+		return source.Frozen{Kind: kind, Thaw: func(context.Context) (bool, error) { release(); return true, nil }}, nil
+	case recovery.PowerUnknown:
+		release()
+		return source.Frozen{}, fault.Errorf(fault.Refused, "it is not known whether machine %s runs: it cannot be held still", m.name)
+	}
+	f, err := m.freeze(ctx, &rec, app)
+	if err == nil {
+		return source.Frozen{Kind: f.kind, Thaw: func(ctx context.Context) (bool, error) { defer release(); return f.thaw(ctx) }}, nil
+	}
+	release()
+	if rec.Assignment.Policy.Consistency == recovery.Fuzzy {
+		return source.Frozen{Kind: recovery.Fuzzy, Thaw: func(context.Context) (bool, error) { return true, nil }}, nil
+	}
+	return source.Frozen{}, err
+}
+
+// frozen is a machine held still by us.
+type frozen struct {
+	m     *machine
+	kind  recovery.Consistency
+	timer *time.Timer
+	mu    sync.Mutex
+	over  bool // thawed, by whomever
+}
+
+// freeze marks the freeze durably, then freezes. The machine is thawed after
+// freeze_max whatever its caller does, and by the next agent if this one dies.
+func (m *machine) freeze(ctx context.Context, rec *record, app bool) (*frozen, error) {
+	limit := defaultFreezeMax
+	if e := rec.Assignment.Exec; e != nil && e.FreezeMax > 0 {
+		limit = e.FreezeMax
+	}
+	if err := m.update(func(r *record) { r.Frozen = true }); err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	within, cancel := context.WithTimeoutCause(ctx, limit, fault.Errorf(fault.Failed, "it took longer than freeze_max (%s)", limit))
+	defer cancel()
+	kind, err := m.provider().Freeze(within, m.process(rec), app)
+	if err != nil {
+		if err := m.thaw(ctx); err != nil {
+			m.log.Error("machine may stand still", logkit.KeyError, err)
+		}
+		return nil, err
+	}
+	f := &frozen{m: m, kind: kind}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.timer = time.AfterFunc(limit-time.Since(begin), func() {
+		if held, err := f.thaw(context.WithoutCancel(ctx)); held || err != nil {
+			m.log.Warn("machine was held still for freeze_max and is let go", "freeze_max", limit, logkit.KeyError, err)
+		}
+	})
+	return f, nil
+}
+
+// thaw lets the machine go on, once. held is false if it had been let go
+// before: what was read meanwhile may be of several instants.
+func (f *frozen) thaw(ctx context.Context) (held bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over {
+		return false, nil
+	}
+	f.over = true
+	f.timer.Stop()
+	return true, f.m.thaw(ctx)
+}
+
+// thaw lets the machine go on and clears the mark.
+func (m *machine) thaw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
+	defer cancel()
+	rec := m.snapshot()
+	if err := m.provider().Thaw(ctx, m.process(&rec)); err != nil {
+		return err
+	}
+	return m.update(func(r *record) { r.Frozen = false })
+}
+
+// thawLeftover thaws what an agent that died had frozen.
+func (m *machine) thawLeftover(ctx context.Context) error {
+	if !m.snapshot().Frozen {
+		return nil
+	}
+	m.log.Warn("an earlier agent ended while the machine was held still, it is let go")
+	return m.thaw(ctx)
+}

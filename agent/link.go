@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"context"
+	"io"
+
+	"golang.org/x/time/rate"
+
+	"github.com/drrun/drrun/agent/source"
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/transport/rpc"
+)
+
+// link is the receiving agent as a source sees it.
+type link struct {
+	a     *Agent
+	host  string
+	limit *rate.Limiter // nil: unlimited
+}
+
+var _ source.Peer = (*link)(nil)
+
+// rateBurst is the most bytes that leave at once under a rate.
+const rateBurst = 256 << 10
+
+func newLink(a *Agent, host string, bytesPerSecond int64) *link {
+	l := &link{a: a, host: host}
+	if bytesPerSecond > 0 {
+		l.limit = rate.NewLimiter(rate.Limit(bytesPerSecond), rateBurst)
+	}
+	return l
+}
+
+func ask1[In, Out any](ctx context.Context, l *link, v command.Verb[In, Out], in In) (Out, error) {
+	var out Out
+	p, err := l.a.peer(l.host)
+	if err != nil {
+		return out, err
+	}
+	err = p.Call(ctx, v.Name, in, &out)
+	return out, named(err, l.host)
+}
+
+// named says which host an unreachable one is.
+func named(err error, host string) error {
+	if fault.Is(err, fault.Unreachable) && !rpc.OutcomeUnknown(err) {
+		return fault.Errorf(fault.Unreachable, "host %s: %w", host, err)
+	}
+	return err
+}
+
+// Tip implements source.Peer.
+func (l *link) Tip(ctx context.Context, in command.TipRequest) (command.TipResult, error) {
+	return ask1(ctx, l, command.Tip, in)
+}
+
+// Accept implements source.Peer.
+func (l *link) Accept(ctx context.Context, in command.AcceptRequest) (command.AcceptResult, error) {
+	return ask1(ctx, l, command.Accept, in)
+}
+
+// Ranges implements source.Peer.
+func (l *link) Ranges(ctx context.Context, in command.RangesRequest) (command.RangesResult, error) {
+	return ask1(ctx, l, command.Ranges, in)
+}
+
+// Blocks implements source.Peer.
+func (l *link) Blocks(ctx context.Context, in command.BlocksRequest) (command.BlocksResult, error) {
+	return ask1(ctx, l, command.Blocks, in)
+}
+
+// Put implements source.Peer.
+func (l *link) Put(ctx context.Context, h command.SegmentHeader, src io.ReaderAt, progress func(sent int64)) error {
+	p, err := l.a.peer(l.host)
+	if err != nil {
+		return err
+	}
+	if l.limit != nil {
+		src = &slowReader{ctx: ctx, src: src, limit: l.limit}
+	}
+	var out command.Empty
+	return named(p.Upload(ctx, command.Segment.Name, h, src, h.Size, progress, &out), l.host)
+}
+
+// slowReader reads no faster than the limit.
+type slowReader struct {
+	ctx   context.Context //nolint:containedctx // it lives for one upload
+	src   io.ReaderAt
+	limit *rate.Limiter
+}
+
+// ReadAt implements io.ReaderAt.
+func (r *slowReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.src.ReadAt(p, off)
+	for left := n; left > 0; {
+		k := min(left, rateBurst)
+		if werr := r.limit.WaitN(r.ctx, k); werr != nil {
+			return 0, werr
+		}
+		left -= k
+	}
+	return n, err
+}

@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/drrun/drrun/agent/source"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+const (
+	idleWait     = time.Minute // a loop with nothing to do looks again
+	retryFirst   = time.Second
+	retryMost    = time.Minute
+	defaultEvery = 5 * time.Minute
+)
+
+func randN(d time.Duration) time.Duration { return rand.N(d) }
+
+// schedule is when the source loop of a machine is due.
+type schedule struct {
+	last  time.Time // begin of the last cycle
+	fails int       // in a row
+}
+
+// loop is the one goroutine that replicates a machine: as a source it makes a
+// cycle every policy.Every, as a target it applies and thins.
+func (m *machine) loop(ctx context.Context) {
+	var s schedule
+	for ctx.Err() == nil {
+		wait := m.turn(ctx, &s)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-m.wake:
+		case <-m.gone:
+			t.Stop()
+			return
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// turn does what is due and returns how long nothing is.
+func (m *machine) turn(ctx context.Context, s *schedule) time.Duration {
+	rec := m.snapshot()
+	if m.unsettled(&rec) {
+		release, err := m.role.take(ctx)
+		if err != nil {
+			return 0
+		}
+		m.settle(ctx)
+		release()
+		if m.unsettled(&rec) && m.roleProblem() != nil {
+			return jitter(retryMost)
+		}
+	}
+	switch rec.role(m.a.host()) {
+	case roleSource:
+		return m.sendTurn(ctx, &rec, s)
+	case roleTarget:
+		m.receiveTurn(ctx, &rec)
+	}
+	return idleWait
+}
+
+// unsettled reports whether the stores do not fit the role yet.
+func (m *machine) unsettled(rec *record) bool {
+	src, rep := m.source(), m.replica()
+	switch rec.role(m.a.host()) {
+	case roleSource:
+		return rec.Own && (src == nil || rec.Sending != rec.Authority.Epoch)
+	case roleTarget:
+		return rec.Own || rep == nil || src != nil || rep.Held() != rec.Authority.Uncommitted
+	}
+	return src != nil
+}
+
+func (m *machine) roleProblem() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.roleErr
+}
+
+// sendTurn makes a cycle if one is due.
+func (m *machine) sendTurn(ctx context.Context, rec *record, s *schedule) time.Duration {
+	if m.source() == nil || rec.Conflict != nil {
+		return idleWait
+	}
+	now := m.a.o.Clock.Now()
+	if wait := s.wait(rec, now, m.source()); wait > 0 {
+		return wait
+	}
+	s.last = now
+	_, err := m.cycle(ctx, cycleOptions{})
+	switch {
+	case err == nil:
+		s.fails = 0
+	case fault.Is(err, fault.Interrupted):
+		return retryFirst // whoever interrupted it has changed the record
+	default:
+		s.fails++
+		m.log.Warn("replication cycle failed", logkit.KeyError, err, "hint", fault.Hint(err))
+	}
+	return s.wait(rec, m.a.o.Clock.Now(), m.source())
+}
+
+// wait is the time until the next cycle is due; 0: now.
+func (s *schedule) wait(rec *record, now time.Time, src *source.Machine) time.Duration {
+	p := rec.Assignment.Policy
+	every := p.Every
+	if every <= 0 {
+		every = defaultEvery
+	}
+	if s.fails > 0 {
+		back := min(retryFirst<<min(s.fails-1, 10), retryMost, max(every, retryFirst))
+		return max(0, jitter(back)-now.Sub(s.last))
+	}
+	if !s.last.IsZero() {
+		return max(0, every-now.Sub(s.last)) // start to start
+	}
+	if src == nil {
+		return 0
+	}
+	if tip, ok := src.Tip(); ok {
+		return max(0, min(every, every-now.Sub(tip.Instant)))
+	}
+	return initialWait(p.Initial, now)
+}
+
+// initialWait is the time until the first copy may begin: at HH:MM of the
+// host's day, or now.
+func initialWait(initial string, now time.Time) time.Duration {
+	at, err := time.Parse("15:04", initial)
+	if err != nil {
+		return 0 // now, existing, import
+	}
+	due := time.Date(now.Year(), now.Month(), now.Day(), at.Hour(), at.Minute(), 0, 0, now.Location())
+	if due.Before(now.Add(-12 * time.Hour)) {
+		due = due.AddDate(0, 0, 1)
+	}
+	return max(0, due.Sub(now))
+}
+
+// cycleOptions says what a cycle is for.
+type cycleOptions struct {
+	final  bool
+	labels []string
+	app    bool // an app point although none is due
+}
+
+// cycle makes one recovery point at the target. Cycles of a machine run one at
+// a time, and not while its role changes.
+func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, error) {
+	release, err := m.role.take(ctx)
+	if err != nil {
+		return source.Result{}, err
+	}
+	defer release()
+	src, rec := m.source(), m.snapshot()
+	if src == nil {
+		if err := m.roleProblem(); err != nil {
+			return source.Result{}, fault.Wrap(fault.Refused, err)
+		}
+		return source.Result{}, fault.Errorf(fault.Refused, "host %s does not send machine %s: %s", m.a.host(), m.name, describe(rec.Authority))
+	}
+	if o.final {
+		if st := m.state(ctx); st.Power != recovery.PowerStopped {
+			return source.Result{}, fault.Errorf(fault.Refused, "machine %s is %s: its final point needs it stopped", m.name, st.Power)
+		}
+	}
+	slot, err := lock(m.a.scan).take(ctx)
+	if err != nil {
+		return source.Result{}, err
+	}
+	defer slot()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	m.note(func(m *machine) { m.cancel = cancel })
+	res, err := src.Cycle(ctx, source.CycleOptions{
+		Authority: rec.Authority, App: o.app || o.final || m.appDue(&rec), Labels: o.labels, Final: o.final,
+	})
+	m.note(func(m *machine) { m.cancel, m.sendErr = nil, err })
+	var conflict *source.ConflictError
+	if errors.As(err, &conflict) {
+		to, _ := rec.target(m.a.host())
+		m.learn(ctx, conflict.Peer, to.Name)
+	}
+	if err != nil {
+		return res, err
+	}
+	if res.Point.Kind == recovery.App {
+		m.note(func(m *machine) { m.lastApp = m.a.o.Clock.Now() })
+	}
+	if o.final {
+		return res, m.update(func(r *record) { r.Final = res.Point.ID })
+	}
+	return res, nil
+}
+
+// appDue reports whether the next point should be an app point.
+func (m *machine) appDue(rec *record) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	every := rec.Assignment.Policy.AppEvery
+	return every <= 0 || m.lastApp.IsZero() || m.a.o.Clock.Now().Sub(m.lastApp) >= every
+}
+
+// receiveTurn applies what was accepted and thins.
+func (m *machine) receiveTurn(ctx context.Context, rec *record) {
+	rep := m.replica()
+	if rep == nil {
+		return
+	}
+	err := rep.Apply(ctx)
+	if err == nil {
+		if t, ok := any(rep).(interface {
+			Thin(context.Context, []recovery.Keep) error
+		}); ok {
+			err = t.Thin(ctx, rec.Assignment.Policy.Keep)
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	m.note(func(m *machine) { m.applyErr = err })
+	if err != nil {
+		m.log.Warn("points are not applied or thinned", logkit.KeyError, err, "hint", fault.Hint(err))
+	}
+}

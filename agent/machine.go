@@ -1,0 +1,261 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/drrun/drrun/agent/provider"
+	"github.com/drrun/drrun/agent/replica"
+	"github.com/drrun/drrun/agent/source"
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// The roles of a host, by their words in status.
+const (
+	roleSource = command.RoleSource
+	roleTarget = command.RoleTarget
+	roleNone   = command.RoleNone
+)
+
+// machine is one machine at this host.
+type machine struct {
+	a    *Agent
+	name string
+	dir  string // STATE/machines/NAME
+	log  *slog.Logger
+	ops  *opStore
+	wake chan struct{} // the loop looks again
+
+	role  lock // uses and changes of the replication role
+	power lock // start, stop, freeze
+
+	looping bool // guarded by Agent.mu
+	gone    chan struct{}
+
+	mu     sync.Mutex
+	rec    record
+	prov   provider.Provider
+	src    *source.Machine         // open while this host sends
+	rep    *replica.Machine        // open where the host has a store that knows the machine
+	cancel context.CancelCauseFunc // of the cycle under way
+	// What status shows and no restart needs.
+	sendErr   error // why the last cycle failed
+	applyErr  error // why the target does not apply or thin
+	lastApp   time.Time
+	roleErr   error  // why the role could not be taken
+	startErr  string // why the machine was not started, or was stopped
+	phase     string // prepare, found, …: what it is busy with
+	confirmed ident.Epoch
+}
+
+// lock is a mutex whose taking ends with a context.
+type lock chan struct{}
+
+func newLock() lock { return make(lock, 1) }
+
+func (l lock) take(ctx context.Context) (release func(), err error) {
+	select {
+	case l <- struct{}{}:
+		return func() { <-l }, nil
+	case <-ctx.Done():
+		return nil, fault.Errorf(fault.Interrupted, "gave up waiting for another operation on the machine: %w", context.Cause(ctx))
+	}
+}
+
+func newMachine(a *Agent, name string) *machine {
+	dir := filepath.Join(a.o.State, "machines", name)
+	return &machine{
+		a: a, name: name, dir: dir, log: a.log.With(logkit.KeyMachine, name),
+		ops:  newOpStore(a.o.FS, filepath.Join(dir, "ops"), a.o.Clock.Now, a.lifetime),
+		wake: make(chan struct{}, 1), role: newLock(), power: newLock(), gone: make(chan struct{}),
+	}
+}
+
+// open takes over the record of an earlier agent: first of all a machine that
+// it left frozen is thawed, then what runs is adopted.
+func (m *machine) open(ctx context.Context, rec record) error {
+	m.rec = rec
+	if err := m.makeProvider(); err != nil {
+		return err
+	}
+	if err := m.thawLeftover(ctx); err != nil {
+		return err
+	}
+	if err := m.adoptProcesses(ctx); err != nil {
+		return err
+	}
+	release, err := m.role.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	m.settle(ctx)
+	return nil
+}
+
+func (m *machine) makeProvider() error {
+	if err := m.a.o.FS.MkdirAll(filepath.Join(m.dir, "ops"), 0o700); err != nil {
+		return fmt.Errorf("cannot make folder of machine %s: %w", m.name, err)
+	}
+	p, err := m.a.o.Provider(m.rec.Assignment, m.dir)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.prov = p
+	m.mu.Unlock()
+	return nil
+}
+
+// update changes the record durably.
+func (m *machine) update(change func(*record)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := m.rec.clone()
+	change(&next)
+	if err := next.write(m.a.o.FS, m.dir); err != nil {
+		return err
+	}
+	m.rec = next
+	return nil
+}
+
+// snapshot returns the record as it is.
+func (m *machine) snapshot() record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec.clone()
+}
+
+func (m *machine) assignment() *recovery.Assignment {
+	rec := m.snapshot()
+	return &rec.Assignment
+}
+
+func (m *machine) provider() provider.Provider {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.prov
+}
+
+func (m *machine) source() *source.Machine {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.src
+}
+
+func (m *machine) replica() *replica.Machine {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rep
+}
+
+// note sets one of the fields that only status shows.
+func (m *machine) note(set func(*machine)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	set(m)
+}
+
+// busy shows what the machine is busy with until the returned function runs.
+func (m *machine) busy(phase string) func() {
+	m.note(func(m *machine) { m.phase = phase })
+	return func() { m.note(func(m *machine) { m.phase = "" }) }
+}
+
+// nudge makes the loop look again.
+func (m *machine) nudge() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// store is the folder of the machine's replica; empty: this host has none.
+func (m *machine) store(a *recovery.Assignment) string {
+	root := m.a.o.Store
+	if h, ok := a.Host(m.a.host()); ok && root == "" {
+		root = h.Store
+	}
+	if root == "" {
+		return ""
+	}
+	return filepath.Join(root, m.name)
+}
+
+// diskPath is where a disk lies at this host.
+func (m *machine) diskPath(a *recovery.Assignment, d recovery.Disk) (string, error) {
+	if p := d.Paths[m.a.site()]; p != "" {
+		return p, nil
+	}
+	if s := m.store(a); s != "" {
+		return filepath.Join(s, d.Name, "head.img"), nil
+	}
+	return "", fault.Errorf(fault.Refused, "machine %s: disk %s has no path at site %s and host %s has no store",
+		m.name, d.Name, m.a.site(), m.a.host()).WithHint("give the host a store, or the disk a path at that site, in the estate")
+}
+
+// diskPaths are the paths of all disks by name.
+func (m *machine) diskPaths(a *recovery.Assignment) (map[string]string, error) {
+	paths := map[string]string{}
+	for _, d := range a.Disks {
+		p, err := m.diskPath(a, d)
+		if err != nil {
+			return nil, err
+		}
+		paths[d.Name] = p
+	}
+	return paths, nil
+}
+
+// interrupt ends the cycle under way, if any: its work is not lost.
+func (m *machine) interrupt(cause error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cancel != nil {
+		m.cancel(cause)
+	}
+}
+
+// startLoop starts the machine's loop once; Agent.mu is held.
+func (m *machine) startLoop() {
+	if m.looping || m.a.life.Err() != nil {
+		return
+	}
+	m.looping = true
+	m.a.work.Go(func() { m.loop(m.a.life) })
+	m.a.work.Go(func() { m.resumePower(m.a.life) })
+}
+
+// close closes the stores; the loop has ended.
+func (m *machine) close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	if m.src != nil {
+		errs = append(errs, m.src.Close())
+		m.src = nil
+	}
+	if m.rep != nil {
+		errs = append(errs, m.rep.Close())
+		m.rep = nil
+	}
+	return errors.Join(errs...)
+}
+
+// jitter spreads d by a tenth, so that machines do not move in step.
+func jitter(d time.Duration) time.Duration {
+	if d < 10 {
+		return d
+	}
+	return d - d/20 + randN(d/10)
+}

@@ -1,0 +1,424 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/drrun/drrun/agent/provider"
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// launch is what the machine would be started with now.
+func (m *machine) launch(rec *record, kind, run string, paths map[string]string) provider.Launch {
+	addr := rec.Assignment.Addresses
+	if kind == provider.Test {
+		addr = rec.Assignment.TestAddresses
+	}
+	return provider.Launch{
+		Machine: m.name, Site: m.a.site(), IP: addr[m.a.site()].IP, Epoch: rec.Authority.Epoch,
+		Run: run, Type: kind, Disks: paths, Token: ident.NewID().String(),
+	}
+}
+
+// process is the machine's process, or one that says how to ask about it.
+func (m *machine) process(rec *record) provider.Process {
+	if rec.Process != nil {
+		return *rec.Process
+	}
+	paths, err := m.diskPaths(&rec.Assignment)
+	if err != nil {
+		m.log.Debug("disk paths are not known", logkit.KeyError, err)
+	}
+	return provider.Process{Launch: m.launch(rec, provider.Production, "", paths)}
+}
+
+// state asks for the power state of the machine.
+func (m *machine) state(ctx context.Context) provider.State {
+	rec := m.snapshot()
+	if rec.Process == nil && rec.Launch != nil {
+		return provider.State{Power: recovery.PowerUnknown} // a start is under way
+	}
+	return m.provider().Status(ctx, m.process(&rec))
+}
+
+// adoptProcesses finds the processes of starts that a crash cut short.
+func (m *machine) adoptProcesses(ctx context.Context) error {
+	rec := m.snapshot()
+	if rec.Launch != nil && rec.Process == nil {
+		p, found, err := m.provider().Find(ctx, *rec.Launch)
+		if err != nil {
+			return fmt.Errorf("cannot look for machine %s: %w", m.name, err)
+		}
+		err = m.update(func(r *record) {
+			if found {
+				r.Process = &p
+			} else {
+				r.Launch = nil
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for id, t := range rec.Tests {
+		if t.Launch == nil || t.Process != nil {
+			continue
+		}
+		p, found, err := m.provider().Find(ctx, *t.Launch)
+		if err != nil {
+			return fmt.Errorf("cannot look for test %s of machine %s: %w", id, m.name, err)
+		}
+		if found {
+			t.Process = &p
+		} else {
+			t.Launch = nil
+		}
+		if err := m.update(func(r *record) { r.Tests[id] = t }); err != nil {
+			return err
+		}
+	}
+	if st := m.state(ctx); st.Power == recovery.PowerRunning {
+		m.log.Info("machine runs, adopted", logkit.KeyPID, st.PID)
+	}
+	return nil
+}
+
+// mayStart says why the machine may not be started here; nil: it may.
+func (m *machine) mayStart(rec *record) error {
+	refused := func(format string, args ...any) *fault.Error {
+		return fault.Errorf(fault.Refused, "machine %s is not started at host %s: %s", m.name, m.a.host(), fmt.Sprintf(format, args...))
+	}
+	switch {
+	case rec.Conflict != nil:
+		return refused("two records of one epoch: %s here, %s at its peer", describe(rec.Authority), describe(*rec.Conflict)).
+			WithHint("find out which site runs the machine; grant the next epoch from there")
+	case rec.Authority.Active != m.a.site():
+		return refused("%s", describe(rec.Authority)).WithHint("site %s may run it", rec.Authority.Active)
+	case rec.Locked:
+		return refused("it is locked, this host gave up the right to start it").WithHint("roll the run back, or fail back")
+	}
+	if !rec.Own {
+		return refused("its disks here are a replica, no recovery point is prepared").WithHint("prepare a recovery point first")
+	}
+	return nil
+}
+
+// start starts the machine on its own or its prepared disks. Running already
+// is no error.
+func (m *machine) start(ctx context.Context, run string) (command.StartResult, error) {
+	release, err := m.power.take(ctx)
+	if err != nil {
+		return command.StartResult{}, err
+	}
+	defer release()
+	rec := m.snapshot()
+	if err := m.mayStart(&rec); err != nil {
+		return command.StartResult{}, err
+	}
+	switch st := m.state(ctx); st.Power {
+	case recovery.PowerRunning:
+		m.setStartErr("")
+		return command.StartResult{Power: st.Power, PID: st.PID}, m.update(func(r *record) { r.Desired = recovery.PowerRunning })
+	case recovery.PowerUnknown:
+		return command.StartResult{}, fault.Errorf(fault.Unknown, "cannot start machine %s: it is not known whether it runs", m.name)
+	}
+	paths, err := m.diskPaths(&rec.Assignment)
+	if err != nil {
+		return command.StartResult{}, err
+	}
+	for _, p := range paths {
+		if _, err := m.a.o.FS.Stat(p); err != nil {
+			return command.StartResult{}, fault.Errorf(fault.Refused, "cannot start machine %s: %w", m.name, err)
+		}
+	}
+	l := m.launch(&rec, provider.Production, run, paths)
+	// From here its disks may change: no point is the final one any more.
+	err = m.update(func(r *record) {
+		r.Desired, r.Launch, r.Process, r.Clean, r.Final = recovery.PowerRunning, &l, nil, false, ident.PointID{}
+	})
+	if err != nil {
+		return command.StartResult{}, err
+	}
+	p, err := m.provider().Start(ctx, l)
+	if err != nil {
+		if fault.Is(err, fault.Unknown) {
+			return command.StartResult{}, err // the launch stays noted and is looked for
+		}
+		m.setStartErr("not started: " + err.Error())
+		if err2 := m.update(func(r *record) { r.Launch, r.Desired = nil, recovery.PowerStopped }); err2 != nil {
+			m.log.Warn("cannot forget a failed start", logkit.KeyError, err2)
+		}
+		return command.StartResult{}, err
+	}
+	if err := m.update(func(r *record) { r.Process = &p }); err != nil {
+		return command.StartResult{}, err
+	}
+	m.setStartErr("")
+	m.log.Info("machine started", logkit.KeyPID, p.PID, logkit.KeyEpoch, uint64(l.Epoch), logkit.KeyRun, run)
+	return command.StartResult{Power: recovery.PowerRunning, PID: p.PID}, nil
+}
+
+func (m *machine) setStartErr(s string) { m.note(func(m *machine) { m.startErr = s }) }
+
+// stop stops the machine and, if asked, durably gives up the right to start it.
+func (m *machine) stop(ctx context.Context, within time.Duration, force, giveUp bool) (command.StopResult, error) {
+	release, err := m.power.take(ctx)
+	if err != nil {
+		return command.StopResult{Power: recovery.PowerUnknown}, err
+	}
+	defer release()
+	if err := m.update(func(r *record) { r.Desired = recovery.PowerStopped }); err != nil {
+		return command.StopResult{Power: recovery.PowerUnknown}, err
+	}
+	rec := m.snapshot()
+	if rec.Process == nil && rec.Launch != nil {
+		return command.StopResult{Power: recovery.PowerUnknown}, fault.Errorf(fault.Unknown, "cannot stop machine %s: it is not known whether it runs", m.name)
+	}
+	p := m.process(&rec)
+	was := m.provider().Status(ctx, p)
+	forced := false
+	if was.Power != recovery.PowerStopped {
+		if forced, err = m.provider().Stop(ctx, p, provider.Stop{Within: within, Force: force}); err != nil {
+			return command.StopResult{Power: m.provider().Status(ctx, p).Power}, err
+		}
+	}
+	if st := m.provider().Status(ctx, p); st.Power != recovery.PowerStopped {
+		return command.StopResult{Power: st.Power}, fault.Errorf(fault.Unknown, "machine %s is %s after its stop", m.name, st.Power)
+	}
+	err = m.update(func(r *record) {
+		r.Process, r.Launch = nil, nil
+		r.Locked = r.Locked || giveUp
+		if was.Power == recovery.PowerRunning {
+			r.Clean = !forced
+		}
+	})
+	if err != nil {
+		return command.StopResult{Power: recovery.PowerUnknown}, err
+	}
+	m.log.Info("machine stopped", "forced", forced, "locked", giveUp)
+	m.nudge()
+	return command.StopResult{Power: recovery.PowerStopped, Forced: forced}, nil
+}
+
+// startTest starts the machine on the view of a test.
+func (m *machine) startTest(ctx context.Context, test string) (command.StartResult, error) {
+	release, err := m.power.take(ctx)
+	if err != nil {
+		return command.StartResult{}, err
+	}
+	defer release()
+	rec := m.snapshot()
+	t, ok := rec.Tests[test]
+	if !ok || t.Paths == nil {
+		return command.StartResult{}, fault.Errorf(fault.Refused, "test %s of machine %s is not prepared here", test, m.name)
+	}
+	if t.Process != nil {
+		if st := m.provider().Status(ctx, *t.Process); st.Power != recovery.PowerStopped {
+			return command.StartResult{Power: st.Power, PID: st.PID}, nil
+		}
+	}
+	l := m.launch(&rec, provider.Test, t.Run, t.Paths)
+	t.Launch, t.Process = &l, nil
+	if err := m.update(func(r *record) { r.Tests[test] = t }); err != nil {
+		return command.StartResult{}, err
+	}
+	p, err := m.provider().Start(ctx, l)
+	if err != nil {
+		return command.StartResult{}, err
+	}
+	t.Process = &p
+	if err := m.update(func(r *record) { r.Tests[test] = t }); err != nil {
+		return command.StartResult{}, err
+	}
+	return command.StartResult{Power: recovery.PowerRunning, PID: p.PID}, nil
+}
+
+// stopTest ends the process of a test, by force if it must.
+func (m *machine) stopTest(ctx context.Context, test string) error {
+	release, err := m.power.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec := m.snapshot()
+	t := rec.Tests[test]
+	if t.Process == nil && t.Launch != nil {
+		p, found, err := m.provider().Find(ctx, *t.Launch)
+		if err != nil {
+			return err
+		}
+		if found {
+			t.Process = &p
+		}
+	}
+	if t.Process != nil {
+		if _, err := m.provider().Stop(ctx, *t.Process, provider.Stop{Within: testStop, Force: true}); err != nil {
+			return err
+		}
+	}
+	t.Process, t.Launch = nil, nil
+	return m.update(func(r *record) {
+		if _, ok := r.Tests[test]; ok {
+			r.Tests[test] = t
+		}
+	})
+}
+
+// testStop is how long the machine of a test may take to stop by itself: its
+// disks are thrown away.
+const testStop = 5 * time.Second
+
+// Right to run, after the agent was started.
+const (
+	confirmTimeout = 5 * time.Second
+	confirmFirst   = time.Second
+	confirmMost    = 30 * time.Second
+)
+
+// verdict is what the peers say about our authority record.
+type verdict struct {
+	confirmed string // host that has the same record
+	newer     string // host that has a newer or another one
+	record    recovery.Authority
+	silent    []string // hosts that gave no answer, with why
+}
+
+// askPeers asks the other hosts of the assignment for their records.
+func (m *machine) askPeers(ctx context.Context) verdict {
+	rec := m.snapshot()
+	var v verdict
+	for _, h := range rec.Assignment.Hosts {
+		if h.Name == m.a.host() {
+			continue
+		}
+		got, err := m.confirmAt(ctx, h.Name)
+		switch {
+		case err != nil:
+			v.silent = append(v.silent, fmt.Sprintf("%s: %v", h.Name, err))
+		case rec.Authority.Same(got):
+			v.confirmed = h.Name
+		case got.Epoch >= rec.Authority.Epoch && (v.newer == "" || got.Epoch > v.record.Epoch):
+			v.newer, v.record = h.Name, got
+		default:
+			v.silent = append(v.silent, fmt.Sprintf("%s has %s only", h.Name, describe(got)))
+		}
+	}
+	return v
+}
+
+func (m *machine) confirmAt(ctx context.Context, host string) (recovery.Authority, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, confirmTimeout, fault.Errorf(fault.Unreachable, "no answer within %s", confirmTimeout))
+	defer cancel()
+	p, err := m.a.peer(host)
+	if err != nil {
+		return recovery.Authority{}, err
+	}
+	var out command.ConfirmResult
+	err = p.Call(ctx, command.Confirm.Name, command.ConfirmRequest{Machine: m.name}, &out)
+	return out.Authority, err
+}
+
+// resumePower settles, once after the agent's start, whether the machine may
+// run here: it is started again, or goes on running, only when a peer has the
+// same record, or a person or the policy permits it alone.
+func (m *machine) resumePower(ctx context.Context) {
+	for pause := confirmFirst; ctx.Err() == nil; pause = min(2*pause, confirmMost) {
+		rec := m.snapshot()
+		if rec.Desired != recovery.PowerRunning || m.resumeOnce(ctx, rec) {
+			return
+		}
+		select {
+		case <-m.gone:
+			return
+		case <-ctx.Done():
+		case <-time.After(jitter(pause)):
+		}
+	}
+}
+
+// resumeOnce asks once; true: it is settled.
+func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
+	v := m.askPeers(ctx)
+	if v.newer != "" {
+		why := fmt.Sprintf("not started: host %s holds %s; this host has epoch %d", v.newer, describe(v.record), rec.Authority.Epoch)
+		m.learn(ctx, v.record, v.newer)
+		m.setStartErr(why)
+		return true
+	}
+	running := m.state(ctx).Power != recovery.PowerStopped
+	switch {
+	case v.confirmed != "" || rec.permitted(m.a.started):
+		m.note(func(m *machine) { m.confirmed = rec.Authority.Epoch })
+	case rec.Assignment.Policy.StartAlone == "allow", len(rec.Assignment.Hosts) < 2:
+		m.log.Warn("no peer confirms the right to run, the policy allows to start alone", "silent", strings.Join(v.silent, "; "))
+	default:
+		if !running {
+			m.setStartErr(waitsForPeer(&rec, v.silent))
+		}
+		return false
+	}
+	if running {
+		m.setStartErr("")
+		return true
+	}
+	if _, err := m.start(ctx, rec.Authority.Run); err != nil {
+		m.log.Warn("machine is not started again", logkit.KeyError, err)
+		m.setStartErr(err.Error())
+	}
+	return true
+}
+
+func waitsForPeer(rec *record, silent []string) string {
+	s := "not started: no peer confirms epoch " + fmt.Sprint(rec.Authority.Epoch) + " (" + strings.Join(silent, "; ") + ")"
+	if rec.Assignment.Policy.StartAlone != "never" {
+		s += "; drrun-agent permit " + rec.Assignment.Machine + " starts it if you know that no other site runs it"
+	}
+	return s
+}
+
+// permitted reports whether an operator permitted this epoch since the agent
+// was started.
+func (r *record) permitted(since time.Time) bool {
+	for _, p := range r.Permits {
+		if p.Epoch == r.Authority.Epoch && !p.At.Before(since) {
+			return true
+		}
+	}
+	return false
+}
+
+// Permit records an operator's word that the machine may start although no
+// peer answers, and starts it.
+func (a *Agent) Permit(ctx context.Context, machine, by string) (command.StartResult, error) {
+	m, err := a.machine(machine)
+	if err != nil {
+		return command.StartResult{}, err
+	}
+	rec := m.snapshot()
+	if rec.Assignment.Policy.StartAlone == "never" {
+		return command.StartResult{}, fault.Errorf(fault.Refused, "the policy of machine %s never lets it start without its peer", machine).
+			WithHint(`bring the peer back, or apply start_alone = "ask"`)
+	}
+	if err := m.mayStart(&rec); err != nil {
+		return command.StartResult{}, err
+	}
+	if v := m.askPeers(ctx); v.newer != "" {
+		m.learn(ctx, v.record, v.newer)
+		return command.StartResult{}, fault.Errorf(fault.Refused, "machine %s is not started: host %s holds %s", machine, v.newer, describe(v.record))
+	}
+	err = m.update(func(r *record) {
+		r.Permits = append(r.Permits, permit{By: by, At: a.o.Clock.Now().UTC(), Epoch: r.Authority.Epoch})
+		r.Permits = r.Permits[max(0, len(r.Permits)-maxPermits):]
+	})
+	if err != nil {
+		return command.StartResult{}, err
+	}
+	m.log.Warn("an operator permitted the machine to start without its peer", "by", by, logkit.KeyEpoch, uint64(rec.Authority.Epoch))
+	return m.start(ctx, rec.Authority.Run)
+}

@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/drrun/drrun/agent/provider"
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
+)
+
+// RecordVersion is the version of machine.json this package writes.
+const RecordVersion = 1
+
+const (
+	recordName = "machine.json"
+	maxPermits = 20 // kept in a record
+)
+
+// record is machine.json: all an agent durably knows of a machine. It is
+// replaced as a whole.
+type record struct {
+	Version int      `json:"version"`
+	Must    []string `json:"must"` // features a reader has to know
+	May     []string `json:"may"`  // features a reader may ignore
+
+	Assignment recovery.Assignment `json:"assignment"`
+	Authority  recovery.Authority  `json:"authority"`
+	Fence      ident.Fence         `json:"fence,omitempty"`
+	FenceRun   string              `json:"fence_run,omitempty"` // who claimed with it
+	// Conflict is another record of the same epoch: both hosts refuse.
+	Conflict *recovery.Authority `json:"conflict,omitempty"`
+	// Locked: this host has given up the right to start the machine.
+	Locked  bool           `json:"locked,omitempty"`
+	Desired recovery.Power `json:"desired,omitempty"` // running or stopped
+	// Launch is durable before a start, Process after it: a launch without
+	// process was cut short.
+	Launch  *provider.Launch  `json:"launch,omitempty"`
+	Process *provider.Process `json:"process,omitempty"`
+	// Clean: the machine ended after a graceful stop, so its disks hold what
+	// its applications promised. Cleared by a start.
+	Clean bool `json:"clean,omitempty"`
+	// Final is the acknowledged point after which nothing was written: the
+	// machine was stopped. Cleared by a start.
+	Final ident.PointID `json:"final,omitzero"`
+	// Frozen is set before a freeze and cleared after its thaw.
+	Frozen bool `json:"frozen,omitempty"`
+	// Own: the disks at this host's paths are the machine's own (its home ones,
+	// or those of a failover), not a replica's heads.
+	Own bool `json:"own,omitempty"`
+	// Sending is the epoch whose source tables were adopted, Receiving the one
+	// whose replica was: each is done once an epoch.
+	Sending   ident.Epoch `json:"sending,omitempty"`
+	Receiving ident.Epoch `json:"receiving,omitempty"`
+	// Found says that the disks here, which hold writes that only they have,
+	// were kept as a point: they may be overwritten by what is received.
+	Found *command.FoundResult `json:"found,omitempty"`
+	// Tests that stand here, by id.
+	Tests   map[string]testRecord `json:"tests,omitempty"`
+	Permits []permit              `json:"permits,omitempty"`
+}
+
+// testRecord is a test failover at this host.
+type testRecord struct {
+	Point   ident.PointID     `json:"point"`
+	Run     string            `json:"run,omitempty"`
+	Paths   map[string]string `json:"paths,omitempty"` // of the view's disks, when it is prepared
+	Launch  *provider.Launch  `json:"launch,omitempty"`
+	Process *provider.Process `json:"process,omitempty"`
+}
+
+// permit is an operator's word that the machine may start although no peer
+// answers.
+type permit struct {
+	By    string      `json:"by"`
+	At    time.Time   `json:"at"`
+	Epoch ident.Epoch `json:"epoch"`
+}
+
+// clone copies what update may change in place.
+func (r record) clone() record {
+	r.Tests = maps.Clone(r.Tests)
+	r.Permits = slices.Clone(r.Permits)
+	return r
+}
+
+// decodeRecord reads machine.json. fault.Corrupt: damaged; fault.Refused:
+// written by a newer program.
+func decodeRecord(name string, b []byte) (record, error) {
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return record{}, fault.Errorf(fault.Corrupt, "cannot read %s: %w", name, err).
+			WithHint("move the file away and apply the estate again")
+	}
+	if r.Version > RecordVersion || len(r.Must) > 0 {
+		return record{}, fault.Errorf(fault.Refused, "cannot read %s: version %d with features %q is not known (this program knows %d)",
+			name, r.Version, r.Must, RecordVersion).WithHint("use the drrun-agent that wrote it, or a newer one; nothing was changed")
+	}
+	if err := checkAssignment(&r.Assignment); err != nil {
+		return record{}, fault.Errorf(fault.Corrupt, "cannot read %s: %w", name, err)
+	}
+	return r, nil
+}
+
+// checkAssignment refuses names that could not stand as folders, and paths
+// that are not whole ones.
+func checkAssignment(a *recovery.Assignment) error {
+	if a.Version > recovery.FormatVersion {
+		return fault.Errorf(fault.Refused, "the assignment has version %d, this agent knows %d", a.Version, recovery.FormatVersion).
+			WithHint("update drrun-agent on this host")
+	}
+	if err := ident.CheckName(a.Machine); err != nil {
+		return fault.Errorf(fault.Invalid, "machine: %w", err)
+	}
+	if len(a.Hosts) == 0 || len(a.Disks) == 0 {
+		return fault.Errorf(fault.Invalid, "machine %s has %d hosts and %d disks", a.Machine, len(a.Hosts), len(a.Disks))
+	}
+	for _, h := range a.Hosts {
+		if err := ident.CheckName(h.Name); err != nil {
+			return fault.Errorf(fault.Invalid, "machine %s: host: %w", a.Machine, err)
+		}
+		if h.Store != "" && !filepath.IsAbs(h.Store) {
+			return fault.Errorf(fault.Invalid, "machine %s: store %q of host %s is not an absolute path", a.Machine, h.Store, h.Name)
+		}
+	}
+	seen := map[string]bool{}
+	for _, d := range a.Disks {
+		if err := ident.CheckName(d.Name); err != nil {
+			return fault.Errorf(fault.Invalid, "machine %s: disk: %w", a.Machine, err)
+		}
+		if seen[d.Name] || d.ID.IsZero() {
+			return fault.Errorf(fault.Invalid, "machine %s: disk %s is named twice or has no id", a.Machine, d.Name)
+		}
+		seen[d.Name] = true
+		for site, p := range d.Paths {
+			if !filepath.IsAbs(p) {
+				return fault.Errorf(fault.Invalid, "machine %s: disk %s: path %q at site %s is not absolute", a.Machine, d.Name, p, site)
+			}
+		}
+	}
+	return nil
+}
+
+// write makes the record durable in dir.
+func (r *record) write(fsys vfs.FS, dir string) error {
+	r.Version = RecordVersion
+	if r.Must == nil {
+		r.Must, r.May = []string{}, []string{}
+	}
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("cannot encode %s: %w", recordName, err)
+	}
+	if err := vfs.WriteFile(fsys, filepath.Join(dir, recordName), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, recordName), err)
+	}
+	return nil
+}
+
+// role is what host does for the machine under the record's authority.
+func (r *record) role(host string) string {
+	h, ok := r.Assignment.Host(host)
+	if !ok {
+		return roleNone
+	}
+	for _, p := range r.Authority.Direction {
+		if p.From == host && h.Site == r.Authority.Active {
+			return roleSource
+		}
+		if p.To == host && h.Site != r.Authority.Active {
+			return roleTarget
+		}
+	}
+	return roleNone
+}
+
+// target is the host that a sending host sends to.
+func (r *record) target(host string) (recovery.Host, bool) {
+	for _, p := range r.Authority.Direction {
+		if p.From == host {
+			return r.Assignment.Host(p.To)
+		}
+	}
+	return recovery.Host{}, false
+}
+
+// describe names an authority record for messages.
+func describe(a recovery.Authority) string {
+	s := fmt.Sprintf("epoch %d (active site %s", a.Epoch, a.Active)
+	if a.Run != "" {
+		s += ", run " + a.Run
+	}
+	return s + ")"
+}

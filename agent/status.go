@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// Status reports everything the agent knows, of one machine if it is named. A
+// machine that is not assigned here is no error: there is nothing to report.
+func (a *Agent) Status(ctx context.Context, machine string) (command.AgentStatus, error) {
+	p := a.self()
+	st := command.AgentStatus{
+		Host: p.Host, Site: p.Site, Estate: p.Estate, Version: a.o.Version,
+		Now: a.o.Clock.Now().UTC(), Boot: a.boot(), Store: a.o.Store, Machines: []command.MachineStatus{},
+	}
+	for _, m := range a.all() {
+		if h, ok := m.assignment().Host(p.Host); ok && st.Store == "" {
+			st.Store = h.Store
+		}
+		if machine == "" || m.name == machine {
+			st.Machines = append(st.Machines, m.status(ctx))
+		}
+	}
+	if st.Store != "" {
+		free, err := a.o.FS.Free(st.Store)
+		if err != nil {
+			a.log.Debug("free space of the store is not known", logkit.KeyError, err)
+		}
+		st.Free = free
+	}
+	return st, nil
+}
+
+// status reports what this host knows of the machine. It does not wait for
+// cycles, only for the provider's answer.
+func (m *machine) status(ctx context.Context) command.MachineStatus {
+	rec := m.snapshot()
+	power := m.state(ctx)
+	st := command.MachineStatus{
+		Machine: m.name, Host: m.a.host(), Site: m.a.site(), Role: rec.role(m.a.host()),
+		Authority: rec.Authority, Fence: rec.Fence, Power: power.Power, PID: power.PID, Locked: rec.Locked,
+		Tests: slices.Sorted(maps.Keys(rec.Tests)),
+	}
+	m.mu.Lock()
+	src, rep, phase := m.src, m.rep, m.phase
+	sendErr, roleErr, applyErr, startErr := m.sendErr, m.roleErr, m.applyErr, m.startErr
+	m.mu.Unlock()
+	if rep != nil {
+		if tip, age, ok := rep.Tip(); ok {
+			st.Tip, st.TipAge = &tip, age
+		}
+		st.Applied, st.Points = rep.Applied(), len(rep.Points())
+		if run, point, ok := rep.Live(); ok && rec.Own {
+			st.LiveRun, st.LivePoint = run, point.ID
+		}
+	}
+	if src != nil {
+		src.Report(&st)
+	}
+	if phase != "" {
+		st.Progress = &command.Progress{Phase: phase}
+	}
+	late := m.late(&rec, &st)
+	st.State = lifeState(&rec, &st, m.a.site(), sendErr != nil || roleErr != nil || applyErr != nil || late != "")
+	st.Reason = reason(&rec, power.Exit, power.Power, startErr, roleErr, sendErr, applyErr, late)
+	return st
+}
+
+// late says that the newest point is older than the policy allows.
+func (m *machine) late(rec *record, st *command.MachineStatus) string {
+	rpo := rec.Assignment.Policy.RPO
+	if st.Role == roleNone || rpo <= 0 || st.Tip == nil || st.TipAge <= rpo {
+		return ""
+	}
+	return fmt.Sprintf("newest point is %s old, the policy's rpo is %s", quantity.FormatDuration(st.TipAge), quantity.FormatDuration(rpo))
+}
+
+// lifeState is the machine's place in its life, as this host sees it.
+func lifeState(rec *record, st *command.MachineStatus, site string, troubled bool) recovery.MachineState {
+	a := rec.Authority
+	switch {
+	case a.Uncommitted && a.Active == site && (!rec.Own || rec.Desired != recovery.PowerRunning):
+		return recovery.FailingOver
+	case a.Uncommitted:
+		return recovery.FailedOver
+	case len(a.Direction) == 0 && a.Run != "":
+		return recovery.Committed
+	case len(a.Direction) == 0:
+		return recovery.Unprotected
+	case rec.Conflict != nil:
+		return recovery.Degraded
+	case st.Tip == nil && a.Run != "":
+		return recovery.Reseeding
+	case st.Tip == nil && troubled:
+		return recovery.Degraded
+	case st.Tip == nil:
+		return recovery.Seeding
+	case troubled:
+		return recovery.Degraded
+	}
+	return recovery.Protected
+}
+
+// reason is the first thing that a person should know.
+func reason(rec *record, exit string, power recovery.Power, startErr string, roleErr, sendErr, applyErr error, late string) string {
+	switch {
+	case rec.Conflict != nil:
+		return fmt.Sprintf("two records of epoch %d: %s here, %s at its peer", rec.Authority.Epoch, describe(rec.Authority), describe(*rec.Conflict))
+	case startErr != "":
+		return startErr
+	case rec.Desired == recovery.PowerRunning && power == recovery.PowerStopped:
+		if exit == "" {
+			exit = "how is not known"
+		}
+		return "the machine ended by itself: " + exit
+	case roleErr != nil:
+		return roleErr.Error()
+	case sendErr != nil:
+		return sendErr.Error()
+	case applyErr != nil:
+		return applyErr.Error()
+	}
+	return late
+}
