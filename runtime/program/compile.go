@@ -113,7 +113,7 @@ func (c *compiler) place(name, group string, f Fact) (Machine, error) {
 	for _, h := range f.Hosts {
 		switch h.Site {
 		case m.FromSite:
-			m.FromHost = h.Name
+			m.FromHost, m.Back = h.Name, h.Store != ""
 		case m.ToSite:
 			m.ToHost = h.Name
 		}
@@ -282,7 +282,7 @@ func (c *compiler) grants(m Machine) Node {
 	needs := []string{"claim"}
 	if c.unplanned() {
 		right := c.step(Step{ID: "right-to-run/" + m.Name, Kind: Right, Phase: "failover", Machine: m.Name, Group: m.Group,
-			Title: fmt.Sprintf("%s is known stopped at %s, or a person says so", m.Name, m.FromSite)})
+			OnFail: OnFailAsk, Title: fmt.Sprintf("%s is known stopped at %s, or a person says so", m.Name, m.FromSite)})
 		nodes, needs = append(nodes, one(right)), append(needs, right.ID)
 	}
 	grant := c.step(Step{ID: grantID(m.Name, m.ToHost), Kind: Grant, Phase: "failover", Machine: m.Name, Group: m.Group,

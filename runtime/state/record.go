@@ -64,6 +64,7 @@ type Run struct {
 	Set          map[string]string  `json:"set,omitempty"`
 	Bundle       string             `json:"bundle,omitempty"` // hash
 	Estate       string             `json:"estate,omitempty"` // hash
+	Plan         string             `json:"plan,omitempty"`   // hash of the plan as data
 	EstateRev    uint64             `json:"estate_rev,omitempty"`
 	RTO          time.Duration      `json:"rto,omitempty"`
 	RPO          time.Duration      `json:"rpo,omitempty"`

@@ -1,0 +1,502 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/runtime/journal"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/state"
+	"github.com/drrun/drrun/runtime/store"
+)
+
+// driver drives one run: it alone writes the run's journal, and starts an
+// effect only after its record is committed.
+type driver struct {
+	e    *Engine
+	id   string
+	src  sources
+	done chan struct{}
+	wake chan struct{}
+
+	mu       sync.Mutex
+	st       *state.State
+	j        *journal.Journal
+	flying   map[string]*flight
+	progress map[string]report.Progress
+	watchers map[chan struct{}]bool // told when progress changed
+	parked   bool                   // no step starts; leave when none is in flight
+	dead     error                  // the journal cannot be written
+}
+
+// flight is one step in flight.
+type flight struct {
+	attempt int
+	cancel  context.CancelCauseFunc
+}
+
+func newDriver(e *Engine, st *state.State, j *journal.Journal, src sources) *driver {
+	return &driver{e: e, id: st.Run.ID, src: src, st: st, j: j, done: make(chan struct{}), wake: make(chan struct{}, 1),
+		flying: map[string]*flight{}, progress: map[string]report.Progress{}, watchers: map[chan struct{}]bool{}}
+}
+
+func (e *Engine) now() time.Time { return e.clock.Now().UTC().Round(0) }
+
+// append commits a record and folds it. Callers hold d.mu. When the journal
+// cannot be written the run is dead here: nobody knows what it holds, so this
+// process must not go on; a later one reads it again.
+func (d *driver) append(r state.Record) error {
+	if d.dead != nil {
+		return d.dead
+	}
+	r.Seq, r.Time = d.j.Next(), d.e.now()
+	rec, err := toJournal(r)
+	if err != nil {
+		return d.die(err)
+	}
+	before := headOf(d.st)
+	if err := d.st.Apply(r); err != nil {
+		return d.die(err)
+	}
+	for {
+		ops, cmps, err := d.also(before)
+		if err != nil {
+			return d.die(err)
+		}
+		_, ok, err := d.j.Append(d.e.ctx, rec, ops, cmps...)
+		if err != nil {
+			return d.die(err)
+		}
+		if ok {
+			break
+		}
+		if _, err := d.e.store.Get(d.e.ctx, journal.Key(d.id, r.Seq)); !fault.Is(err, fault.NotFound) {
+			return d.die(fault.Errorf(fault.Conflict, "another runtime drives run %s", d.id).WithHint("watch it there: drrun watch %s", d.id))
+		}
+	}
+	d.nudge()
+	return nil
+}
+
+// also is what is written together with a record: the head if it changed, and
+// the release of the machines when the run has ended.
+func (d *driver) also(before head) ([]store.Op, []store.Cmp, error) {
+	after := headOf(d.st)
+	var ops []store.Op
+	if !sameHead(before, after) {
+		op, err := jsonOp(keyHead+d.id, after)
+		if err != nil {
+			return nil, nil, err
+		}
+		ops = append(ops, op)
+	}
+	if !d.st.Status.Ended() {
+		return ops, nil, nil
+	}
+	free, cmps, err := d.e.release(d.e.ctx, d.id)
+	return append(ops, free...), cmps, err
+}
+
+func sameHead(a, b head) bool { return string(encode(a)) == string(encode(b)) }
+
+func (d *driver) die(err error) error {
+	d.dead = err
+	d.e.log.Error("run stopped: its journal cannot be written", "run", d.id, "cause", err.Error())
+	for _, f := range d.flying {
+		f.cancel(errLeaving)
+	}
+	d.nudge()
+	return err
+}
+
+func (d *driver) nudge() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+	for w := range d.watchers {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// loop starts what may start until the run has ended or is parked.
+func (d *driver) loop() {
+	d.relaunch()
+	for {
+		d.mu.Lock()
+		next := d.advance()
+		idle := len(d.flying) == 0
+		leave := idle && (d.dead != nil || d.parked || d.st.Status.Ended())
+		d.mu.Unlock()
+		if leave {
+			return
+		}
+		var timer <-chan time.Time
+		if !next.IsZero() {
+			timer = time.After(max(0, next.Sub(d.e.now())))
+		}
+		select {
+		case <-d.wake:
+		case <-timer:
+		}
+	}
+}
+
+// advance does everything that can be done now and returns when the next
+// deadline is. Callers hold d.mu.
+func (d *driver) advance() (next time.Time) {
+	for d.dead == nil && !d.parked {
+		if section := d.st.Follow(); section != "" && len(d.flying) == 0 {
+			if d.beginSection(section, "the run") != nil {
+				return time.Time{}
+			}
+			continue
+		}
+		acted := false
+		next = time.Time{}
+		for _, eff := range d.st.Next() {
+			if now := d.e.now(); eff.At.After(now) {
+				if next.IsZero() || eff.At.Before(next) {
+					next = eff.At
+				}
+				continue
+			}
+			acted = true
+			if d.act(eff) != nil {
+				return time.Time{}
+			}
+			break // the state has changed: ask it again
+		}
+		if !acted {
+			return next
+		}
+	}
+	return time.Time{}
+}
+
+// act journals the begin of an effect, then starts it.
+func (d *driver) act(eff state.Effect) error {
+	st := d.st.Steps[eff.Step]
+	if eff.Timeout {
+		return d.append(state.Record{Kind: state.TimedOut, Step: eff.Step, Attempt: eff.Attempt})
+	}
+	if err := d.append(state.Record{Kind: state.Started, Step: eff.Step, Attempt: eff.Attempt}); err != nil {
+		return err
+	}
+	if st.Kind == program.Wait {
+		if !d.st.Run.Unattended {
+			return nil
+		}
+		return d.append(state.Record{Kind: state.Answered, Step: st.ID, Word: state.Unattended(st.Plan), By: "the plan (unattended)"})
+	}
+	d.launch(st)
+	return nil
+}
+
+// relaunch takes up the steps that another process left without a result:
+// agents answer a repeated operation id with the stored result; what cannot be
+// asked again is unknown.
+func (d *driver) relaunch() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, st := range d.st.Running() {
+		if d.dead != nil || d.parked {
+			return
+		}
+		if st.Kind == program.Exec && st.Host == "" {
+			err := fault.Errorf(fault.Unknown, "the runtime ended while %s ran on the controller: nobody knows whether it was done", st.ID).
+				WithHint("find out, then: drrun answer %s done|again|abort", d.id)
+			if d.append(state.Record{Kind: state.Unknown, Step: st.ID, Attempt: st.Attempt, Error: err}) != nil {
+				return
+			}
+			continue
+		}
+		d.launch(st)
+	}
+}
+
+// launch runs a step on its own goroutine. Callers hold d.mu.
+func (d *driver) launch(st *state.Step) {
+	ctx, cancel := context.WithCancelCause(d.e.ctx)
+	d.flying[st.ID] = &flight{attempt: st.Attempt, cancel: cancel}
+	job := d.job(st)
+	go func() {
+		defer cancel(nil)
+		out := job.execute(ctx)
+		d.land(ctx, job, out)
+	}()
+}
+
+// land journals the result of a step. A step that was interrupted because the
+// runtime ends gets no result: it is taken up again on resume.
+func (d *driver) land(ctx context.Context, job *job, out outcome) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.flying, job.step.ID)
+	delete(d.progress, job.step.ID)
+	defer d.nudge()
+	if d.dead != nil || out.err != nil && context.Cause(ctx) == errLeaving { //nolint:errorlint // exactly this cause
+		return
+	}
+	r := state.Record{Step: job.step.ID, Attempt: job.step.Attempt, Text: out.detail}
+	if out.data != nil {
+		r.Data = encode(out.data)
+	}
+	switch {
+	case out.unknown:
+		r.Kind, r.Error = state.Unknown, asFault(out.err)
+		if out.diverged {
+			r.Word = state.WordDiverged
+		}
+	case out.err != nil:
+		r.Kind, r.Error, r.Unclear = state.Failed, asFault(out.err), fault.Is(out.err, fault.Unreachable)
+	case out.skip != "":
+		r.Kind, r.Text = state.Skipped, out.skip
+	default:
+		r.Kind = state.Done
+	}
+	for _, n := range out.notes {
+		if d.append(state.Record{Kind: state.Noted, Step: job.step.ID, Text: n}) != nil {
+			return
+		}
+	}
+	if err := d.append(r); err != nil {
+		return
+	}
+	if r.Kind == state.Failed {
+		d.e.log.Warn("step failed", "run", d.id, "step", job.step.ID, "cause", r.Error.Message)
+	}
+}
+
+// asFault makes the storable form of an error: kind, message, hint.
+func asFault(err error) *fault.Error {
+	f := fault.Wrap(fault.Failed, err)
+	if f.Kind == fault.Internal {
+		f.Kind = fault.Failed
+	}
+	if f.Hint == "" {
+		f.Hint = fault.Hint(err)
+	}
+	return f
+}
+
+// takeOver claims the machines of a run that another process began, with a
+// fencing number above any the agents have seen, and records that.
+func (d *driver) takeOver(ctx context.Context, by string) error {
+	hosts := map[string]bool{}
+	for _, h := range d.st.Main().Hosts() {
+		hosts[h] = true
+	}
+	var seen = d.st.Fence
+	for _, s := range d.e.look(ctx, hosts) {
+		for _, ms := range s.status.Machines {
+			seen = max(seen, ms.Fence)
+		}
+	}
+	fence, err := nextFence(ctx, d.e.store, seen)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.append(state.Record{Kind: state.Resumed, Word: state.WordAttach, By: by, Fence: fence}); err != nil {
+		return err
+	}
+	return d.reclaim(ctx)
+}
+
+// resume lets the run go on.
+func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if o.As == "" && d.st.Status.Busy() {
+		return nil // it goes on already: taking it over was all there was to do
+	}
+	switch d.st.Status {
+	case report.RunStopped, report.RunPaused, report.RunWaiting:
+	default:
+		return notAllowed(d.st, "resume")
+	}
+	r := state.Record{Kind: state.Resumed, By: nobody(o.By)}
+	if o.As != "" {
+		p, err := d.asUnplanned(ctx, o)
+		if err != nil {
+			return err
+		}
+		r.Program = p
+	}
+	if o.SourceIsDown {
+		if err := d.append(state.Record{Kind: state.Statement, Word: SourceIsDown, By: o.By}); err != nil {
+			return err
+		}
+	}
+	return d.append(r)
+}
+
+func nobody(by string) string {
+	if by == "" {
+		return "somebody"
+	}
+	return by
+}
+
+func (d *driver) pause(by string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.st.Status.Busy() && d.st.Status != report.RunWaiting {
+		return notAllowed(d.st, "pause")
+	}
+	return d.append(state.Record{Kind: state.Paused, By: nobody(by)})
+}
+
+// park pauses a busy run because the runtime ends.
+func (d *driver) park() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var err error
+	if d.dead == nil && d.st.Status.Busy() && !d.st.Stopping() {
+		err = d.append(state.Record{Kind: state.Paused, By: "the end of the runtime"})
+	}
+	d.parked = true
+	d.nudge()
+	return err
+}
+
+func (d *driver) cancelRun(by string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	section := d.st.Section()
+	first := section == program.SectionFailover || section == program.SectionReverse
+	if d.st.Status.Ended() || !first || d.st.Cancelling() || !d.st.SectionEnd.IsZero() {
+		return notAllowed(d.st, "cancel")
+	}
+	if err := d.append(state.Record{Kind: state.Cancelled, By: nobody(by)}); err != nil {
+		return err
+	}
+	for id, f := range d.flying { // questions and delays need not end by themselves
+		switch d.st.Steps[id].Kind {
+		case program.Check, program.Ready, program.Delay:
+			f.cancel(fault.Errorf(fault.Failed, "cancelled by %s", nobody(by)))
+		}
+	}
+	return nil
+}
+
+func (d *driver) commit(by string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	standing := d.st.Status == report.RunUncommitted || d.st.Status == report.RunPartial
+	if !standing || !d.st.Uncommitted() || d.st.HasSection(program.SectionCommit) {
+		return notAllowed(d.st, "commit")
+	}
+	return d.beginSection(program.SectionCommit, by)
+}
+
+func (d *driver) cleanup(by string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.st.Section() == program.SectionCleanup && d.st.Status == report.RunStopped {
+		return d.append(state.Record{Kind: state.Resumed, By: nobody(by)})
+	}
+	if !isTest(d.st) || d.st.Status.Busy() || d.st.Status.Ended() {
+		return notAllowed(d.st, "cleanup")
+	}
+	return d.beginSection(program.SectionCleanup, by)
+}
+
+// beginSection adds what was asked for to the run. Callers hold d.mu.
+func (d *driver) beginSection(name, by string) error {
+	var p *program.Program
+	main := d.st.Main()
+	switch name {
+	case program.SectionCommit:
+		p = program.CommitOf(main, d.st.Granted())
+	case program.SectionCleanup:
+		p = program.CleanupOf(main)
+	case program.SectionCancel:
+		p = program.CancelOf(main, d.st.Held())
+	default:
+		return fault.Errorf(fault.Internal, "no section %q", name)
+	}
+	if name == program.SectionCommit && d.st.Type == "planned" {
+		text := "not proved: disks of both sites were not read whole and compared"
+		if d.st.Run.NoProof {
+			text += " (--no-proof)"
+		}
+		if err := d.append(state.Record{Kind: state.Noted, Text: text}); err != nil {
+			return err
+		}
+	}
+	return d.append(state.Record{Kind: state.Section, By: nobody(by), Program: p})
+}
+
+// answer finds the question an answer belongs to.
+func (d *driver) answer(a Answer) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	st, err := d.question(a.Step)
+	if err != nil {
+		return err
+	}
+	word := a.Word
+	allowed := answersOf(st)
+	ok := false
+	for _, w := range allowed {
+		ok = ok || w == word
+	}
+	if !ok {
+		return fault.Errorf(fault.Invalid, "%q is no answer to %s", a.Word, st.ID).WithHint("answer one of %v", allowed)
+	}
+	if word == SourceIsDown {
+		if err := d.append(state.Record{Kind: state.Statement, Word: SourceIsDown, By: nobody(a.By), Text: a.Text}); err != nil {
+			return err
+		}
+		word = state.Again
+	}
+	return d.append(state.Record{Kind: state.Answered, Step: st.ID, Word: word, By: nobody(a.By), Text: a.Text})
+}
+
+// answersOf lists the words that answer a step's question.
+func answersOf(st *state.Step) []string {
+	switch {
+	case st.Status == report.StepUnknown:
+		return []string{state.OutcomeDone, state.Again, state.Abort}
+	case st.Asks && st.Kind == program.Right:
+		return []string{SourceIsDown, state.Again, state.Go, state.Stop}
+	case st.Asks:
+		return []string{state.Again, state.Go, state.Stop}
+	}
+	return []string{state.Go, state.Stop}
+}
+
+func (d *driver) question(name string) (*state.Step, error) {
+	var open []*state.Step
+	for _, st := range d.st.Ordered() {
+		if st.Status != report.StepWaiting && st.Status != report.StepUnknown && !st.Asks {
+			continue
+		}
+		if st.ID == name || st.Plan != nil && st.Plan.Name == name {
+			return st, nil
+		}
+		open = append(open, st)
+	}
+	switch {
+	case len(open) == 0:
+		return nil, notAllowed(d.st, "answer")
+	case name == "" && len(open) == 1:
+		return open[0], nil
+	}
+	names := ""
+	for _, st := range open {
+		names += fmt.Sprintf(" %q", st.ID)
+	}
+	return nil, fault.Errorf(fault.Invalid, "run %s asks%s: say which one you answer", d.id, names).
+		WithHint("drrun answer %s %q …", d.id, open[0].ID)
+}

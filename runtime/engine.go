@@ -1,0 +1,549 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/state"
+	"github.com/drrun/drrun/runtime/store"
+)
+
+// Options are the parts an engine is wired from.
+type Options struct {
+	Store     store.Store
+	Caller    command.Caller
+	Catalogue Catalogue
+	Scripts   Scripts      // nil: plans without functions only
+	Runner    Runner       // nil: LocalRunner
+	Clock     clock.Clock  // nil: the real one
+	Log       *slog.Logger // nil: discards
+	// NewID gives runs their ids; nil: the plan's name and six random digits.
+	NewID func(plan string) string
+}
+
+// Engine starts and drives runs. One engine has the state folder at a time.
+type Engine struct {
+	store   store.Store
+	caller  command.Caller
+	cat     Catalogue
+	scripts Scripts
+	runner  Runner
+	clock   clock.Clock
+	log     *slog.Logger
+	newID   func(string) string
+
+	ctx    context.Context // ends when Close has waited long enough
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex
+	live   map[string]*driver
+	closed bool
+}
+
+// New returns an engine. It takes up no run by itself: see Unfinished and
+// Resume.
+func New(o Options) *Engine {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	e := &Engine{store: o.Store, caller: o.Caller, cat: o.Catalogue, scripts: o.Scripts, runner: o.Runner, clock: o.Clock, log: o.Log,
+		newID: o.NewID, ctx: ctx, cancel: cancel, live: map[string]*driver{}}
+	if e.runner == nil {
+		e.runner = LocalRunner{}
+	}
+	if e.clock == nil {
+		e.clock = clock.Real{}
+	}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	if e.newID == nil {
+		e.newID = func(plan string) string {
+			return plan[:min(len(plan), ident.MaxName-7)] + "-" + ident.NewID().String()[:6]
+		}
+	}
+	return e
+}
+
+// prepared is a run that could start.
+type prepared struct {
+	src     sources
+	plan    *plans.Plan
+	rev     uint64
+	program *program.Program
+	seen    ident.Fence // highest fencing number that an agent reported
+}
+
+// prepare loads plan and estate, looks where the machines are and compiles.
+func (e *Engine) prepare(ctx context.Context, req *Request) (*prepared, error) {
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	est, rev, err := e.cat.AppliedEstate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &prepared{src: sources{estate: est}, rev: rev}
+	if len(req.Machines) == 0 {
+		if p.src.bundle, p.plan, err = e.loadPlan(ctx, req); err != nil {
+			return nil, err
+		}
+		if err := plans.Check(p.plan, est); err != nil {
+			return nil, fault.Wrap(fault.Invalid, err)
+		}
+	}
+	names := req.Machines
+	if p.plan != nil {
+		for _, g := range p.plan.Resolve(est) {
+			names = append(names, g.Names()...)
+		}
+	}
+	facts, seen, err := e.facts(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	p.seen = seen
+	if p.plan == nil {
+		if p.plan, err = planOfMachines(est, req, facts); err != nil {
+			return nil, err
+		}
+	}
+	p.program, err = program.Compile(p.plan, est, program.Request{Type: req.Type, Failback: req.Failback, NoShutdown: req.NoShutdown}, facts)
+	return p, err
+}
+
+func (e *Engine) loadPlan(ctx context.Context, req *Request) (b plans.Bundle, p *plans.Plan, err error) {
+	if req.Bundle != nil {
+		b = *req.Bundle
+	} else if b, err = e.cat.AppliedPlan(ctx, req.Plan); err != nil {
+		return b, nil, err
+	}
+	if e.scripts == nil {
+		return b, nil, fault.Errorf(fault.Internal, "this engine has no script loader")
+	}
+	p, err = e.scripts.LoadPlan(b, req.Set)
+	if err != nil {
+		return b, nil, fault.Wrap(fault.Invalid, err)
+	}
+	return b, p, nil
+}
+
+// planOfMachines is the plan of `failover MACHINE…`: one group, from the home
+// site of the machines to the site of their replicas.
+func planOfMachines(est *plans.Estate, req *Request, facts map[string]program.Fact) (*plans.Plan, error) {
+	p := &plans.Plan{Name: "machines"}
+	if len(req.Machines) == 1 {
+		p.Name = req.Machines[0]
+	}
+	g := &plans.Group{Name: "machines"}
+	for _, name := range req.Machines {
+		home, ok := est.HomeSite(name)
+		if !ok {
+			return nil, fault.Errorf(fault.NotFound, "there is no machine %q in the estate", name).WithHint("list them with: drrun status")
+		}
+		to := ""
+		for _, h := range facts[name].Hosts {
+			if h.Site != home {
+				to = h.Site
+			}
+		}
+		if p.From != "" && (p.From != home || p.To != to) {
+			return nil, fault.Errorf(fault.Invalid, "%s goes %s → %s and %s goes %s → %s: one run has one direction",
+				req.Machines[0], p.From, p.To, name, home, to).WithHint("start one run for each direction")
+		}
+		p.From, p.To = home, to
+		g.Machines = append(g.Machines, plans.MachineRef{Name: name})
+	}
+	p.Items = []plans.Item{{Group: g}}
+	return p, nil
+}
+
+// facts asks the agents where machines are active.
+func (e *Engine) facts(ctx context.Context, machines []string) (map[string]program.Fact, ident.Fence, error) {
+	facts := map[string]program.Fact{}
+	hosts := map[string]bool{}
+	for _, m := range machines {
+		a, err := e.cat.Assignment(ctx, m)
+		if err != nil {
+			return nil, 0, err
+		}
+		facts[m] = program.Fact{Hosts: a.Hosts}
+		for _, h := range a.Hosts {
+			hosts[h.Name] = true
+		}
+	}
+	look := e.look(ctx, hosts)
+	var seen ident.Fence
+	for m, f := range facts {
+		rec, _ := look.newest(m)
+		f.Active = rec.Active
+		if rec.Epoch == 0 {
+			return nil, 0, fault.Errorf(fault.Unreachable, "nobody knows where %s is active: %s", m, look.why(f.Hosts)).
+				WithHint("start the agents, or look at: drrun status %s", m)
+		}
+		facts[m] = f
+	}
+	for _, s := range look {
+		for _, ms := range s.status.Machines {
+			seen = max(seen, ms.Fence)
+		}
+	}
+	return facts, seen, nil
+}
+
+// Explain compiles a request and shows it; nothing is stored or changed.
+func (e *Engine) Explain(ctx context.Context, req Request) (*report.Explain, error) {
+	p, err := e.prepare(ctx, &req)
+	if err != nil {
+		return nil, err
+	}
+	x := p.program.Explain()
+	return &x, nil
+}
+
+// Start stores a run and begins it. It returns when the run exists; what
+// happens to it is in Show and Events. Errors mean that nothing was started.
+func (e *Engine) Start(ctx context.Context, req Request) (id string, err error) {
+	p, err := e.prepare(ctx, &req)
+	if err != nil {
+		return "", err
+	}
+	rec := &state.Run{ID: req.ID, Kind: report.KindFailover, StartedBy: req.By, Params: p.plan.Params, Set: req.Set, EstateRev: p.rev,
+		RTO: p.plan.RTO, RPO: p.plan.RPO, Commit: p.plan.Commit, Cleanup: req.Cleanup, SourceIsDown: req.SourceIsDown,
+		Force: req.Force, NoShutdown: req.NoShutdown, NoProof: req.NoProof, Unattended: req.Unattended}
+	rec.Point = selectorOf(&req, p.plan)
+	if req.Commit {
+		rec.Commit.Mode = "auto"
+	}
+	if err := e.clearTests(ctx, p.program, req.By); err != nil {
+		return "", err
+	}
+	return e.begin(ctx, rec, p)
+}
+
+func selectorOf(req *Request, p *plans.Plan) string {
+	switch {
+	case req.Type == recovery.Planned:
+		return recovery.SelectLatest
+	case req.Point != "":
+		return req.Point
+	case p.Point != "":
+		return p.Point
+	}
+	return recovery.SelectLatest
+}
+
+// begin stores the sources and the first record, and drives the run.
+func (e *Engine) begin(ctx context.Context, run *state.Run, p *prepared) (string, error) {
+	if run.ID == "" {
+		run.ID = e.newID(p.program.Plan)
+	}
+	var err error
+	if p.src.bundle.Main != "" {
+		if run.Bundle, err = putBlob(ctx, e.store, p.src.bundle); err != nil {
+			return "", err
+		}
+	}
+	if run.Estate, err = putBlob(ctx, e.store, p.src.estate); err != nil {
+		return "", err
+	}
+	if p.src.plan = p.plan; p.plan != nil {
+		if run.Plan, err = putBlob(ctx, e.store, p.plan); err != nil {
+			return "", err
+		}
+	}
+	fence, err := nextFence(ctx, e.store, p.seen)
+	if err != nil {
+		return "", err
+	}
+	rec := state.Record{Kind: state.Created, Time: e.now(), Run: run, Program: p.program, Fence: fence}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return "", errClosing()
+	}
+	st, j, err := e.createRun(ctx, rec)
+	if err != nil {
+		return "", err
+	}
+	e.log.Info("run started", "run", run.ID, "plan", p.program.Plan, "type", string(p.program.Type), "by", run.StartedBy)
+	if !st.Status.Ended() {
+		e.drive(newDriver(e, st, j, p.src))
+	}
+	return run.ID, nil
+}
+
+func errClosing() error {
+	return fault.Errorf(fault.Unreachable, "this runtime is ending").WithHint("ask again in a moment")
+}
+
+// drive starts the goroutine of a run. Callers hold e.mu.
+func (e *Engine) drive(d *driver) {
+	e.live[d.id] = d
+	go func() {
+		d.loop()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.live[d.id] == d {
+			delete(e.live, d.id)
+		}
+		close(d.done)
+	}()
+}
+
+// clearTests ends tests that stand on the machines of a real run: a real
+// failover goes over a test.
+func (e *Engine) clearTests(ctx context.Context, p *program.Program, by string) error {
+	if p.Type == recovery.Test || p.Nothing != "" {
+		return nil
+	}
+	heads, err := e.heads(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range heads {
+		shares := slices.ContainsFunc(p.Active(), func(m program.Machine) bool { return slices.Contains(h.Machines, m.Name) })
+		if h.Type != recovery.Test || h.Status.Ended() || !shares || h.Section == program.SectionCleanup {
+			continue
+		}
+		if err := e.takeBackTest(ctx, h.ID, by); err != nil {
+			e.log.Warn("a test goes on beside a real run", "run", h.ID, "cause", err.Error()) // the real run does not wait for it
+		}
+	}
+	return nil
+}
+
+func (e *Engine) takeBackTest(ctx context.Context, id, by string) error {
+	return e.with(ctx, id, by, func(d *driver) error {
+		if err := d.cancelRun(nobody(by) + ", whose real run goes over the test"); err == nil {
+			return nil
+		}
+		return d.cleanup(nobody(by) + ", whose real run goes over the test")
+	})
+}
+
+// with calls f with the driver of a run. A run that no one drives is taken
+// over first: its machines are claimed with a fresh fencing number, and
+// nothing of it starts before f has said what is wanted.
+func (e *Engine) with(ctx context.Context, id, by string, f func(*driver) error) error {
+	id, err := e.resolve(ctx, id)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if d := e.live[id]; d != nil {
+		return f(d)
+	}
+	if e.closed {
+		return errClosing()
+	}
+	st, j, err := e.load(ctx, id)
+	if err != nil {
+		return err
+	}
+	if st.Status.Ended() {
+		return notAllowed(st, "that")
+	}
+	src, err := e.sources(ctx, &st.Run)
+	if err != nil {
+		return err
+	}
+	d := newDriver(e, st, j, src)
+	if err := d.takeOver(ctx, by); err != nil {
+		return err
+	}
+	if err := f(d); err != nil {
+		return err
+	}
+	e.drive(d)
+	return nil
+}
+
+func notAllowed(st *state.State, op string) error {
+	allowed := "nothing"
+	if ops := st.Allowed(true); len(ops) > 0 {
+		allowed = strings.Join(ops, ", ")
+	}
+	return fault.Errorf(fault.Refused, "run %s is %s: %s is not possible", st.Run.ID, st.Status, op).WithHint("allowed now: %s", allowed)
+}
+
+// Resume lets a stopped, paused or orphaned run go on, from the step where it
+// stopped.
+func (e *Engine) Resume(ctx context.Context, id string, o ResumeOptions) error {
+	return e.with(ctx, id, o.By, func(d *driver) error { return d.resume(ctx, o) })
+}
+
+// Answer answers a wait or a question of a run.
+func (e *Engine) Answer(ctx context.Context, id string, a Answer) error {
+	return e.with(ctx, id, a.By, func(d *driver) error { return d.answer(a) })
+}
+
+// Pause lets the steps in flight end and starts no others.
+func (e *Engine) Pause(ctx context.Context, id, by string) error {
+	return e.with(ctx, id, by, func(d *driver) error { return d.pause(by) })
+}
+
+// Cancel ends a run and takes back what can be: tests are cleaned up, machines
+// that were stopped and not failed over are unlocked and started.
+func (e *Engine) Cancel(ctx context.Context, id, by string) error {
+	return e.with(ctx, id, by, func(d *driver) error { return d.cancelRun(by) })
+}
+
+// Commit makes a failover final.
+func (e *Engine) Commit(ctx context.Context, id, by string) error {
+	return e.with(ctx, id, by, func(d *driver) error { return d.commit(by) })
+}
+
+// Cleanup ends a test.
+func (e *Engine) Cleanup(ctx context.Context, id, by string) error {
+	return e.with(ctx, id, by, func(d *driver) error { return d.cleanup(by) })
+}
+
+// Reverse starts a run that replicates machines back after a committed
+// unplanned failover.
+func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error) {
+	est, rev, err := e.cat.AppliedEstate(ctx)
+	if err != nil {
+		return "", err
+	}
+	names := req.Machines
+	name := "reverse"
+	if req.Plan != "" {
+		name = req.Plan
+		_, p, err := e.loadPlan(ctx, &Request{Plan: req.Plan})
+		if err != nil {
+			return "", err
+		}
+		for _, g := range p.Resolve(est) {
+			names = append(names, g.Names()...)
+		}
+	}
+	if len(names) == 0 {
+		return "", fault.Errorf(fault.Invalid, "reverse needs a plan or machines")
+	}
+	machines, seen, err := e.reverseMachines(ctx, names)
+	if err != nil {
+		return "", err
+	}
+	p := &prepared{src: sources{estate: est}, rev: rev, program: program.Reverse(name, machines), seen: seen}
+	return e.begin(ctx, &state.Run{ID: req.ID, Kind: report.KindReverse, StartedBy: req.By, EstateRev: rev}, p)
+}
+
+// reverseMachines finds the direction of each machine: active site → the other.
+func (e *Engine) reverseMachines(ctx context.Context, names []string) ([]program.Machine, ident.Fence, error) {
+	facts, seen, err := e.facts(ctx, names)
+	if err != nil {
+		return nil, 0, err
+	}
+	var out []program.Machine
+	for _, n := range names {
+		m := program.Machine{Name: n}
+		for _, h := range facts[n].Hosts {
+			if h.Site == facts[n].Active {
+				m.FromSite, m.FromHost = h.Site, h.Name
+			} else {
+				m.ToSite, m.ToHost, m.Back = h.Site, h.Name, h.Store != ""
+			}
+		}
+		switch {
+		case m.FromHost == "" || m.ToHost == "":
+			return nil, 0, fault.Errorf(fault.Invalid, "machine %s has no second host to replicate to", n)
+		case !m.Back:
+			return nil, 0, fault.Errorf(fault.Refused, "host %s of machine %s has no store: it cannot receive", m.ToHost, n).
+				WithHint("give %s a store in the estate, then: drrun apply", m.ToHost)
+		}
+		rec, err := e.authority(ctx, n, m)
+		if err != nil {
+			return nil, 0, err
+		}
+		switch {
+		case rec.Uncommitted:
+			return nil, 0, fault.Errorf(fault.Refused, "machine %s is failed over and not committed (run %s)", n, rec.Run).
+				WithHint("drrun commit %s, then reverse", rec.Run)
+		case len(rec.Direction) > 0:
+			m.Skip = "replicates already"
+		}
+		out = append(out, m)
+	}
+	return out, seen, nil
+}
+
+func (e *Engine) authority(ctx context.Context, machine string, m program.Machine) (recovery.Authority, error) {
+	rec, err := e.look(ctx, map[string]bool{m.FromHost: true, m.ToHost: true}).newest(machine)
+	if err != nil {
+		return rec, err
+	}
+	return rec, nil
+}
+
+// Unfinished lists the runs that nobody drives and that would go on by
+// themselves: a controller resumes them when it starts.
+func (e *Engine) Unfinished(ctx context.Context) ([]string, error) {
+	heads, err := e.heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []string
+	for _, h := range heads {
+		if e.live[h.ID] == nil && (h.Status.Busy() || h.Status == report.RunWaiting) {
+			out = append(out, h.ID)
+		}
+	}
+	return out, nil
+}
+
+// Close pauses what is busy, waits for the steps in flight until ctx ends, and
+// then leaves at once. All runs can be resumed. Idempotent.
+func (e *Engine) Close(ctx context.Context) error {
+	e.mu.Lock()
+	e.closed = true
+	drivers := make([]*driver, 0, len(e.live))
+	for _, d := range e.live {
+		drivers = append(drivers, d)
+	}
+	e.mu.Unlock()
+	var errs []error
+	for _, d := range drivers {
+		if err := d.park(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, d := range drivers {
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			e.cancel(errLeaving)
+			<-d.done
+		}
+	}
+	e.cancel(errLeaving)
+	return errors.Join(errs...)
+}
+
+var errLeaving = fault.Errorf(fault.Interrupted, "the runtime ended")
+
+// Store returns the store that the engine keeps its runs in.
+func (e *Engine) Store() store.Store { return e.store }
+
+func encode(v any) json.RawMessage {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("internal error: cannot encode %T: %v", v, err))
+	}
+	return raw
+}

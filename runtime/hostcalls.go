@@ -1,0 +1,267 @@
+package runtime
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/state"
+)
+
+// MaxOps is how many operations one attempt of an action may make.
+const MaxOps = 10_000
+
+// hostCalls journals the operations of one attempt of an action. On resume it
+// answers from the journal; a call that is not the recorded one ends the
+// action as diverged.
+type hostCalls struct {
+	*job
+	mu       sync.Mutex
+	recorded []*state.Op // of an earlier process, in order
+	next     int
+	bad      *outcome // set once: the action has no result of its own any more
+}
+
+var _ plans.HostCalls = (*hostCalls)(nil)
+
+func hashOf(args json.RawMessage) string {
+	sum := sha256.Sum256(args)
+	return hex.EncodeToString(sum[:8])
+}
+
+func (h *hostCalls) verdict() *outcome {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.bad
+}
+
+// condemn ends the action; h.mu is held.
+func (h *hostCalls) condemn(o outcome) error {
+	if h.bad == nil {
+		h.bad = &o
+	}
+	return h.bad.err
+}
+
+// Op implements plans.HostCalls.
+func (h *hostCalls) Op(ctx context.Context, name string, class plans.OpClass, args json.RawMessage,
+	do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {
+	h.mu.Lock()
+	if h.bad != nil {
+		defer h.mu.Unlock()
+		return nil, h.bad.err
+	}
+	h.next++
+	seq := h.next
+	text, hash := encodeArgs(args)
+	op := &state.Op{Seq: seq, Name: name, Class: class, Args: text, Hash: hash}
+	old, err := h.match(op)
+	h.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if old != nil && !old.Open() {
+		if old.Error != nil {
+			return nil, old.Error
+		}
+		return old.Result, nil
+	}
+	if old == nil {
+		if err := h.record(state.OpStarted, op); err != nil {
+			return nil, err
+		}
+	}
+	return h.perform(ctx, op, do)
+}
+
+// match compares a call with the journal; h.mu is held.
+func (h *hostCalls) match(op *state.Op) (*state.Op, error) {
+	if op.Seq > MaxOps {
+		return nil, h.condemn(failed(fault.Errorf(fault.Failed, "%s%s: more than %d operations", h.where(), h.step.Title, MaxOps)))
+	}
+	if op.Seq > len(h.recorded) {
+		return nil, nil //nolint:nilnil // nothing recorded is no error
+	}
+	old := h.recorded[op.Seq-1]
+	if old.Name != op.Name || old.Hash != op.Hash {
+		return nil, h.condemn(outcome{unknown: true, diverged: true, err: fault.Errorf(fault.Unknown,
+			"%s%s diverged: operation %d was %s %s, now it is %s %s", h.where(), h.step.Title, op.Seq, old.Name, old.Args, op.Name, op.Args).
+			WithHint("the action must make the same calls each time; then: drrun answer %s done|again|abort", h.run.ID)})
+	}
+	if old.Open() && old.Class == plans.OpUnsafe {
+		return nil, h.condemn(outcome{unknown: true, err: fault.Errorf(fault.Unknown,
+			"%s%s: the runtime ended during %s %s: nobody knows whether it was done", h.where(), h.step.Title, old.Name, old.Args).
+			WithHint("find out, then: drrun answer %s done|again|abort", h.run.ID)})
+	}
+	return old, nil
+}
+
+func (h *hostCalls) perform(ctx context.Context, op *state.Op, do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {
+	key := fmt.Sprintf("%s/%d", h.op(), op.Seq)
+	res, err := do(ctx, key)
+	if err != nil && context.Cause(ctx) == errLeaving { //nolint:errorlint // exactly this cause
+		return nil, err // no result: it is taken up again on resume
+	}
+	if err != nil && fault.Is(err, fault.Unknown) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return nil, h.condemn(outcome{unknown: true, err: h.planFault(err)})
+	}
+	done := *op
+	if err != nil {
+		done.Error = asFault(err)
+	} else if done.Result = res; res == nil {
+		done.Result = json.RawMessage("null")
+	}
+	if err := h.record(state.OpDone, &done); err != nil {
+		return nil, err
+	}
+	if done.Error != nil {
+		return nil, err
+	}
+	return done.Result, nil
+}
+
+// record journals one side of an operation; the action must not go on when
+// that is not possible.
+func (h *hostCalls) record(kind state.Kind, op *state.Op) error {
+	d := h.d
+	d.mu.Lock()
+	err := d.append(state.Record{Kind: kind, Step: h.step.ID, Attempt: h.step.Attempt, Op: op})
+	d.mu.Unlock()
+	if err != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.condemn(failed(err))
+	}
+	return nil
+}
+
+// Note implements plans.HostCalls. Notes before the first new operation of a
+// resumed action were made already.
+func (h *hostCalls) Note(text string) {
+	h.mu.Lock()
+	replay := h.next < len(h.recorded)
+	h.mu.Unlock()
+	if replay {
+		return
+	}
+	h.d.note(h.step.ID, text)
+}
+
+// Now implements plans.HostCalls.
+func (h *hostCalls) Now(ctx context.Context) (time.Time, error) {
+	raw, err := h.Op(ctx, "now", plans.OpRead, nil, func(context.Context, string) (json.RawMessage, error) {
+		return json.Marshal(h.d.e.now())
+	})
+	if err != nil {
+		return time.Time{}, err
+	}
+	var at time.Time
+	err = json.Unmarshal(raw, &at)
+	return at, err
+}
+
+// Exec implements plans.HostCalls.
+func (h *hostCalls) Exec(ctx context.Context, key, on string, cmd []string) (int, string, error) {
+	return h.job.execOn(ctx, key, on, cmd)
+}
+
+func (j *job) execOn(ctx context.Context, key, on string, cmd []string) (int, string, error) {
+	host, err := j.hostOf(on)
+	if err != nil {
+		return 0, "", err
+	}
+	meta := j.meta(j.machineOn(on))
+	meta.Op = key
+	var res command.ExecResult
+	err = j.try(ctx, func(ctx context.Context) (err error) {
+		res, err = command.Exec.Call(ctx, j.d.e.caller, host, command.ExecRequest{Meta: meta, Cmd: cmd, Env: j.env(), Within: j.step.Within})
+		return err
+	})
+	if err != nil {
+		return 0, "", fmt.Errorf("cannot run %v on %s: %w", cmd, host, err)
+	}
+	return res.Exit, res.Output, nil
+}
+
+// askCalls are the host calls of a check: a question is put again from the
+// start, so nothing of it is journaled.
+type askCalls struct {
+	*job
+	ask int // number of the question
+	mu  sync.Mutex
+	seq int
+}
+
+// Op implements plans.HostCalls.
+func (a *askCalls) Op(ctx context.Context, name string, class plans.OpClass, _ json.RawMessage,
+	do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {
+	if class == plans.OpUnsafe {
+		return nil, fault.Errorf(fault.Invalid, "%s changes something: a check only asks", name).WithHint("put it into an action")
+	}
+	a.mu.Lock()
+	a.seq++
+	key := fmt.Sprintf("%s/ask-%d/%d", a.op(), a.ask, a.seq)
+	a.mu.Unlock()
+	return do(ctx, key)
+}
+
+// Note implements plans.HostCalls; a check that is asked every two seconds
+// would flood the timeline, so only its first notes stay.
+func (a *askCalls) Note(text string) {
+	if a.ask == 1 {
+		a.d.note(a.step.ID, text)
+	}
+}
+
+// Now implements plans.HostCalls.
+func (a *askCalls) Now(context.Context) (time.Time, error) { return a.d.e.now(), nil }
+
+// Exec implements plans.HostCalls.
+func (a *askCalls) Exec(ctx context.Context, key, on string, cmd []string) (int, string, error) {
+	return a.execOn(ctx, key, on, cmd)
+}
+
+// note puts a line on the timeline. A journal that cannot be written stops the
+// run by itself.
+func (d *driver) note(step, text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := []rune(text); len(n) > MaxNote {
+		text = string(n[:MaxNote-1]) + "…"
+	}
+	_ = d.append(state.Record{Kind: state.Noted, Step: step, Text: text})
+}
+
+// MaxNote is the longest line of the timeline, in characters.
+const MaxNote = 2000
+
+// machineState is a machine's place in the run, in a word.
+func machineState(st *state.State, name string) string {
+	word := "pending"
+	words := map[program.Kind]string{program.Stop: "stopped", program.Grant: "granted", program.Prepare: "prepared",
+		program.Start: "started", program.Ready: "ready", program.Restart: "given back", program.Cleanup: "cleaned up",
+		program.Commit: "committed", program.Reseed: "replicating"}
+	for _, s := range st.Ordered() {
+		if s.Machine != name {
+			continue
+		}
+		switch {
+		case s.Status == report.StepDone && words[s.Kind] != "":
+			word = words[s.Kind]
+		case (s.Status == report.StepFailed || s.Status == report.StepGivenUp) && !s.Optional && !isPlanStep(s.Kind):
+			word = "failed"
+		}
+	}
+	return word
+}

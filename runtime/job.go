@@ -1,0 +1,307 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/state"
+)
+
+// Times of the engine.
+const (
+	firstRetry    = 200 * time.Millisecond // after an agent was not reached
+	maxRetry      = 5 * time.Second
+	optionalTries = 15 * time.Second // how long a host that may be gone is called
+	pollEvery     = time.Second      // progress of work at agents
+)
+
+// job is one attempt of a step, with what it needs to know of the run.
+type job struct {
+	d       *driver
+	step    state.Step
+	main    *program.Program
+	machine program.Machine
+	run     state.Run
+	typ     recovery.Type
+	fence   ident.Fence
+	resumed bool // another process began this attempt
+}
+
+// outcome is what became of a job.
+type outcome struct {
+	data     any
+	detail   string
+	skip     string // there was nothing to do, and why
+	notes    []string
+	err      error
+	unknown  bool // err, and nobody knows whether it was done
+	diverged bool
+}
+
+func failed(err error) outcome { return outcome{err: err} }
+
+// job takes the snapshot. Callers hold d.mu.
+func (d *driver) job(st *state.Step) *job {
+	j := &job{d: d, step: *st, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence,
+		resumed: st.Started.Before(d.st.ResumedAt)}
+	j.machine, _ = j.main.Machine(st.Machine)
+	return j
+}
+
+// op is the operation id: the same for every try whose predecessor may have
+// reached the agent.
+func (j *job) op() string { return fmt.Sprintf("%s/%s/%d", j.run.ID, j.step.ID, j.step.OpNumber) }
+
+func (j *job) meta(machine string) command.Meta {
+	return command.Meta{Machine: machine, Op: j.op(), Epoch: j.d.authority(machine).Epoch, Fence: j.fence, Run: j.run.ID}
+}
+
+func (j *job) metaHere() command.Meta { return j.meta(j.step.Machine) }
+
+// result reads the stored result of another step of the run.
+func (d *driver) result(step string, v any) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.resultLocked(step, v)
+}
+
+func (d *driver) resultLocked(step string, v any) bool {
+	st := d.st.Steps[step]
+	if st == nil || st.Status != report.StepDone || st.Data == nil {
+		return false
+	}
+	return json.Unmarshal(st.Data, v) == nil
+}
+
+// claimed is the result of the claim step.
+type claimed struct {
+	Fence   ident.Fence                              `json:"fence"`
+	Records map[string]map[string]recovery.Authority `json:"records"` // machine → host → record
+}
+
+// newest is the record of a machine with the highest epoch.
+func (c claimed) newest(machine string) recovery.Authority {
+	var best recovery.Authority
+	for _, a := range c.Records[machine] {
+		if a.Epoch > best.Epoch {
+			best = a
+		}
+	}
+	return best
+}
+
+// authority is the record a machine has as far as this run knows: the one it
+// was claimed with, or the one the run has granted since.
+func (d *driver) authority(machine string) recovery.Authority {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.authorityLocked(machine)
+}
+
+func (d *driver) authorityLocked(machine string) recovery.Authority {
+	var c claimed
+	d.resultLocked("claim", &c)
+	rec := c.newest(machine)
+	for _, st := range d.st.Ordered() {
+		var g command.GrantResult
+		if st.Machine == machine && st.Kind == program.Grant && d.resultLocked(st.ID, &g) && g.Authority.Epoch > rec.Epoch {
+			rec = g.Authority
+		}
+	}
+	return rec
+}
+
+// timed does the step within its time.
+func (j *job) timed(ctx context.Context, within time.Duration) outcome {
+	ctx, cancel := context.WithTimeoutCause(ctx, within, errWithin)
+	defer cancel()
+	out := j.do(ctx)
+	if out.err != nil && errors.Is(context.Cause(ctx), errWithin) {
+		kind := fault.KindOf(out.err)
+		if !fault.Is(out.err, fault.Unreachable) && errors.Is(out.err, context.DeadlineExceeded) || errors.Is(out.err, errWithin) {
+			kind = fault.Failed
+		}
+		out.err = fault.Errorf(kind, "%s: not done within %s: %w", j.step.Title, within, out.err)
+	}
+	return out
+}
+
+var errWithin = errors.New("time is up")
+
+// execute does the step. What copies data ends only by a stall, see watched.
+func (j *job) execute(ctx context.Context) outcome {
+	within := j.step.Within
+	switch j.step.Kind {
+	case program.DrainAhead, program.DrainFinal, program.Prepare, program.Found, program.Reseed, program.Cleanup:
+		return j.do(ctx)
+	case program.Delay:
+		within += time.Minute // it ends by itself
+	}
+	return j.timed(ctx, within)
+}
+
+func (j *job) do(ctx context.Context) outcome {
+	if why := j.sourceGone(); why != "" {
+		return outcome{skip: why}
+	}
+	switch j.step.Kind {
+	case program.Preflight:
+		return j.preflight(ctx)
+	case program.Claim:
+		return j.claim(ctx)
+	case program.Delay:
+		return j.delay(ctx)
+	case program.Points:
+		return j.points(ctx)
+	case program.Right:
+		return j.right(ctx)
+	case program.Grant, program.GrantPeer:
+		return j.grant(ctx)
+	case program.Exec:
+		return j.exec(ctx)
+	case program.Check:
+		return j.check(ctx, &j.step.Plan.Check.Check)
+	case program.Ready:
+		return j.check(ctx, j.step.Ready)
+	case program.Action:
+		return j.action(ctx)
+	}
+	return j.verb(ctx)
+}
+
+// sourceGone says why a step that is only tried if the source answers is not.
+func (j *job) sourceGone() string {
+	if !j.step.Source {
+		return ""
+	}
+	var p preflighted
+	if !j.d.result("preflight", &p) {
+		return ""
+	}
+	if j.step.Host != "" {
+		if up, asked := p.Reached[j.step.Host]; asked && !up {
+			return j.step.Host + " does not answer"
+		}
+		return ""
+	}
+	for _, m := range j.main.Active() {
+		if p.Reached[m.FromHost] {
+			return ""
+		}
+	}
+	return "no host of the source site answers"
+}
+
+func (j *job) delay(ctx context.Context) outcome {
+	left := j.step.Within - j.d.e.now().Sub(j.step.Started)
+	if left <= 0 {
+		return outcome{detail: "waited " + j.step.Within.String()}
+	}
+	select {
+	case <-time.After(left):
+		return outcome{detail: "waited " + j.step.Within.String()}
+	case <-ctx.Done():
+		return failed(context.Cause(ctx))
+	}
+}
+
+// try calls f until the agent was reached, with growing pauses, under one
+// operation id. ctx, or for optional steps a short time, ends it.
+func (j *job) try(ctx context.Context, f func(context.Context) error) error {
+	if j.step.Optional {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, optionalTries+j.patience(), errWithin)
+		defer cancel()
+	}
+	pause := firstRetry
+	begun := j.d.e.now()
+	for {
+		err := f(ctx)
+		if !fault.Is(err, fault.Unreachable) || ctx.Err() != nil {
+			return err
+		}
+		if j.unreachableFor(begun) {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+		pause = min(2*pause, maxRetry)
+	}
+}
+
+// patience is what an optional verb may take once it is under way.
+func (j *job) patience() time.Duration {
+	if j.step.Kind == program.Stop || j.step.Kind == program.DrainFinal {
+		return j.step.Within
+	}
+	return 0
+}
+
+// unreachableFor ends tries of steps that have no time of their own.
+func (j *job) unreachableFor(begun time.Time) bool {
+	took := j.d.e.now().Sub(begun)
+	if j.step.Optional {
+		return took >= optionalTries
+	}
+	return took >= j.step.Within
+}
+
+// watched runs f while the agent's progress on the machine is shown; it ends f
+// when nothing has moved for the step's time.
+func (j *job) watched(ctx context.Context, host string, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	end := make(chan struct{})
+	go func() {
+		defer close(end)
+		j.poll(ctx, host, cancel)
+	}()
+	err := j.try(ctx, f)
+	cancel(nil)
+	<-end
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errStalled) {
+		return fault.Errorf(fault.Unreachable, "%s: %w", j.step.Title, cause)
+	}
+	return err
+}
+
+var errStalled = errors.New("nothing moved in time")
+
+func (j *job) poll(ctx context.Context, host string, stall context.CancelCauseFunc) {
+	moved := j.d.e.now()
+	var last command.Progress
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pollEvery):
+		}
+		st, err := command.Status.Call(ctx, j.d.e.caller, host, command.StatusRequest{Machine: j.step.Machine})
+		now := j.d.e.now()
+		for _, ms := range st.Machines {
+			if err != nil || ms.Machine != j.step.Machine || ms.Progress == nil || *ms.Progress == last {
+				continue
+			}
+			p := *ms.Progress
+			rate := float64(max(0, p.Done-last.Done)) / pollEvery.Seconds()
+			last, moved = p, now
+			j.d.setProgress(j.step.ID, report.Progress{Phase: p.Phase, Done: p.Done, Total: p.Total, Rate: rate}, now)
+		}
+		if now.Sub(moved) >= j.step.Within {
+			stall(fmt.Errorf("%w (%s)", errStalled, j.step.Within))
+			return
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// lookTimeout is how long an agent may take to say how it is; a host that does
+// not answer in time counts as unreachable.
+const lookTimeout = 10 * time.Second
+
+// seenHost is the answer of one agent.
+type seenHost struct {
+	status command.AgentStatus
+	err    error
+}
+
+// looked is what agents said, by host.
+type looked map[string]seenHost
+
+// look asks hosts for their status, all at once.
+func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
+	out := looked{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for host := range hosts {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+			defer cancel()
+			st, err := command.Status.Call(ctx, e.caller, host, command.StatusRequest{})
+			mu.Lock()
+			defer mu.Unlock()
+			out[host] = seenHost{st, err}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// machine returns what a host knows of a machine.
+func (l looked) machine(host, machine string) (command.MachineStatus, bool) {
+	for _, ms := range l[host].status.Machines {
+		if ms.Machine == machine {
+			return ms, l[host].err == nil
+		}
+	}
+	return command.MachineStatus{}, false
+}
+
+// answers reports whether a host was reached.
+func (l looked) answers(host string) bool {
+	s, ok := l[host]
+	return ok && s.err == nil
+}
+
+// newest returns the record of a machine with the highest epoch. Two records
+// of one epoch that differ are a conflict that a person decides.
+func (l looked) newest(machine string) (recovery.Authority, error) {
+	var best recovery.Authority
+	at := ""
+	var err error
+	for host := range l {
+		ms, ok := l.machine(host, machine)
+		switch {
+		case !ok:
+		case ms.Authority.Epoch > best.Epoch:
+			best, at, err = ms.Authority, host, nil
+		case ms.Authority.Epoch == best.Epoch && best.Epoch > 0:
+			if !ms.Authority.Same(best) {
+				err = fault.Errorf(fault.Conflict, "machine %s: %s and %s hold different records of epoch %d (%s by run %q, %s by run %q)",
+					machine, at, host, best.Epoch, best.Active, best.Run, ms.Authority.Active, ms.Authority.Run).
+					WithHint("decide which site is right; stop the machine at the other one")
+			}
+			best.Uncommitted = best.Uncommitted && ms.Authority.Uncommitted // cleared wins over set
+		}
+	}
+	return best, err
+}
+
+func (l looked) why(hosts []recovery.Host) string {
+	var out []string
+	for _, h := range hosts {
+		switch s, asked := l[h.Name]; {
+		case asked && s.err != nil:
+			out = append(out, fmt.Sprintf("%s: %v", h.Name, s.err))
+		default:
+			out = append(out, h.Name+" has no record of it")
+		}
+	}
+	return strings.Join(out, "; ")
+}

@@ -1,0 +1,249 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// askTimeout bounds one question of a check.
+const askTimeout = 10 * time.Second
+
+// exec runs a plan's program, on a host by its agent or on the controller.
+func (j *job) exec(ctx context.Context) outcome {
+	x := j.step.Plan.Exec
+	if j.step.Host == "" {
+		return j.execHere(ctx, x)
+	}
+	req := command.ExecRequest{Meta: j.meta(j.machineOn(x.On)), Cmd: x.Cmd, Sh: x.Sh, Env: j.env(), Within: j.step.Within}
+	return call(ctx, j, command.Exec, req, func(r command.ExecResult) outcome { return j.ended(r.Exit, r.Output) })
+}
+
+// machineOn names a machine of the run by which the host knows the command:
+// the one named, or one that lives on the host named.
+func (j *job) machineOn(on string) string {
+	if _, ok := j.main.Machine(on); ok {
+		return on
+	}
+	for _, m := range j.main.Machines {
+		if m.ToHost == on || m.FromHost == on {
+			return m.Name
+		}
+	}
+	return ""
+}
+
+func (j *job) execHere(ctx context.Context, x *plans.ExecStep) outcome {
+	argv := x.Cmd
+	if x.Sh != "" {
+		argv = []string{"sh", "-c", x.Sh}
+	}
+	var env []string
+	vars := j.env()
+	for _, k := range slices.Sorted(maps.Keys(vars)) {
+		env = append(env, k+"="+vars[k])
+	}
+	exit, output, err := j.d.e.runner.Run(ctx, argv, env)
+	if err != nil {
+		return failed(fault.Wrap(fault.Failed, fmt.Errorf("cannot run %s: %w", argv[0], err)))
+	}
+	return j.ended(exit, output)
+}
+
+func (j *job) ended(exit int, output string) outcome {
+	tail := lastLine(output)
+	if exit != 0 {
+		return outcome{err: fault.Errorf(fault.Failed, "%s%s: exit code %d%s", j.where(), j.step.Title, exit, colon(tail)),
+			data: command.ExecResult{Exit: exit, Output: output}}
+	}
+	return outcome{data: command.ExecResult{Output: output}, detail: "exit code 0" + colon(tail)}
+}
+
+// where is the place of the step in the plan, for messages.
+func (j *job) where() string {
+	if j.step.Pos == nil || j.step.Pos.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", j.step.Pos.File, j.step.Pos.Line)
+}
+
+func colon(s string) string {
+	if s == "" {
+		return ""
+	}
+	return ": " + s
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	last := []rune(strings.TrimSpace(lines[len(lines)-1]))
+	if len(last) > 200 {
+		last = append(last[:199], '…')
+	}
+	return string(last)
+}
+
+// env is what programs of a plan are told.
+func (j *job) env() map[string]string {
+	typ := "production"
+	if j.typ == recovery.Test {
+		typ = "test"
+	}
+	return map[string]string{"DRRUN_RUN": j.run.ID, "DRRUN_TYPE": typ, "DRRUN_FAILOVER": string(j.typ), "DRRUN_FROM": j.main.From, "DRRUN_TO": j.main.To}
+}
+
+// addresses are those of all machines in this run.
+func (j *job) addresses() map[string]string {
+	out := map[string]string{}
+	for _, m := range j.main.Machines {
+		if m.IP != "" {
+			out[m.Name] = m.IP
+		}
+	}
+	return out
+}
+
+// check asks until the answer is good.
+func (j *job) check(ctx context.Context, c *recovery.Check) outcome {
+	every := c.Every
+	if every <= 0 {
+		every = plans.DefaultCheckEvery
+	}
+	said := "nobody was asked yet"
+	for n := 1; ; n++ {
+		ok, detail, err := j.ask(ctx, c, n)
+		switch {
+		case err != nil && !fault.Is(err, fault.Unreachable) && ctx.Err() == nil:
+			return failed(j.planFault(err))
+		case err != nil && ctx.Err() == nil:
+			said = err.Error()
+		case err == nil && ok:
+			return outcome{detail: detail}
+		case err == nil:
+			said = detail
+		}
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			return failed(fault.Errorf(fault.Failed, "%s%s: %w; the last answer: %s", j.where(), j.step.Title, context.Cause(ctx), said).
+				WithHint("look at the machine; then: drrun resume %s", j.run.ID))
+		}
+	}
+}
+
+// ask puts the question once, at the agent that runs the machine, or to the
+// plan's function.
+func (j *job) ask(ctx context.Context, c *recovery.Check, n int) (bool, string, error) {
+	if ps := j.step.Plan; ps != nil && ps.Check.Func != nil {
+		host := &askCalls{job: j, ask: n}
+		return j.d.e.scripts.RunFunc(ctx, j.d.src.bundle, *ps.Check.Func, j.info(), host)
+	}
+	host, machine := j.step.Host, j.step.Machine
+	if host == "" && len(j.main.Active()) > 0 {
+		host = j.main.Active()[0].ToHost // an address outside the estate: asked from the new site
+	}
+	if machine == "" {
+		machine = j.machineOn(host)
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout+time.Second)
+	defer cancel()
+	meta := j.meta(machine)
+	meta.Op = "" // a question may be put again and must not get an old answer
+	req := command.CheckRequest{Meta: meta, Check: *c, Addresses: j.addresses(), Timeout: askTimeout}
+	req.Self = req.Addresses[machine]
+	res, err := command.Check.Call(ctx, j.d.e.caller, host, req)
+	if err != nil && ctx.Err() != nil {
+		err = fault.Wrap(fault.Unreachable, err)
+	}
+	return res.OK, res.Detail, err
+}
+
+func (j *job) planFault(err error) error {
+	f := fault.Errorf(fault.KindOf(err), "%s%s: %w", j.where(), j.step.Title, err)
+	if f.Kind == fault.Internal {
+		f.Kind = fault.Failed
+	}
+	return f
+}
+
+// action runs a plan's function; its host calls go through the journal.
+func (j *job) action(ctx context.Context) outcome {
+	if j.d.e.scripts == nil {
+		return failed(fault.Errorf(fault.Internal, "this engine runs no functions"))
+	}
+	calls := &hostCalls{job: j, recorded: slices.Clone(j.step.Ops)}
+	ok, detail, err := j.d.e.scripts.RunFunc(ctx, j.d.src.bundle, *j.step.Plan.Action, j.info(), calls)
+	if bad := calls.verdict(); bad != nil {
+		return *bad // whatever the function made of it
+	}
+	if err == nil && !ok {
+		err = fault.Errorf(fault.Failed, "the action says no%s", colon(detail))
+	}
+	if err != nil {
+		return failed(j.planFault(err))
+	}
+	return outcome{detail: detail}
+}
+
+// info is the run as plan functions see it.
+func (j *job) info() plans.RunInfo {
+	info := plans.RunInfo{ID: j.run.ID, Type: j.typ, Direction: j.main.Direction, From: j.main.From, To: j.main.To,
+		StartedBy: j.run.StartedBy, Point: j.run.Point, Params: j.run.Params, Machines: map[string]plans.MachineInfo{}}
+	d := j.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, m := range j.main.Machines {
+		mi := plans.MachineInfo{Name: m.Name, IP: m.IP, Site: m.FromSite, State: "source"}
+		switch {
+		case m.Skip != "":
+			mi.Site, mi.State = m.ToSite, "ready"
+		default:
+			mi.State = machineState(d.st, m.Name)
+			if st := d.st.Steps["prepare/"+m.Name]; st != nil && st.Status == report.StepDone {
+				mi.Site = m.ToSite
+			}
+		}
+		info.Machines[m.Name] = mi
+	}
+	return info
+}
+
+// hostOf is the host that runs a machine at this point of the run, or the host
+// of that name.
+func (j *job) hostOf(on string) (string, error) {
+	m, ok := j.main.Machine(on)
+	if !ok {
+		if _, known := j.d.src.estate.Host(on); known {
+			return on, nil
+		}
+		return "", fault.Errorf(fault.Invalid, "%q is no machine of the run and no host", on)
+	}
+	if j.step.Phase == "shutdown" && m.Skip == "" {
+		return m.FromHost, nil
+	}
+	return m.ToHost, nil
+}
+
+func encodeArgs(args json.RawMessage) (text, hash string) {
+	text = string(args)
+	if r := []rune(text); len(r) > 500 {
+		text = string(r[:499]) + "…"
+	}
+	return text, hashOf(args)
+}
+
+// isPlanStep reports whether a step was written in the plan.
+func isPlanStep(k program.Kind) bool {
+	return k == program.Exec || k == program.Check || k == program.Wait || k == program.Action
+}

@@ -1,0 +1,268 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+func jsonInto(raw json.RawMessage, v any) error { return json.Unmarshal(raw, v) }
+
+// preflighted is the result of the preflight step.
+type preflighted struct {
+	Reached map[string]bool           `json:"reached"` // host → it answered
+	Power   map[string]recovery.Power `json:"power"`   // machine → at the source
+}
+
+// objection is why a run may not start. Those that can be overridden become
+// notes with --force.
+type objection struct {
+	text, hint string
+	force      bool
+}
+
+// preflight looks at every machine and changes nothing. All objections come
+// at once.
+func (j *job) preflight(ctx context.Context) outcome {
+	hosts := map[string]bool{}
+	for _, h := range j.main.Hosts() {
+		hosts[h] = true
+	}
+	l := j.d.e.look(ctx, hosts)
+	data := preflighted{Reached: map[string]bool{}, Power: map[string]recovery.Power{}}
+	for h := range hosts {
+		data.Reached[h] = l.answers(h)
+	}
+	var no []objection
+	for _, m := range j.main.Active() {
+		data.Power[m.Name] = recovery.PowerUnknown
+		if ms, ok := l.machine(m.FromHost, m.Name); ok && ms.Power != "" {
+			data.Power[m.Name] = ms.Power
+		}
+		no = append(no, j.object(ctx, l, m)...)
+	}
+	out := outcome{data: data, detail: "nothing speaks against it"}
+	var texts []string
+	hint := ""
+	for _, o := range no {
+		if o.force && j.run.Force {
+			out.notes = append(out.notes, "overridden by --force: "+o.text)
+			continue
+		}
+		texts = append(texts, o.text)
+		if hint == "" {
+			hint = o.hint
+		}
+	}
+	if len(texts) > 0 {
+		out.err = fault.Errorf(fault.Refused, "preflight: %s", strings.Join(texts, "; ")).WithHint("%s", hint)
+	}
+	return out
+}
+
+func (j *job) object(ctx context.Context, l looked, m program.Machine) []objection {
+	rec, err := l.newest(m.Name)
+	if err != nil {
+		return []objection{{text: err.Error(), hint: fault.Hint(err)}}
+	}
+	if !l.answers(m.ToHost) {
+		return []objection{{text: fmt.Sprintf("%s, which holds the replica of %s, does not answer (%v)", m.ToHost, m.Name, l[m.ToHost].err),
+			hint: "start the agent on " + m.ToHost}}
+	}
+	if _, ok := l.machine(m.ToHost, m.Name); !ok {
+		return []objection{{text: fmt.Sprintf("%s does not know %s", m.ToHost, m.Name), hint: "drrun apply gives hosts their machines"}}
+	}
+	if j.run.Kind == report.KindReverse {
+		return j.objectReverse(l, m, rec)
+	}
+	var no []objection
+	if rec.Uncommitted && j.typ != recovery.Test {
+		no = append(no, objection{text: fmt.Sprintf("%s is failed over and not committed (run %s)", m.Name, rec.Run), hint: "drrun commit " + rec.Run})
+	}
+	switch j.typ {
+	case recovery.Planned:
+		no = append(no, objectPlanned(l, m, rec)...)
+	case recovery.Unplanned:
+		no = append(no, j.objectUnplanned(l, m)...)
+	}
+	return append(no, j.objectPoint(ctx, m)...)
+}
+
+func objectPlanned(l looked, m program.Machine, rec recovery.Authority) []objection {
+	if !l.answers(m.FromHost) {
+		return []objection{{text: fmt.Sprintf("%s, where %s runs, does not answer (%v)", m.FromHost, m.Name, l[m.FromHost].err),
+			hint: "a planned failover needs both sites; if the site is lost: --unplanned"}}
+	}
+	ms, ok := l.machine(m.FromHost, m.Name)
+	switch {
+	case !ok:
+		return []objection{{text: fmt.Sprintf("%s does not know %s", m.FromHost, m.Name), hint: "drrun apply gives hosts their machines"}}
+	case len(rec.Direction) != 1 || rec.Direction[0] != recovery.Pair{From: m.FromHost, To: m.ToHost}:
+		return []objection{{text: fmt.Sprintf("%s does not replicate %s → %s", m.Name, m.FromHost, m.ToHost),
+			hint: fmt.Sprintf("look at: drrun status %s (after an unplanned failover: drrun reverse)", m.Name)}}
+	case ms.State == recovery.Seeding || ms.State == recovery.Reseeding:
+		return []objection{{text: fmt.Sprintf("%s is still %s: it has no complete point in this direction", m.Name, ms.State),
+			hint: "wait for its first point: drrun status " + m.Name}}
+	case ms.State == recovery.Degraded:
+		return []objection{{text: fmt.Sprintf("%s is degraded (%s)", m.Name, ms.Reason), force: true,
+			hint: "mend it, or override with --force: the drain decides whether it can be failed over"}}
+	}
+	return nil
+}
+
+func (j *job) objectUnplanned(l looked, m program.Machine) []objection {
+	ms, known := l.machine(m.FromHost, m.Name)
+	switch {
+	case !l.answers(m.FromHost) && !j.run.SourceIsDown:
+		return []objection{{text: fmt.Sprintf("%s does not answer: nobody knows whether %s still runs there", m.FromHost, m.Name),
+			hint: fmt.Sprintf("make sure that %s is down or isolated and say so with --source-is-down", m.FromSite)}}
+	case known && ms.Power == recovery.PowerRunning && j.run.NoShutdown:
+		return []objection{{text: fmt.Sprintf("%s is known to run on %s, and --no-shutdown leaves it running", m.Name, m.FromHost),
+			hint: "leave --no-shutdown out"}}
+	}
+	return nil
+}
+
+// objectPoint looks for the point and for room to start on it. What a run
+// drains first will exist later; some point must exist now all the same.
+func (j *job) objectPoint(ctx context.Context, m program.Machine) []objection {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	points, err := command.Points.Call(ctx, j.d.e.caller, m.ToHost, command.PointsRequest{Machine: m.Name})
+	if err != nil {
+		return []objection{{text: fmt.Sprintf("cannot read the points of %s on %s: %v", m.Name, m.ToHost, err), hint: fault.Hint(err)}}
+	}
+	p, err := recovery.Select(points.Points, j.run.Point, j.fuzzy(m.Name))
+	if err != nil {
+		return []objection{{text: fmt.Sprintf("%s on %s: %v", m.Name, m.ToHost, err), hint: "list them with: drrun points " + m.Name}}
+	}
+	meta := command.Meta{Machine: m.Name, Run: j.run.ID} // a question: no fence, no operation
+	test := ""
+	if j.typ == recovery.Test {
+		test = j.run.ID
+	}
+	room, err := command.Room.Call(ctx, j.d.e.caller, m.ToHost, command.PrepareRequest{Meta: meta, Point: p.ID, Test: test})
+	switch {
+	case err != nil:
+		return []objection{{text: fmt.Sprintf("%s cannot prepare %s: %v", m.ToHost, m.Name, err), hint: fault.Hint(err)}}
+	case room.Needed > room.Free:
+		return []objection{{text: fmt.Sprintf("%s needs %s to prepare %s and has %s", m.ToHost, quantity.FormatSize(room.Needed), m.Name, quantity.FormatSize(room.Free)),
+			hint: "make room in its store", force: true}}
+	}
+	return nil
+}
+
+func (j *job) objectReverse(l looked, m program.Machine, rec recovery.Authority) []objection {
+	var no []objection
+	if !l.answers(m.FromHost) {
+		no = append(no, objection{text: fmt.Sprintf("%s, where %s runs, does not answer", m.FromHost, m.Name), hint: "start the agent on " + m.FromHost})
+	}
+	if rec.Uncommitted || len(rec.Direction) > 0 || rec.Active != m.FromSite {
+		no = append(no, objection{text: fmt.Sprintf("the record of %s has changed: epoch %d, active at %s", m.Name, rec.Epoch, rec.Active),
+			hint: "look at: drrun status " + m.Name})
+	}
+	return no
+}
+
+// claim raises the fencing number at both ends of every machine, and takes
+// down the records they hold. A target must answer; a source of an unplanned
+// run as far as it can.
+func (j *job) claim(ctx context.Context) outcome {
+	var p preflighted
+	j.d.result("preflight", &p)
+	data := claimed{Fence: j.fence, Records: map[string]map[string]recovery.Authority{}}
+	for _, m := range j.main.Active() {
+		data.Records[m.Name] = map[string]recovery.Authority{}
+		for _, host := range []string{m.ToHost, m.FromHost} {
+			optional := host == m.FromHost && j.typ != recovery.Planned && j.run.Kind == report.KindFailover
+			if optional && !p.Reached[host] {
+				continue
+			}
+			rec, err := j.claimOne(ctx, m.Name, host, optional)
+			if err != nil && !(optional && fault.Is(err, fault.Unreachable)) {
+				return failed(fault.Errorf(fault.KindOf(err), "cannot claim %s on %s: %w", m.Name, host, err))
+			}
+			if err == nil {
+				data.Records[m.Name][host] = rec
+			}
+		}
+	}
+	return outcome{data: data, detail: fmt.Sprintf("fencing number %d", j.fence)}
+}
+
+func (j *job) claimOne(ctx context.Context, machine, host string, optional bool) (recovery.Authority, error) {
+	meta := command.Meta{Machine: machine, Op: j.op() + "/" + machine, Fence: j.fence, Run: j.run.ID}
+	k := *j
+	k.step.Optional = optional
+	var res command.ClaimResult
+	err := k.try(ctx, func(ctx context.Context) (err error) {
+		res, err = command.Claim.Call(ctx, j.d.e.caller, host, meta)
+		return err
+	})
+	return res.Authority, err
+}
+
+// reclaim raises the fencing number at the agents of a run that was taken
+// over. Callers hold d.mu. A host that does not answer learns of it with the
+// next command; one that knows a newer claim or record of another run refuses.
+func (d *driver) reclaim(ctx context.Context) error {
+	if st := d.st.Steps["claim"]; st == nil || st.Status != report.StepDone {
+		return nil
+	}
+	for _, m := range d.st.Main().Active() {
+		mine := d.authorityLocked(m.Name)
+		for _, host := range []string{m.ToHost, m.FromHost} {
+			res, err := d.reclaimOne(ctx, m.Name, host)
+			switch {
+			case fault.Is(err, fault.Unreachable):
+				continue
+			case err != nil:
+				return fault.Errorf(fault.KindOf(err), "cannot claim %s on %s for run %s: %w", m.Name, host, d.id, err)
+			case res.Authority.Epoch > mine.Epoch && res.Authority.Run != d.id:
+				return fault.Errorf(fault.Conflict, "machine %s has moved on to epoch %d by run %s: run %s is over for it",
+					m.Name, res.Authority.Epoch, res.Authority.Run, d.id).WithHint("look at: drrun status %s", m.Name)
+			}
+		}
+	}
+	return nil
+}
+
+func (d *driver) reclaimOne(ctx context.Context, machine, host string) (command.ClaimResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	op := fmt.Sprintf("%s/claim/%d/%s", d.id, d.st.Seq, machine)
+	res, err := command.Claim.Call(ctx, d.e.caller, host, command.Meta{Machine: machine, Op: op, Fence: d.st.Fence, Run: d.id})
+	if err != nil && ctx.Err() != nil {
+		err = fault.Wrap(fault.Unreachable, err)
+	}
+	return res, err
+}
+
+// asUnplanned compiles the run anew as an unplanned one; steps that are done
+// stay done. Callers hold d.mu.
+func (d *driver) asUnplanned(ctx context.Context, o ResumeOptions) (*program.Program, error) {
+	if o.As != recovery.Unplanned || d.st.Type != recovery.Planned || d.st.Section() != program.SectionFailover {
+		return nil, fault.Errorf(fault.Refused, "only a planned failover can go on as unplanned")
+	}
+	facts := map[string]program.Fact{}
+	for _, m := range d.st.Main().Machines {
+		a, err := d.e.cat.Assignment(ctx, m.Name)
+		if err != nil {
+			return nil, err
+		}
+		facts[m.Name] = program.Fact{Hosts: a.Hosts, Active: m.FromSite}
+		if m.Skip != "" {
+			facts[m.Name] = program.Fact{Hosts: a.Hosts, Active: m.ToSite}
+		}
+	}
+	req := program.Request{Type: recovery.Unplanned, Failback: d.st.Main().Direction == program.Failback}
+	return program.Compile(d.src.plan, d.src.estate, req, facts)
+}

@@ -1,0 +1,276 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/state"
+)
+
+func isTest(st *state.State) bool { return st.Type == recovery.Test }
+
+// Runs lists the runs, oldest first, without their steps.
+func (e *Engine) Runs(ctx context.Context) ([]report.Run, error) {
+	heads, err := e.heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := []report.Run{}
+	for _, h := range heads {
+		r := report.Run{ID: h.ID, Kind: h.Kind, Plan: h.Plan, Type: h.Type, Direction: h.Direction, From: h.From, To: h.To, StartedBy: h.By,
+			Status: h.Status, Section: h.Section, Reason: h.Reason, Hint: h.Hint, ExitCode: h.Exit, Created: h.Created, Ended: h.Ended,
+			Live: e.live[h.ID] != nil, Uncommitted: h.Uncommitted, Allowed: []string{}}
+		for _, m := range h.Machines {
+			r.Machines = append(r.Machines, report.Machine{Name: m})
+		}
+		orphan(&r)
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// orphan marks a run that would work, but that nobody drives.
+func orphan(r *report.Run) {
+	if !r.Live && r.Status.Busy() {
+		r.Status, r.Reason = report.RunStopped, "the runtime that drove it ended"
+		r.Hint, r.ExitCode = "drrun resume "+r.ID, fault.ExitStopped
+	}
+}
+
+// Show returns the snapshot of a run; id may be its unique begin.
+func (e *Engine) Show(ctx context.Context, id string) (*report.Run, error) {
+	id, err := e.resolve(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	d := e.live[id]
+	e.mu.Unlock()
+	if d != nil {
+		return d.snapshot(), nil
+	}
+	st, _, err := e.load(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	r := snapshot(st, nil, false)
+	orphan(r)
+	return r, nil
+}
+
+func (d *driver) snapshot() *report.Run {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return snapshot(d.st, d.progress, d.dead == nil)
+}
+
+func (d *driver) setProgress(step string, p report.Progress, _ time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.flying[step] == nil {
+		return
+	}
+	d.progress[step] = p
+	for w := range d.watchers {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// snapshot shows a state.
+func snapshot(st *state.State, progress map[string]report.Progress, live bool) *report.Run {
+	r := headReport(st, live)
+	for i, s := range st.Ordered() {
+		step := stepReport(s, i+1)
+		if p, ok := progress[s.ID]; ok {
+			step.Progress = &p
+		}
+		r.Steps = append(r.Steps, *step)
+		if w := waitReport(s); w != nil {
+			r.Waits = append(r.Waits, *w)
+		}
+	}
+	for _, m := range st.Main().Machines {
+		r.Machines = append(r.Machines, machineReport(st, m))
+	}
+	r.Errors, r.Notes, r.Statements = append(r.Errors, st.Errors...), append(r.Notes, st.Notes...), append(r.Statements, st.Statements...)
+	measure(st, r)
+	return r
+}
+
+// headReport is the snapshot without its lists.
+func headReport(st *state.State, live bool) *report.Run {
+	p := st.Main()
+	r := &report.Run{ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
+		Point: st.Run.Point, StartedBy: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: st.Reason, Hint: st.Hint,
+		ExitCode: st.ExitCode(), Live: live, Created: st.Created, Ended: st.SectionEnd, Bundle: st.Run.Bundle, EstateHash: st.Run.Estate,
+		Allowed: st.Allowed(live), Params: st.Run.Params, Uncommitted: st.Uncommitted()}
+	if r.Allowed == nil {
+		r.Allowed = []string{}
+	}
+	for _, s := range st.Ordered() {
+		if s.Status == report.StepRunning || s.Status == report.StepWaiting || s.Status == report.StepUnknown || s.Asks {
+			r.Phase = s.Phase
+		}
+	}
+	return r
+}
+
+func stepReport(s *state.Step, number int) *report.Step {
+	r := &report.Step{Number: number, ID: s.ID, Section: s.Section, Phase: s.Phase, Kind: string(s.Kind), Title: s.Title, Group: s.Group,
+		Machine: s.Machine, Host: s.Host, Status: s.Status, Reason: s.Reason, Attempts: s.Attempt, Started: s.First, Ended: s.Ended,
+		Detail: s.Detail, Error: s.Error, Pos: s.Pos}
+	if s.Status == report.StepDone || s.Status == report.StepPending {
+		r.Error = nil
+	}
+	if !r.Ended.IsZero() && !r.Started.IsZero() {
+		r.Seconds = r.Ended.Sub(r.Started).Seconds()
+	}
+	return r
+}
+
+// waitReport is the question that a step puts to a person, if it does.
+func waitReport(s *state.Step) *report.Wait {
+	if s.Status != report.StepWaiting && s.Status != report.StepUnknown && !s.Asks {
+		return nil
+	}
+	w := &report.Wait{Step: s.ID, Name: s.ID, Answers: answersOf(s), Since: s.Started}
+	switch {
+	case s.Status == report.StepWaiting:
+		w.Name, w.Ask, w.Role, w.Timeout = s.Plan.Name, s.Plan.Wait.Ask, s.Plan.Wait.Role, s.Plan.Wait.OnTimeout
+		if w.Timeout == "" {
+			w.Timeout = program.OnFailStop
+		}
+		if s.Within > 0 {
+			w.Deadline = s.Started.Add(s.Within)
+		}
+	case s.Error != nil:
+		w.Ask = s.Error.Message
+	}
+	return w
+}
+
+func decode[T any](st *state.State, id string) (v T, ok bool) {
+	s := st.Steps[id]
+	if s == nil || s.Status != report.StepDone || s.Data == nil {
+		return v, false
+	}
+	return v, json.Unmarshal(s.Data, &v) == nil
+}
+
+func machineReport(st *state.State, m program.Machine) report.Machine {
+	r := report.Machine{Name: m.Name, Group: m.Group, FromHost: m.FromHost, ToHost: m.ToHost, IP: m.IP, State: "skipped", Reason: m.Skip}
+	if m.Skip != "" {
+		return r
+	}
+	r.State = machineState(st, m.Name)
+	for _, s := range st.Ordered() {
+		if s.Machine != m.Name {
+			continue
+		}
+		machineStep(&r, st, s)
+	}
+	if c, ok := decode[claimed](st, "claim"); ok && r.Epoch == 0 {
+		r.Epoch = uint64(c.newest(m.Name).Epoch)
+	}
+	if points, ok := decode[map[string]recovery.Point](st, "points"); ok {
+		if p, ok := points[m.Name]; ok {
+			r.Point = pointReport(p)
+			loss := lossOf(st, r, p)
+			r.Loss = &loss
+		}
+	}
+	return r
+}
+
+// machineStep takes down what a step means for its machine.
+func machineStep(r *report.Machine, st *state.State, s *state.Step) {
+	if s.Status == report.StepFailed && !s.Optional && s.Error != nil {
+		r.Reason = s.Error.Message
+	}
+	if s.Status != report.StepDone {
+		return
+	}
+	switch s.Kind {
+	case program.Stop:
+		r.Stopped = s.Ended
+	case program.Start:
+		r.Started, r.Ready = s.Ended, s.Ended
+	case program.Ready:
+		r.Ready = s.Ended
+	case program.Grant:
+		if g, ok := decode[command.GrantResult](st, s.ID); ok {
+			r.Epoch = uint64(g.Authority.Epoch)
+		}
+	case program.DrainFinal:
+		if d, ok := decode[command.DrainResult](st, s.ID); ok {
+			r.Drained = d.Changed
+		}
+	case program.Found:
+		if f, ok := decode[command.FoundResult](st, s.ID); ok {
+			r.Found = &report.Found{Point: f.Point.ID.String(), Bytes: f.Bytes, Blocks: f.Blocks, Since: f.Since}
+		}
+	}
+}
+
+func pointReport(p recovery.Point) *report.Point {
+	return &report.Point{ID: p.ID.String(), Seq: uint64(p.Seq), Instant: p.Instant, Kind: p.Kind, Labels: p.Labels, Suspect: p.Suspect}
+}
+
+// lossOf is how much time the machine lost: nothing when the final delta of
+// the stopped machine was drained, else from the point to the stop or, if that
+// is not known, to the begin of the run. Instants are corrected to the
+// controller's clock.
+func lossOf(st *state.State, m report.Machine, p recovery.Point) float64 {
+	if final, ok := decode[command.DrainResult](st, "shutdown/"+m.Name+"/drain"); ok && final.Point.ID == p.ID {
+		return 0
+	}
+	until := st.Created
+	if !m.Stopped.IsZero() {
+		until = m.Stopped
+	}
+	return max(0, until.Sub(p.Instant.Add(-p.ClockOffset)).Seconds())
+}
+
+// measure compares what was reached with the plan's objectives.
+func measure(st *state.State, r *report.Run) {
+	if st.Main().Section != program.SectionFailover {
+		return
+	}
+	var last time.Time
+	all := len(st.Main().Active()) > 0
+	worst, known := 0.0, false
+	for _, m := range r.Machines {
+		if m.State == "skipped" {
+			continue
+		}
+		if m.Ready.IsZero() {
+			all = false
+		}
+		if m.Ready.After(last) {
+			last = m.Ready
+		}
+		if m.Loss != nil {
+			known = true
+			worst = max(worst, *m.Loss)
+		}
+	}
+	if all {
+		took, aim := last.Sub(st.Created).Seconds(), st.Run.RTO.Seconds()
+		r.RTO = &report.Measure{Aim: aim, Measured: took, Met: aim == 0 || took <= aim}
+	}
+	if known {
+		aim := st.Run.RPO.Seconds()
+		r.RPO = &report.Measure{Aim: aim, Measured: worst, Met: aim == 0 || worst <= aim}
+	}
+}

@@ -1,0 +1,357 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// call sends a verb to the step's host until it was reached, and makes the
+// outcome of it.
+func call[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in In, tell func(Out) outcome) outcome {
+	var out Out
+	err := j.try(ctx, func(ctx context.Context) (err error) {
+		out, err = v.Call(ctx, j.d.e.caller, j.step.Host, in)
+		return err
+	})
+	if err != nil {
+		return failed(j.at(err))
+	}
+	return tell(out)
+}
+
+// long is call for verbs that copy data.
+func long[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in In, tell func(Out) outcome) outcome {
+	var out Out
+	err := j.watched(ctx, j.step.Host, func(ctx context.Context) (err error) {
+		out, err = v.Call(ctx, j.d.e.caller, j.step.Host, in)
+		return err
+	})
+	if err != nil {
+		return failed(j.at(err))
+	}
+	return tell(out)
+}
+
+// at says in the error what was tried where.
+func (j *job) at(err error) error {
+	f := fault.Errorf(fault.KindOf(err), "cannot %s: %w", j.step.Title, err)
+	if f.Hint == "" && fault.Is(err, fault.Unreachable) {
+		return f.WithHint("is the agent on %s running and reachable? then: drrun resume %s", j.step.Host, j.run.ID)
+	}
+	return f
+}
+
+// verb does the steps that are one command to one agent.
+func (j *job) verb(ctx context.Context) outcome {
+	meta := j.metaHere()
+	plain := func(text string) func(command.Empty) outcome {
+		return func(command.Empty) outcome { return outcome{detail: text} }
+	}
+	switch j.step.Kind {
+	case program.DrainAhead, program.Reseed:
+		return long(ctx, j, command.Drain, command.DrainRequest{Meta: meta}, j.drained)
+	case program.DrainFinal:
+		return j.drainFinal(ctx)
+	case program.Stop:
+		req := command.StopRequest{Meta: meta, Force: j.step.Force, Lock: true}
+		if j.step.Force {
+			req.Within = j.step.Within - time.Minute
+		}
+		return call(ctx, j, command.Stop, req, j.stopped)
+	case program.Prepare:
+		return j.prepare(ctx)
+	case program.Start:
+		return call(ctx, j, command.Start, command.StartRequest{Meta: meta, Test: j.test()}, j.started)
+	case program.Restart:
+		return call(ctx, j, command.Start, command.StartRequest{Meta: meta}, j.started)
+	case program.Commit, program.CommitPeer:
+		return call(ctx, j, command.Commit, meta, plain("committed"))
+	case program.Unlock:
+		return call(ctx, j, command.Unlock, meta, plain("unlocked"))
+	case program.Cleanup:
+		return call(ctx, j, command.Cleanup, command.CleanupRequest{Meta: meta, Test: j.run.ID}, plain("cleaned up"))
+	case program.Found:
+		return long(ctx, j, command.Found, meta, j.found)
+	}
+	return failed(fault.Errorf(fault.Internal, "this drrun does not know how to do a step of kind %q", j.step.Kind))
+}
+
+func (j *job) test() string {
+	if j.step.Test {
+		return j.run.ID
+	}
+	return ""
+}
+
+func (j *job) drained(r command.DrainResult) outcome {
+	return outcome{data: r, detail: fmt.Sprintf("point %s, %s changed, %s sent in %s", r.Point.ID.Short(),
+		quantity.FormatSize(r.Changed), quantity.FormatSize(r.Wire), quantity.FormatDuration(r.Took))}
+}
+
+func (j *job) stopped(r command.StopResult) outcome {
+	out := outcome{data: r, detail: string(r.Power)}
+	if r.Forced {
+		out.detail += " by force"
+	}
+	if r.Power != recovery.PowerStopped {
+		out.err = fault.Errorf(fault.Failed, "%s on %s is %s after the stop", j.step.Machine, j.step.Host, r.Power).
+			WithHint("stop it by hand, then: drrun resume %s", j.run.ID)
+	}
+	return out
+}
+
+func (j *job) started(r command.StartResult) outcome {
+	if r.Power != recovery.PowerRunning {
+		return failed(fault.Errorf(fault.Failed, "%s on %s is %s after the start", j.step.Machine, j.step.Host, r.Power))
+	}
+	out := outcome{data: r, detail: "running"}
+	if r.PID > 0 {
+		out.detail = fmt.Sprintf("running, pid %d", r.PID)
+	}
+	return out
+}
+
+func (j *job) found(r command.FoundResult) outcome {
+	text := fmt.Sprintf("%s (%d blocks) never left %s", quantity.FormatSize(r.Bytes), r.Blocks, j.step.Host)
+	if !r.Since.IsZero() {
+		text += " since " + r.Since.UTC().Format(time.RFC3339)
+	}
+	return outcome{data: r, detail: text, notes: []string{fmt.Sprintf("%s: %s; kept as point %s", j.step.Machine, text, r.Point.ID.Short())}}
+}
+
+// drainFinal sends what the stopped machine still has and then looks at the
+// target: the point must be there with the same sums.
+func (j *job) drainFinal(ctx context.Context) outcome {
+	if j.step.Source {
+		if p := j.power(); p != recovery.PowerStopped {
+			return outcome{skip: fmt.Sprintf("%s is not known to be stopped on %s", j.step.Machine, j.step.Host)}
+		}
+	}
+	return long(ctx, j, command.Drain, command.DrainRequest{Meta: j.metaHere(), Final: true}, func(r command.DrainResult) outcome {
+		got, err := j.pointAt(ctx, j.machine.ToHost, r.Point)
+		if err == nil {
+			err = samePoint(r.Point, got)
+		}
+		if err != nil {
+			return failed(fault.Errorf(fault.KindOf(err), "final delta of %s: %w", j.step.Machine, err).
+				WithHint("resume the run: ranges that differ are sent again"))
+		}
+		return j.drained(r)
+	})
+}
+
+func (j *job) pointAt(ctx context.Context, host string, want recovery.Point) (recovery.Point, error) {
+	points, err := j.pointsAt(ctx, host, j.step.Machine)
+	if err != nil {
+		return recovery.Point{}, err
+	}
+	for _, p := range points {
+		if p.ID == want.ID {
+			if last := points[len(points)-1]; last.Seq > p.Seq {
+				return p, fault.Errorf(fault.Failed, "%s has a newer point (%d) than the final one (%d)", host, last.Seq, p.Seq)
+			}
+			return p, nil
+		}
+	}
+	return recovery.Point{}, fault.Errorf(fault.Failed, "%s does not have point %s", host, want.ID.Short())
+}
+
+func (j *job) pointsAt(ctx context.Context, host, machine string) ([]recovery.Point, error) {
+	var res command.PointsResult
+	err := j.try(ctx, func(ctx context.Context) (err error) {
+		res, err = command.Points.Call(ctx, j.d.e.caller, host, command.PointsRequest{Machine: machine})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the points of %s on %s: %w", machine, host, err)
+	}
+	return res.Points, nil
+}
+
+// samePoint compares the sums and sizes of all disks.
+func samePoint(source, target recovery.Point) error {
+	if len(source.Disks) != len(target.Disks) {
+		return fault.Errorf(fault.Corrupt, "the source has %d disks, the target %d", len(source.Disks), len(target.Disks))
+	}
+	for _, d := range source.Disks {
+		t, ok := target.Disk(d.Name)
+		switch {
+		case !ok:
+			return fault.Errorf(fault.Corrupt, "the target has no disk %s", d.Name)
+		case t.Sum != d.Sum || t.Size != d.Size:
+			return fault.Errorf(fault.Corrupt, "disk %s: the source's sum is %016x (%d bytes), the target's %016x (%d bytes)", d.Name, d.Sum, d.Size, t.Sum, t.Size)
+		}
+	}
+	return nil
+}
+
+// power is what the stop step learned of the machine at the source.
+func (j *job) power() recovery.Power {
+	for _, id := range []string{"shutdown/" + j.step.Machine + "/stop"} {
+		var r command.StopResult
+		d := j.d
+		d.mu.Lock()
+		st := d.st.Steps[id]
+		if st != nil && st.Data != nil && (st.Status == report.StepDone || st.Status == report.StepFailed) {
+			_ = jsonInto(st.Data, &r) // a result that cannot be read says nothing: unknown
+		}
+		d.mu.Unlock()
+		if r.Power != "" {
+			return r.Power
+		}
+	}
+	return recovery.PowerUnknown
+}
+
+// right decides whether the machine may run at the new site: its source is
+// known to be stopped, or a person has said that the site is down.
+func (j *job) right(ctx context.Context) outcome {
+	power := j.power()
+	if power != recovery.PowerStopped { // look again: it may be clear by now
+		l := j.d.e.look(ctx, map[string]bool{j.machine.FromHost: true})
+		if ms, ok := l.machine(j.machine.FromHost, j.step.Machine); ok && ms.Power != "" {
+			power = ms.Power
+		}
+	}
+	switch power {
+	case recovery.PowerStopped:
+		return outcome{detail: "stopped on " + j.machine.FromHost}
+	case recovery.PowerRunning:
+		return failed(fault.Errorf(fault.Refused, "%s is known to run on %s and could not be stopped", j.step.Machine, j.machine.FromHost).
+			WithHint("stop it there, then: drrun answer %s again", j.run.ID))
+	}
+	d := j.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range slices.Backward(d.st.Statements) {
+		if s.What == SourceIsDown {
+			return outcome{detail: fmt.Sprintf("%s states that %s is down or isolated", nobody(s.By), j.machine.FromSite)}
+		}
+	}
+	return failed(fault.Errorf(fault.Refused, "nobody knows whether %s still runs on %s", j.step.Machine, j.machine.FromHost).
+		WithHint("make sure that %s is down or isolated, then: drrun answer %s %s", j.machine.FromSite, j.run.ID, SourceIsDown))
+}
+
+// grant moves the authority record: from the one the host has to the next.
+func (j *job) grant(ctx context.Context) outcome {
+	var c claimed
+	if !j.d.result("claim", &c) {
+		return failed(fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine))
+	}
+	have, known := c.Records[j.step.Machine][j.step.Host]
+	if !known {
+		have = c.newest(j.step.Machine)
+	}
+	next := j.next(c.newest(j.step.Machine))
+	meta := j.metaHere()
+	meta.Epoch = have.Epoch
+	return call(ctx, j, command.Grant, command.GrantRequest{Meta: meta, Expect: have, Next: next}, func(r command.GrantResult) outcome {
+		if !r.Authority.Same(next) {
+			return failed(fault.Errorf(fault.Conflict, "%s holds another record of epoch %d after the grant", j.step.Host, r.Authority.Epoch))
+		}
+		return outcome{data: r, detail: fmt.Sprintf("epoch %d, active at %s", next.Epoch, next.Active)}
+	})
+}
+
+// next is the record that the run grants for a machine. It is the same
+// whenever it is made, but for its time.
+func (j *job) next(last recovery.Authority) recovery.Authority {
+	if g := j.granted(); g != nil {
+		return *g // what the active site has stored is the record, whatever the run has become since
+	}
+	next := recovery.Authority{Epoch: last.Epoch + 1, Active: j.machine.ToSite, Run: j.run.ID, By: j.run.StartedBy,
+		At: j.grantTime(), Uncommitted: true}
+	switch {
+	case j.run.Kind == report.KindReverse:
+		next.Active, next.Uncommitted = j.machine.FromSite, false
+		next.Direction = []recovery.Pair{{From: j.machine.FromHost, To: j.machine.ToHost}}
+	case j.typ == recovery.Planned && j.machine.Back:
+		next.Direction = []recovery.Pair{{From: j.machine.ToHost, To: j.machine.FromHost}}
+	}
+	return next
+}
+
+// granted is the record that the new active site has stored in this run.
+func (j *job) granted() *recovery.Authority {
+	rec := j.d.authority(j.step.Machine)
+	if rec.Run != j.run.ID {
+		return nil
+	}
+	return &rec
+}
+
+// grantTime is when the first attempt to grant the machine began.
+func (j *job) grantTime() time.Time {
+	d := j.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, st := range d.st.Ordered() {
+		if st.Kind == program.Grant && st.Machine == j.step.Machine && !st.First.IsZero() {
+			return st.First
+		}
+	}
+	return j.step.First
+}
+
+// points fixes the recovery point of every machine that may get one.
+func (j *job) points(ctx context.Context) outcome {
+	chosen := map[string]recovery.Point{}
+	var lines, lost []string
+	for _, m := range j.main.Active() {
+		p, err := j.point(ctx, m)
+		if err != nil {
+			lost = append(lost, fmt.Sprintf("%s: %v", m.Name, err))
+			continue
+		}
+		chosen[m.Name] = p
+		lines = append(lines, fmt.Sprintf("%s: %s of %s (%s)", m.Name, p.ID.Short(), p.Instant.UTC().Format(time.RFC3339), p.Kind))
+	}
+	if len(lost) > 0 && (j.typ != recovery.Unplanned || len(chosen) == 0) {
+		return failed(fault.Errorf(fault.Failed, "cannot fix the recovery points: %s", strings.Join(lost, "; ")).
+			WithHint("look at: drrun points MACHINE"))
+	}
+	return outcome{data: chosen, detail: strings.Join(lines, "; "), notes: lost}
+}
+
+func (j *job) point(ctx context.Context, m program.Machine) (recovery.Point, error) {
+	var final command.DrainResult
+	drained := j.d.result("shutdown/"+m.Name+"/drain", &final)
+	if drained && recovery.Drains(j.run.Point) {
+		return final.Point, nil
+	}
+	if j.typ == recovery.Planned {
+		return recovery.Point{}, fault.Errorf(fault.Internal, "no final point of %s", m.Name)
+	}
+	points, err := j.pointsAt(ctx, m.ToHost, m.Name)
+	if err != nil {
+		return recovery.Point{}, err
+	}
+	return recovery.Select(points, j.run.Point, j.fuzzy(m.Name))
+}
+
+func (j *job) fuzzy(machine string) bool {
+	return j.d.src.estate.PolicyOf(machine).Consistency == recovery.Fuzzy
+}
+
+func (j *job) prepare(ctx context.Context) outcome {
+	chosen := map[string]recovery.Point{}
+	j.d.result("points", &chosen)
+	p, ok := chosen[j.step.Machine]
+	if !ok {
+		return failed(fault.Errorf(fault.Failed, "%s has no recovery point in this run", j.step.Machine))
+	}
+	req := command.PrepareRequest{Meta: j.metaHere(), Point: p.ID, Test: j.test()}
+	return long(ctx, j, command.Prepare, req, func(r command.PrepareResult) outcome {
+		return outcome{data: r, detail: fmt.Sprintf("%s, %s in %s", r.Mode, quantity.FormatSize(r.Bytes), quantity.FormatDuration(r.Took))}
+	})
+}
