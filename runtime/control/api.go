@@ -42,7 +42,9 @@ type StartRequest struct {
 type RunRequest struct {
 	Run string `json:"run"`
 	By  string `json:"by,omitempty"`
-	As  string `json:"as,omitempty"` // resume: go on as unplanned
+	// As "unplanned" lets a planned run whose source died go on (resume).
+	As           string `json:"as,omitempty"`
+	SourceIsDown bool   `json:"source_is_down,omitempty"` // with As: By answers for it
 }
 
 // AnswerRequest answers a wait or decides an unknown outcome.

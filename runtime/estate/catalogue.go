@@ -85,8 +85,8 @@ type Applied struct {
 
 var returnsWhat = regexp.MustCompile(`(?m)^[ \t]*return[ \t]+(estate|plan)\b`)
 
-// isEstate tells estate and plan files apart by what they return.
-func isEstate(b plans.Bundle) bool {
+// IsEstate tells estate and plan files apart by what they return.
+func IsEstate(b plans.Bundle) bool {
 	all := returnsWhat.FindAllStringSubmatch(b.Files[b.Main], -1)
 	return len(all) > 0 && all[len(all)-1][1] == "estate"
 }
@@ -98,7 +98,7 @@ func (c *Catalogue) load(bundles []plans.Bundle) (*loaded, error) {
 	var errs []error
 	seen := map[string]string{}
 	for _, b := range bundles {
-		if isEstate(b) {
+		if IsEstate(b) {
 			if l.estate != nil {
 				errs = append(errs, fault.Errorf(fault.Invalid, "%s: a second estate; apply takes one", b.Main))
 				continue

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/store"
 )
 
@@ -191,4 +193,22 @@ func (c *Catalogue) place(ctx context.Context, host string) (place, bool) {
 	}
 	p, ok := places(r.Estate)[host]
 	return p, ok
+}
+
+// AppliedEstate returns the estate and its revision, for the engine.
+func (c *Catalogue) AppliedEstate(ctx context.Context) (*plans.Estate, uint64, error) {
+	r, err := c.Current(ctx)
+	return r.Estate, r.Number, err
+}
+
+// AppliedPlan returns the sources of a plan, for the engine.
+func (c *Catalogue) AppliedPlan(ctx context.Context, name string) (plans.Bundle, error) {
+	p, err := c.Plan(ctx, name)
+	return p.Bundle, err
+}
+
+// Assignment returns what the agents of a machine were given, for the engine.
+func (c *Catalogue) Assignment(ctx context.Context, machine string) (recovery.Assignment, error) {
+	r, err := c.Record(ctx, machine)
+	return r.Last, err
 }
