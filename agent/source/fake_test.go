@@ -14,11 +14,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/agent/hrl"
+	"github.com/drrun/drrun/agent/tracker"
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -34,14 +36,14 @@ type target struct {
 	t   *testing.T
 	dir string
 	// fail is asked before and after each operation; an error it gives is
-	// that of the connection. Nil: never.
+	// that of the connection. Nil: never. It takes no lock of the target.
 	fail func(op string, after bool) error
 
 	mu        sync.Mutex
 	authority recovery.Authority
 	disks     map[string]*targetDisk
 	points    []recovery.Point
-	wire      int64 // bytes of segments that came in
+	wire      atomic.Int64 // bytes of segments that came in
 	accepts   int
 	blocks    int // ranges whose hashes were asked for
 }
@@ -128,7 +130,7 @@ func (tg *target) Put(_ context.Context, h command.SegmentHeader, src io.ReaderA
 		part = append(part, b...)
 		progress(int64(len(part)))
 		tg.mu.Lock()
-		tg.wire += int64(len(b))
+		tg.wire.Add(int64(len(b)))
 		if d := tg.disks[h.Disk]; d.log == h.Log {
 			d.parts[h.Segment] = part
 		}
@@ -309,6 +311,9 @@ func (tg *target) Blocks(_ context.Context, in command.BlocksRequest) (command.B
 	return res, tg.asked("blocks", true)
 }
 
+// sharedScan spares each source of its own buffers.
+var sharedScan = tracker.NewScan(vfs.OS{}, 2)
+
 // guest is a machine that can be held still.
 type guest struct {
 	kind    recovery.Consistency
@@ -361,7 +366,7 @@ func newRig(t *testing.T) *rig {
 	r.target = newTarget(t, disks)
 	r.cfg = Config{
 		FS: vfs.OS{}, Dir: filepath.Join(dir, "source"), Machine: "db1", Disks: disks, Policy: recovery.Policy{Codec: "raw"},
-		Clock: clock.Real{}, Log: slog.New(slog.DiscardHandler), Guest: r.guest, Peer: r.target,
+		Clock: clock.Real{}, Log: slog.New(slog.DiscardHandler), Guest: r.guest, Peer: r.target, Tracker: sharedScan,
 	}
 	return r
 }
