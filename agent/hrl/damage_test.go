@@ -159,7 +159,7 @@ func TestSwappedFramesAreFound(t *testing.T) {
 	p1, _ := write(t, header(hrl.Delta, b), hrl.Options{}, ops(1))
 	p2, _ := write(t, header(hrl.Delta, b), hrl.Options{}, ops(2))
 	one, two := must(os.ReadFile(p1)), must(os.ReadFile(p2))
-	copy(one[256:256+36+b], two[256:])
+	copy(one[256:256+38+b], two[256:]) // header, list of two bytes, content
 	_, path, err := verify(t, one)
 	if err == nil || refused(t, path, err) != 256+32 {
 		t.Errorf("a frame of another file: %v", err)
@@ -340,6 +340,34 @@ func TestIndexAgainstFrames(t *testing.T) {
 	refused(t, p, err)
 	if _, err := os.Stat(p + ".m"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a merge of a damaged log left its file")
+	}
+}
+
+// An extent that the index has and no frame, and two that point to each
+// other's frames.
+func TestIndexLies(t *testing.T) {
+	t.Parallel()
+	const b = hrl.BlockSize
+	path, _ := write(t, header(hrl.Delta, 8*b), hrl.Options{Frame: b},
+		[]op{{hrl.Data, 0, b, bytes.Repeat([]byte{1}, b)}, {hrl.Data, 2 * b, b, bytes.Repeat([]byte{2}, b)}})
+	good := must(os.ReadFile(path))
+	foot := len(good) - 128
+
+	swapped := slices.Clone(good)
+	swapped[foot-48+16], swapped[foot-24+16] = 1, 0
+	_, p, err := verify(t, reseal(swapped))
+	refused(t, p, err)
+
+	extra := append(slices.Clone(good[:foot]), good[foot-24:]...) // the last entry twice
+	extra[foot+1] = 0x40                                          // and now for offset 16384
+	f := extra[len(extra)-128:]
+	le.PutUint64(f[40:], 3)
+	le.PutUint64(f[48:], 3*b)
+	le.PutUint64(f[80:], 2*12+3*24)
+	_, p, err = verify(t, reseal(extra))
+	refused(t, p, err)
+	if !strings.Contains(err.Error(), "the index has 3 extents, the frames 2") {
+		t.Errorf("an extent too many: %v", err)
 	}
 }
 

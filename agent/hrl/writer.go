@@ -169,7 +169,7 @@ func (w *Writer) begin(off, n int64) error {
 func (w *Writer) addData(off int64, p []byte) error {
 	for len(p) > 0 {
 		free := w.o.Frame - len(w.buf.plain)
-		if free < min(len(p), BlockSize) || len(w.buf.spans) == MaxFrameExtents {
+		if free < min(len(p), BlockSize) {
 			if err := w.flushData(); err != nil {
 				return err
 			}
