@@ -29,10 +29,19 @@ type extentEntry struct {
 
 func (e extentEntry) end() int64 { return e.off + e.n }
 
+// indexLine is an extentEntry as the file and a Writer keep it, in 24 bytes:
+// place has the kind above 24 bits of at.
+type indexLine struct {
+	off, n       int64
+	frame, place uint32
+}
+
+func (l indexLine) kind() ExtentKind { return ExtentKind(l.place >> 24) }
+
 func decodeExtentEntry(b []byte) extentEntry {
-	at := le.Uint32(b[20:])
+	place := le.Uint32(b[20:])
 	return extentEntry{off: int64(le.Uint64(b)), n: int64(le.Uint64(b[8:])), frame: le.Uint32(b[16:]),
-		at: at & (1<<24 - 1), kind: ExtentKind(at >> 24)}
+		at: place & (1<<24 - 1), kind: ExtentKind(place >> 24)}
 }
 
 // writeIndex writes frame table and extents and sets the index's CRC.
@@ -59,7 +68,7 @@ func (w *Writer) writeIndex(f *Footer) error {
 		b = le.AppendUint64(b, uint64(e.off))
 		b = le.AppendUint64(b, uint64(e.n))
 		b = le.AppendUint32(b, e.frame)
-		b = le.AppendUint32(b, e.at|uint32(e.kind)<<24)
+		b = le.AppendUint32(b, e.place)
 		if len(b) > room {
 			if err := flush(); err != nil {
 				return err

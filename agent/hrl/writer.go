@@ -54,7 +54,7 @@ type Writer struct {
 	buf    *writeBuf
 	empty  [2]runs // pending zero and discarded extents
 	frames []frameEntry
-	index  []extentEntry
+	index  []indexLine
 	limit  int // of index
 	err    error
 }
@@ -242,7 +242,7 @@ func (w *Writer) writeFrame(kind ExtentKind, codec Codec, spans []span, plain, s
 	no, at := uint32(len(w.frames)), uint32(0)
 	w.frames = append(w.frames, frameEntry{pos: w.pos, crc: crc})
 	for _, s := range spans {
-		w.index = append(w.index, extentEntry{off: s.off, n: s.n, frame: no, at: at, kind: kind})
+		w.index = append(w.index, indexLine{off: s.off, n: s.n, frame: no, place: at | uint32(kind)<<24})
 		if kind == Data {
 			at += uint32(s.n)
 		}
@@ -311,7 +311,7 @@ func (w *Writer) finish(f *Footer) error {
 	if err := errors.Join(w.flushData(), w.flushEmpty(&w.empty[0]), w.flushEmpty(&w.empty[1])); err != nil {
 		return err
 	}
-	slices.SortFunc(w.index, func(a, b extentEntry) int { return cmp.Compare(a.off, b.off) })
+	slices.SortFunc(w.index, func(a, b indexLine) int { return cmp.Compare(a.off, b.off) })
 	f.Frames, f.Extents = int64(len(w.frames)), int64(len(w.index))
 	f.DataBytes, f.ZeroBytes, f.DiscardBytes = 0, 0, 0
 	var end int64
@@ -320,7 +320,7 @@ func (w *Writer) finish(f *Footer) error {
 			return fmt.Errorf("cannot close log %s: two extents overlap at offset %d", w.path, e.off)
 		}
 		end = e.off + e.n
-		*f.bytesOf(e.kind) += e.n
+		*f.bytesOf(e.kind()) += e.n
 	}
 	f.indexPos, f.headerCRC = w.pos, w.crc
 	if err := w.writeIndex(f); err != nil {
