@@ -1,9 +1,11 @@
 package agent_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -43,5 +45,152 @@ func TestPlannedThereAndBack(t *testing.T) {
 	p.points("lyo-1", 1)
 	if st := p.status("par-1"); st.State != recovery.Protected || st.Locked || st.Power != recovery.PowerRunning {
 		t.Errorf("home again is %+v", st)
+	}
+}
+
+func TestRollback(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	p.hand("erp-1", "par-1", "lyo-1", "lyon", back)
+	p.points("par-1", 2)
+	home := counted(t, p.disk)
+	before := promised(t, p.promises)
+
+	call(p, command.Stop, "lyo-1", command.StopRequest{Meta: p.meta("erp-1")})
+	if promised(t, p.promises) <= before {
+		t.Error("the new site wrote nothing")
+	}
+	p.grant("erp-1-back", "paris", false, forward)
+	call(p, command.Unlock, "par-1", p.meta("erp-1-back"))
+	if got := counted(t, p.disk); got != home {
+		t.Errorf("the disk at home counts %d, it was left at %d", got, home)
+	}
+	call(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("erp-1-back")})
+	st := p.points("lyo-1", 2)
+	if st.Role != command.RoleTarget || st.State != recovery.Protected || st.LiveRun != "" {
+		t.Errorf("target after the rollback: %+v", st)
+	}
+	if st := p.status("par-1"); st.Role != command.RoleSource || st.State != recovery.Protected || st.Power != recovery.PowerRunning {
+		t.Errorf("source after the rollback: %+v", st)
+	}
+	kept := false
+	for _, pt := range call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points {
+		kept = kept || pt.Held
+	}
+	if !kept {
+		t.Error("what the new site wrote is not kept as a point")
+	}
+	p.hand("erp-2", "par-1", "lyo-1", "lyon", back) // and it can be done again
+	p.points("par-1", 1)
+}
+
+func TestUnplannedThenReverse(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	st := p.points("lyo-1", 2)
+	p.a.end() // the site is lost: the agent, and the machine with it
+	killMachines(t, p.promises)
+	lost := counted(t, p.disk)
+
+	p.auth = st.Authority
+	next := recovery.Authority{Epoch: 2, Active: "lyon", Run: "erp-1", Uncommitted: true}
+	meta := p.meta("erp-1")
+	meta.Fence = 5
+	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: meta, Expect: p.auth, Next: next})
+	p.auth, p.fence = next, 5
+	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	res := call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("erp-1"), Point: points[len(points)-1].ID})
+	if got := counted(t, res.Paths["data"]); got == 0 || got > lost {
+		t.Errorf("recovered disk counts %d, the lost one %d", got, lost)
+	}
+	call(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("erp-1")})
+	if st := p.status("lyo-1"); st.State != recovery.FailedOver || st.Power != recovery.PowerRunning || st.LiveRun != "erp-1" {
+		t.Errorf("new site is %+v", st)
+	}
+	call(p, command.Commit, "lyo-1", p.meta("erp-1"))
+	if st := p.status("lyo-1"); st.State != recovery.Committed {
+		t.Errorf("committed without reverse is %s", st.State)
+	}
+
+	p.a.start() // the old primary comes back and believes that it is to run
+	old := p.until("par-1", "the old primary learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == 2 })
+	want := "not started: host lyo-1 holds epoch 2 (active site lyon, run erp-1); this host has epoch 1"
+	old = p.until("par-1", "the reason is shown", func(st command.MachineStatus) bool { return st.Reason == want })
+	if old.Power != recovery.PowerStopped {
+		t.Errorf("old primary is %+v", old)
+	}
+	if _, err := try(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("erp-x")}); !fault.Is(err, fault.Refused) {
+		t.Errorf("start at the old primary: %v", err)
+	}
+
+	found := call(p, command.Found, "par-1", p.meta("erp-2"))
+	if !found.Point.Held || found.Bytes == 0 && lost != counted(t, res.Paths["data"]) {
+		t.Errorf("found %+v", found)
+	}
+	again := call(p, command.Found, "par-1", p.meta("erp-2"))
+	if again.Point.ID != found.Point.ID || again.Bytes != found.Bytes {
+		t.Errorf("found again %+v, want %+v", again, found)
+	}
+	p.grant("erp-2", "lyon", false, back)
+	p.points("par-1", 2)
+	if st := p.status("lyo-1"); st.Role != command.RoleSource || st.State != recovery.Protected {
+		t.Errorf("sender after the reverse: %+v", st)
+	}
+	p.until("par-1", "reverse is applied", func(st command.MachineStatus) bool { return counted(t, p.disk) > lost && st.Applied > found.Point.Seq })
+	p.hand("erp-3", "lyo-1", "par-1", "paris", forward)
+	p.points("lyo-1", 1)
+}
+
+func TestDrillBesideReplication(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	point := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points[0]
+	res := call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("drill"), Point: point.ID, Test: "drill-1"})
+	start := call(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("drill"), Test: "drill-1"})
+	if start.PID == 0 || start.Power != recovery.PowerRunning {
+		t.Errorf("test machine: %+v", start)
+	}
+	st := p.points("lyo-1", 3)
+	if len(st.Tests) != 1 || st.Power != recovery.PowerStopped || st.State != recovery.Protected {
+		t.Errorf("target during a drill: %+v", st)
+	}
+	p.until("lyo-1", "the drill writes", func(command.MachineStatus) bool { return counted(t, res.Paths["data"]) > 0 })
+	for range 2 { // idempotent
+		call(p, command.Cleanup, "lyo-1", command.CleanupRequest{Meta: p.meta("drill"), Test: "drill-1"})
+	}
+	if _, err := os.Stat(res.Paths["data"]); !os.IsNotExist(err) {
+		t.Errorf("the view is still there: %v", err)
+	}
+	if st := p.points("lyo-1", 1); len(st.Tests) != 0 {
+		t.Errorf("target after a drill: %+v", st)
+	}
+	v := call(p, command.Verify, "lyo-1", command.VerifyRequest{Machine: "erp"})
+	if len(v.Faults) != 0 || v.Points == 0 {
+		t.Errorf("verify: %+v", v)
+	}
+}
+
+func TestAgentRestartAdoptsAndGoesOn(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	pid := p.status("par-1").PID
+	p.a.end()
+	n := promised(t, p.promises)
+	p.b.end()
+	p.b.start()
+	p.a.start()
+	if st := p.status("par-1"); st.PID != pid || st.Power != recovery.PowerRunning {
+		t.Errorf("machine after the restart: %+v", st)
+	}
+	st := p.points("lyo-1", 2)
+	if st.State != recovery.Protected {
+		t.Errorf("target after the restart: %+v", st)
+	}
+	if promised(t, p.promises) <= n {
+		t.Error("the machine stood still while its agent was away")
 	}
 }

@@ -92,12 +92,15 @@ func (m *machine) sendTurn(ctx context.Context, rec *record, s *schedule) time.D
 	if m.source() == nil || rec.Conflict != nil {
 		return idleWait
 	}
+	if !rec.Final.IsZero() {
+		return idleWait // the machine is stopped and all it wrote is over: a start wakes the loop
+	}
 	now := m.a.o.Clock.Now()
 	if wait := s.wait(rec, now, m.source()); wait > 0 {
 		return wait
 	}
 	s.last = now
-	_, err := m.cycle(ctx, cycleOptions{})
+	_, err := m.cycle(ctx, cycleOptions{due: true})
 	switch {
 	case err == nil:
 		s.fails = 0
@@ -152,6 +155,7 @@ type cycleOptions struct {
 	final  bool
 	labels []string
 	app    bool // an app point although none is due
+	due    bool // the loop's own: not needed once the final point is made
 }
 
 // cycle makes one recovery point at the target. Cycles of a machine run one at
@@ -169,6 +173,9 @@ func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, err
 		}
 		return source.Result{}, fault.Errorf(fault.Refused, "host %s does not send machine %s: %s", m.a.host(), m.name, describe(rec.Authority))
 	}
+	if o.due && !rec.Final.IsZero() {
+		return source.Result{}, nil
+	}
 	if o.final {
 		if st := m.state(ctx); st.Power != recovery.PowerStopped {
 			return source.Result{}, fault.Errorf(fault.Refused, "machine %s is %s: its final point needs it stopped", m.name, st.Power)
@@ -179,13 +186,21 @@ func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, err
 		return source.Result{}, err
 	}
 	defer slot()
-	ctx, cancel := context.WithCancelCause(ctx)
+	mine, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m.note(func(m *machine) { m.cancel = cancel })
-	res, err := src.Cycle(ctx, source.CycleOptions{
+	res, err := src.Cycle(mine, source.CycleOptions{
 		Authority: rec.Authority, App: o.app || o.final || m.appDue(&rec), Labels: o.labels, Final: o.final,
 	})
-	m.note(func(m *machine) { m.cancel, m.sendErr = nil, err })
+	if err != nil && mine.Err() != nil {
+		err = fault.Errorf(fault.Interrupted, "replication cycle of machine %s ended: %w", m.name, context.Cause(mine))
+	}
+	m.note(func(m *machine) {
+		m.cancel = nil
+		if !fault.Is(err, fault.Interrupted) {
+			m.sendErr = err
+		}
+	})
 	var conflict *source.ConflictError
 	if errors.As(err, &conflict) {
 		to, _ := rec.target(m.a.host())
@@ -197,10 +212,12 @@ func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, err
 	if res.Point.Kind == recovery.App {
 		m.note(func(m *machine) { m.lastApp = m.a.o.Clock.Now() })
 	}
-	if o.final {
-		return res, m.update(func(r *record) { r.Final = res.Point.ID })
-	}
-	return res, nil
+	return res, m.update(func(r *record) {
+		// A start since the cut clears it; without one nothing was written.
+		if r.Launch == nil && (o.final || !r.Final.IsZero()) {
+			r.Final = res.Point.ID
+		}
+	})
 }
 
 // appDue reports whether the next point should be an app point.
@@ -219,11 +236,7 @@ func (m *machine) receiveTurn(ctx context.Context, rec *record) {
 	}
 	err := rep.Apply(ctx)
 	if err == nil {
-		if t, ok := any(rep).(interface {
-			Thin(context.Context, []recovery.Keep) error
-		}); ok {
-			err = t.Thin(ctx, rec.Assignment.Policy.Keep)
-		}
+		_, err = rep.Thin(ctx, rec.Assignment.Policy.Keep, m.a.o.Clock.Now())
 	}
 	if ctx.Err() != nil {
 		return

@@ -160,6 +160,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 		return command.StartResult{}, err
 	}
 	m.setStartErr("")
+	m.nudge()
 	m.log.Info("machine started", logkit.KeyPID, p.PID, logkit.KeyEpoch, uint64(l.Epoch), logkit.KeyRun, run)
 	return command.StartResult{Power: recovery.PowerRunning, PID: p.PID}, nil
 }

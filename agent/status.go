@@ -76,7 +76,7 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 // late says that the newest point is older than the policy allows.
 func (m *machine) late(rec *record, st *command.MachineStatus) string {
 	rpo := rec.Assignment.Policy.RPO
-	if st.Role == roleNone || rpo <= 0 || st.Tip == nil || st.TipAge <= rpo {
+	if st.Role == roleNone || rpo <= 0 || st.Tip == nil || st.TipAge <= rpo || st.Tip.ID == rec.Final {
 		return ""
 	}
 	return fmt.Sprintf("newest point is %s old, the policy's rpo is %s", quantity.FormatDuration(st.TipAge), quantity.FormatDuration(rpo))
