@@ -421,12 +421,12 @@ func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error
 	}
 	names := req.Machines
 	name := "reverse"
-	if req.Plan != "" {
-		name = req.Plan
-		_, p, err := e.loadPlan(ctx, &Request{Plan: req.Plan})
+	if req.Plan != "" || req.Bundle != nil {
+		_, p, err := e.loadPlan(ctx, &Request{Plan: req.Plan, Bundle: req.Bundle})
 		if err != nil {
 			return "", err
 		}
+		name = p.Name
 		for _, g := range p.Resolve(est) {
 			names = append(names, g.Names()...)
 		}

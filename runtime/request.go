@@ -88,10 +88,11 @@ const SourceIsDown = "source-is-down"
 // ReverseRequest asks for replication back after a committed unplanned
 // failover, for the machines of a plan or some machines.
 type ReverseRequest struct {
-	Plan     string   `json:"plan,omitempty"`
-	Machines []string `json:"machines,omitempty"`
-	By       string   `json:"by,omitempty"`
-	ID       string   `json:"id,omitempty"`
+	Plan     string        `json:"plan,omitempty"` // an applied plan
+	Bundle   *plans.Bundle `json:"bundle,omitempty"`
+	Machines []string      `json:"machines,omitempty"`
+	By       string        `json:"by,omitempty"`
+	ID       string        `json:"id,omitempty"`
 }
 
 func (r *Request) check() error {

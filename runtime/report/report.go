@@ -225,25 +225,27 @@ type Statement struct {
 	Text string    `json:"text,omitempty"`
 }
 
-// Kinds of events.
+// Kinds of events. There is one event for each journal record; what else it
+// brought with it is set as well: Head whenever the run's status, section or
+// reason changed, Step, Wait and Note where the record has one.
 const (
-	EventRun      = "run"      // the status, section or reason changed; Head is set, without its lists
-	EventStep     = "step"     // a step changed; Step is set
-	EventProgress = "progress" // Step.Progress changed; not durable, no Seq of its own
-	EventNote     = "note"
-	EventWait     = "wait" // a person is asked; Wait is set
-	EventEnd      = "end"  // nothing more happens by itself for now; Head is set
+	EventRun      = "run"      // the run as a whole
+	EventStep     = "step"     // a step
+	EventWait     = "wait"     // a person is asked
+	EventNote     = "note"     // a line of the timeline
+	EventEnd      = "end"      // nothing more happens by itself for now: see Head.Status
+	EventProgress = "progress" // Step.Progress changed; not durable, Seq is that of the last record
 )
 
-// Event is one line of watch. Seq grows by journal record: asking for events
-// after a Seq misses nothing.
+// Event is one line of watch. Seq is the number of the journal record: asking
+// for events after a Seq misses nothing.
 type Event struct {
 	Run  string    `json:"run"`
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time"`
 	Kind string    `json:"kind"`
 	Text string    `json:"text,omitempty"` // the line for a person
-	Head *Run      `json:"head,omitempty"`
+	Head *Run      `json:"head,omitempty"` // without its lists
 	Step *Step     `json:"step,omitempty"`
 	Wait *Wait     `json:"wait,omitempty"`
 	Note *Note     `json:"note,omitempty"`
