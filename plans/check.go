@@ -2,6 +2,7 @@ package plans
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -23,6 +24,7 @@ func Check(p *Plan, e *Estate) error {
 	c.sites()
 	c.machines()
 	p.Steps(c.step)
+	c.secrets()
 	return append(fs, c.fs...).Sorted().Err()
 }
 
@@ -37,6 +39,18 @@ func (c *planCheck) sites() {
 	for _, s := range []struct{ key, name string }{{"from", c.From}, {"to", c.To}} {
 		if _, ok := c.e.Site(s.name); !ok && s.name != "" {
 			c.fs.addNear(c.Pos, s.name, c.siteNames(), "plan: %s is %q, which is no site of the estate", s.key, s.name)
+		}
+	}
+}
+
+func (c *planCheck) secrets() {
+	var names []string
+	for _, s := range c.e.Secrets {
+		names = append(names, s.Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Secrets)) {
+		if !slices.Contains(names, name) {
+			c.fs.addNear(c.Secrets[name], name, names, "secret %q is not in the estate", name)
 		}
 	}
 }

@@ -25,7 +25,8 @@ type Plan struct {
 	Params   map[string]any `json:"params,omitempty"` // values after --set
 	Shutdown Shutdown       `json:"shutdown"`
 	Failover Phase          `json:"failover"`
-	Items    []Item         `json:"items"` // in order
+	Items    []Item         `json:"items"`             // in order
+	Secrets  map[string]Pos `json:"secrets,omitempty"` // names its functions open, with their first place
 	Pos      Pos            `json:"pos"`
 }
 

@@ -163,7 +163,7 @@ func describe(v lua.LValue) string {
 		return "the item " + n.String()
 	}
 	if s, ok := asSecret(v); ok {
-		return "the secret " + s.name
+		return "the secret " + s.Name
 	}
 	return "a " + v.Type().String()
 }

@@ -44,6 +44,7 @@ func newPage(ctx context.Context, s *source, limits sandbox.Limits, o Options) *
 	p := &page{
 		source: s, ctors: registry.Of(s.kind), box: sandbox.New(ctx, limits, o.Log),
 		tables: make(map[*lua.LTable]syntax.Table), files: make(map[*lua.LTable]string), loaded: make(map[string]lua.LValue),
+		secrets: make(map[string]plans.Pos),
 	}
 	p.unknown = p.box.Unknown()
 	p.makeNodeMeta()
@@ -184,31 +185,40 @@ func (p *page) recorder(L *lua.LState, name string) lua.LValue {
 	short := strings.TrimPrefix(name, "drrun.")
 	mod, ok := registry.Module(short)
 	if !ok {
-		return p.unknown // reported from the syntax tree, or at run time below
-	}
-	t := L.NewTable()
-	mt := L.NewTable()
-	mt.RawSetString("__index", p.box.Func(func(L *lua.LState) int {
-		key := L.Get(2).String()
-		if _, ok := mod.Function(key); !ok {
-			p.faultNear(p.here(L), key, mod.Names(), "%s has no function %q", name, key)
-			L.Push(p.unknown)
-			return 1
+		if !p.source.reported[name] {
+			p.faultNear(p.here(L), name, registry.ModuleNames(), "there is no module %q in this build", name)
 		}
-		L.Push(p.box.Func(func(L *lua.LState) int {
-			p.fault(p.here(L), `%s.%s is only available while the plan runs: put it inside action "…" { function(run) … end }`, short, key)
-			L.Push(p.unknown)
-			return 1
-		}))
-		return 1
-	}))
+		return p.unknown
+	}
+	mt := L.NewTable()
+	mt.RawSetString("__index", p.recording(mod))
 	mt.RawSetString("__newindex", p.box.Func(func(L *lua.LState) int {
 		p.fault(p.here(L), "%s cannot be changed", name)
 		return 0
 	}))
 	mt.RawSetString("__metatable", lua.LString("protected"))
+	t := L.NewTable()
 	L.SetMetatable(t, mt)
 	return t
+}
+
+// recording is the __index of a module on the page: what it gives says, when
+// it is called, where it belongs.
+func (p *page) recording(mod registry.ModuleDoc) *lua.LFunction {
+	return p.box.Func(func(L *lua.LState) int {
+		key := L.Get(2).String()
+		if _, ok := mod.Function(key); !ok {
+			p.faultNear(p.here(L), key, mod.Names(), "drrun.%s has no function %q", mod.Name, key)
+			L.Push(p.unknown)
+			return 1
+		}
+		L.Push(p.box.Func(func(L *lua.LState) int {
+			p.fault(p.here(L), `%s.%s is only available while the plan runs: put it inside action "…" { function(run) … end }`, mod.Name, key)
+			L.Push(p.unknown)
+			return 1
+		}))
+		return 1
+	})
 }
 
 // failed turns an error of evaluation into a fault.

@@ -40,6 +40,9 @@ func (p *planBuilder) plan(root *node, set map[string]string) *plans.Plan {
 		out.Drill = p.drill(d)
 	}
 	out.Params = p.params(b, set)
+	if len(p.secrets) > 0 {
+		out.Secrets = p.secrets
+	}
 	if s := get[*body](b, "shutdown"); s != nil {
 		out.Shutdown = plans.Shutdown{Phase: p.phase(s), ForceAfter: get[time.Duration](s, "force_after")}
 	}

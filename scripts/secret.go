@@ -4,26 +4,17 @@ import (
 	lua "github.com/yuin/gopher-lua"
 
 	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/scripts/hostcall"
 	"github.com/drrun/drrun/scripts/sandbox"
 )
 
-// secret is the handle of a secret of the estate: only functions of modules
-// open it, and it prints as ***.
-type secretHandle struct{ name string }
+func asSecret(v lua.LValue) (hostcall.Secret, bool) { return hostcall.AsSecret(v) }
 
-func asSecret(v lua.LValue) (secretHandle, bool) {
-	ud, ok := v.(*lua.LUserData)
-	if !ok {
-		return secretHandle{}, false
-	}
-	s, ok := ud.Value.(secretHandle)
-	return s, ok
-}
-
+// makeSecretMeta makes the metatable of secrets: they print as ***.
 func (p *page) makeSecretMeta() {
 	mt := p.box.L.NewTable()
 	hide := p.box.Func(func(L *lua.LState) int {
-		L.Push(lua.LString("***"))
+		L.Push(lua.LString(hostcall.Hidden))
 		return 1
 	})
 	for _, event := range []string{"__tostring", "__concat"} {
@@ -43,14 +34,11 @@ func (p *page) secret(L *lua.LState, pos plans.Pos) int {
 		L.Push(p.unknown)
 		return 1
 	}
-	if len(p.secrets) == 0 || p.secrets[string(name)] == (plans.Pos{}) {
-		if p.secrets == nil {
-			p.secrets = make(map[string]plans.Pos)
-		}
+	if _, known := p.secrets[string(name)]; !known {
 		p.secrets[string(name)] = pos
 	}
 	ud := L.NewUserData()
-	ud.Value = secretHandle{string(name)}
+	ud.Value = hostcall.Secret{Name: string(name)}
 	L.SetMetatable(ud, p.secretMeta)
 	L.Push(ud)
 	return 1

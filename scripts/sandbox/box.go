@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	lua "github.com/yuin/gopher-lua"
@@ -16,7 +17,7 @@ import (
 // Limits of a Box. Zero values are replaced by the defaults.
 type Limits struct {
 	Time   time.Duration // wall clock; 0: until the context ends
-	Heap   uint64        // bytes the process may grow by while the state runs; default 256 MiB
+	Heap   uint64        // bytes the process may grow by while the code runs; default 256 MiB
 	Text   int           // bytes of one string; default 8 MiB
 	Total  int64         // bytes of all strings that operations made; default 256 MiB
 	Steps  int           // steps of one pattern match; default 2 million
@@ -54,7 +55,8 @@ type Box struct {
 	log    *slog.Logger
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	stop   func() // of the time limit
+	timer  *time.Timer   // of the time limit
+	start  atomic.Uint64 // heap from which growth counts; 0: not now
 	total  int64
 	fatal  error
 	print  func(string)
@@ -71,11 +73,10 @@ func init() {
 func New(ctx context.Context, l Limits, log *slog.Logger) *Box {
 	b := &Box{limits: l.withDefaults(), log: log}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
-	b.stop = func() {}
 	if b.limits.Time > 0 {
-		t := time.AfterFunc(b.limits.Time, func() { b.cancel(ErrTime) })
-		b.stop = func() { t.Stop() }
+		b.timer = time.AfterFunc(b.limits.Time, func() { b.cancel(ErrTime) })
 	}
+	b.start.Store(max(1, heap()))
 	b.L = lua.NewState(lua.Options{
 		CallStackSize: b.limits.Frames, RegistrySize: 1024, RegistryMaxSize: 1 << 18, RegistryGrowStep: 4096,
 		MinimizeStackMemory: true, SkipOpenLibs: true,
@@ -88,9 +89,24 @@ func New(ctx context.Context, l Limits, log *slog.Logger) *Box {
 
 // Close ends the state and what watches it.
 func (b *Box) Close() {
-	b.stop()
+	b.Untimed()
 	b.cancel(context.Canceled)
 	b.L.Close()
+}
+
+// Untimed ends the time limit: from here on only the context counts.
+func (b *Box) Untimed() {
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+}
+
+// Outside runs f, in which the code waits for the world: what the heap of the
+// process does meanwhile is not its doing.
+func (b *Box) Outside(f func()) {
+	b.start.Store(0)
+	defer func() { b.start.Store(max(1, heap())) }()
+	f()
 }
 
 // Context is the state's context.

@@ -114,13 +114,13 @@ func (b *Box) base(g *lua.LTable) {
 		return 1
 	})
 	set("tostring", func(L *lua.LState) int {
-		L.Push(lua.LString(b.text(L, L.CheckAny(1))))
+		L.Push(lua.LString(b.Text(L, L.CheckAny(1))))
 		return 1
 	})
 	set("print", func(L *lua.LState) int {
 		parts := make([]string, L.GetTop())
 		for i := range parts {
-			parts[i] = b.text(L, L.Get(i+1))
+			parts[i] = b.Text(L, L.Get(i+1))
 		}
 		line := strings.Join(parts, "\t")
 		b.Made(L, len(line))
@@ -178,8 +178,8 @@ func (b *Box) mathRandom(L *lua.LState) int {
 	return 1
 }
 
-// text is tostring without addresses: the same plan gives the same text.
-func (b *Box) text(L *lua.LState, v lua.LValue) string {
+// Text is tostring without addresses: the same plan gives the same text.
+func (b *Box) Text(L *lua.LState, v lua.LValue) string {
 	if IsUnknown(v) {
 		return "unknown"
 	}

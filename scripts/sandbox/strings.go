@@ -353,7 +353,7 @@ func (b *Box) formatOne(L *lua.LState, spec string, verb byte, arg int) string {
 	case 'e', 'E', 'f', 'g', 'G':
 		return fmt.Sprintf(spec+string(verb), float64(L.CheckNumber(arg)))
 	case 's':
-		return fmt.Sprintf(spec+"s", b.text(L, L.CheckAny(arg)))
+		return fmt.Sprintf(spec+"s", b.Text(L, L.CheckAny(arg)))
 	case 'q':
 		return strconv.Quote(L.CheckString(arg))
 	}

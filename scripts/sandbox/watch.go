@@ -20,7 +20,6 @@ func heap() uint64 {
 // limit since it began. It is the second net: the first is that every operation
 // on strings counts what it makes.
 func (b *Box) watch() {
-	start := heap()
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -28,7 +27,8 @@ func (b *Box) watch() {
 		case <-b.ctx.Done():
 			return
 		case <-tick.C:
-			if h := heap(); h > start && h-start > b.limits.Heap {
+			base := b.start.Load()
+			if h := heap(); base != 0 && h > base && h-base > b.limits.Heap && b.start.Load() == base {
 				b.cancel(ErrMemory)
 				return
 			}

@@ -1,0 +1,203 @@
+// Package hostcall is what the functions of modules call the world through:
+// journaled operations, secrets, limits, and values between Lua and JSON.
+//
+// It is no module itself and decides nothing: the runtime behind
+// plans.HostCalls does. An Env belongs to one running function.
+package hostcall
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	lua "github.com/yuin/gopher-lua"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/scripts/sandbox"
+)
+
+// Limits of one operation.
+const (
+	DefaultWithin = 30 * time.Second
+	MaxBody       = 1 << 20 // bytes of an answer that are read
+)
+
+// Env is the surroundings of one running function.
+type Env struct {
+	Box  *sandbox.Box
+	Host plans.HostCalls
+	Info plans.RunInfo
+	// Secrets opens a secret of the estate.
+	Secrets func(ctx context.Context, name string) (string, error)
+	HTTP    interface {
+		Do(*http.Request) (*http.Response, error)
+	}
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	opened []string // values of opened secrets, never shown
+}
+
+// Secret is the handle of a secret, the value behind secret "name".
+type Secret struct{ Name string }
+
+// Hidden is what stands for a secret wherever it is shown.
+const Hidden = "***"
+
+// AsSecret returns the handle that v is.
+func AsSecret(v lua.LValue) (Secret, bool) {
+	ud, ok := v.(*lua.LUserData)
+	if !ok {
+		return Secret{}, false
+	}
+	s, ok := ud.Value.(Secret)
+	return s, ok
+}
+
+// outcome is the journaled result of an operation: a value, or the words of an
+// error that the function may handle.
+type outcome struct {
+	Value  json.RawMessage `json:"value,omitempty"`
+	Failed string          `json:"failed,omitempty"`
+}
+
+// Op does an operation through the run's journal and decodes its result into
+// out. An error of do becomes an error of Lua, which is journaled and comes
+// again on resume; one whose outcome is unknown, a cancelled context, and every
+// error of the journal end the function, and no pcall can swallow them.
+func (e *Env) Op(L *lua.LState, name string, class plans.OpClass, args, out any, do func(ctx context.Context, key string) (any, error)) {
+	rawArgs, err := json.Marshal(args)
+	if err != nil {
+		L.RaiseError("%s: %v", name, err)
+	}
+	var raw json.RawMessage
+	e.Box.Outside(func() {
+		raw, err = e.Host.Op(e.Box.Context(), name, class, rawArgs, func(ctx context.Context, key string) (json.RawMessage, error) {
+			return e.outcome(ctx, key, do)
+		})
+	})
+	if err != nil {
+		e.Box.Fatal(err)
+		L.RaiseError("%v", err)
+	}
+	var o outcome
+	if err := json.Unmarshal(raw, &o); err != nil {
+		err = fault.Errorf(fault.Corrupt, "cannot read the recorded result of %s: %w", name, err)
+		e.Box.Fatal(err)
+		L.RaiseError("%v", err)
+	}
+	if o.Failed != "" {
+		L.RaiseError("%s: %s", name, o.Failed)
+	}
+	if out == nil || len(o.Value) == 0 {
+		return
+	}
+	if err := json.Unmarshal(o.Value, out); err != nil {
+		err = fault.Errorf(fault.Corrupt, "cannot read the recorded result of %s: %w", name, err)
+		e.Box.Fatal(err)
+		L.RaiseError("%v", err)
+	}
+}
+
+func (e *Env) outcome(ctx context.Context, key string, do func(ctx context.Context, key string) (any, error)) (json.RawMessage, error) {
+	v, err := do(ctx, key)
+	switch {
+	case err != nil && (ctx.Err() != nil || fault.Is(err, fault.Unknown)):
+		return nil, err
+	case err != nil:
+		return json.Marshal(outcome{Failed: e.Hide(err.Error())})
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(outcome{Value: json.RawMessage(e.Hide(string(raw)))})
+}
+
+// Open returns the text that v is: a string, a number, or an opened secret.
+func (e *Env) Open(ctx context.Context, v lua.LValue) (string, error) {
+	s, ok := AsSecret(v)
+	if !ok {
+		return v.String(), nil
+	}
+	if e.Secrets == nil {
+		return "", fault.Errorf(fault.NotFound, "cannot open secret %q: there are no secrets here", s.Name)
+	}
+	text, err := e.Secrets(ctx, s.Name)
+	if err != nil {
+		return "", err
+	}
+	if len(text) >= 4 { // shorter ones would hide half of every text
+		e.opened = append(e.opened, text)
+	}
+	return text, nil
+}
+
+// Shown returns the text of v for journals and messages: secrets are ***.
+func Shown(v lua.LValue) string {
+	if _, ok := AsSecret(v); ok {
+		return Hidden
+	}
+	return v.String()
+}
+
+// Hide replaces the values of opened secrets in a text.
+func (e *Env) Hide(s string) string {
+	for _, o := range e.opened {
+		s = strings.ReplaceAll(s, o, Hidden)
+		if q, err := json.Marshal(o); err == nil {
+			s = strings.ReplaceAll(s, strings.Trim(string(q), `"`), Hidden)
+		}
+	}
+	return s
+}
+
+// Within reads a duration like "5s"; nil is the default.
+func Within(L *lua.LState, v lua.LValue, def time.Duration) time.Duration {
+	switch s := v.(type) {
+	case *lua.LNilType:
+		return def
+	case lua.LString:
+		d, err := quantity.ParseDuration(string(s))
+		if err == nil && d > 0 {
+			return d
+		}
+		if err == nil {
+			err = errors.New("the duration is nothing")
+		}
+		L.RaiseError("%v", err)
+	}
+	L.RaiseError("want a duration like \"5s\", got a %s", v.Type())
+	return 0
+}
+
+// Address replaces a machine's name in host:port by its address in this run.
+func (e *Env) Address(hostport string) string {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return hostport
+	}
+	if m, ok := e.Info.Machines[host]; ok && m.IP != "" {
+		return net.JoinHostPort(m.IP, port)
+	}
+	return hostport
+}
+
+// Keys refuses keys of an options table that are not known.
+func Keys(L *lua.LState, what string, t *lua.LTable, known []string) {
+	t.ForEach(func(k, _ lua.LValue) {
+		if s, ok := k.(lua.LString); ok && !slices.Contains(known, string(s)) {
+			hint := ""
+			if near := plans.Nearest(string(s), known); near != "" {
+				hint = ", did you mean \"" + near + "\"?"
+			}
+			L.RaiseError("%s: unknown key %q%s", what, string(s), hint)
+		}
+	})
+}

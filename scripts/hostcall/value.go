@@ -1,0 +1,110 @@
+package hostcall
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	lua "github.com/yuin/gopher-lua"
+)
+
+const maxDepth = 64
+
+// ToLua makes the Lua value of a decoded JSON value (the types of any).
+func ToLua(L *lua.LState, v any) lua.LValue {
+	switch v := v.(type) {
+	case nil:
+		return lua.LNil
+	case bool:
+		return lua.LBool(v)
+	case float64:
+		return lua.LNumber(v)
+	case int:
+		return lua.LNumber(v)
+	case string:
+		return lua.LString(v)
+	case []any:
+		t := L.NewTable()
+		for i, item := range v {
+			t.RawSetInt(i+1, ToLua(L, item))
+		}
+		return t
+	case map[string]any:
+		t := L.NewTable()
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			t.RawSetString(k, ToLua(L, v[k]))
+		}
+		return t
+	}
+	return lua.LString(fmt.Sprint(v))
+}
+
+// FromLua makes the JSON value of a Lua value. A table is a list when its keys
+// are 1 to n, an object when they are all strings; an empty table is an object.
+// text says what a string or a secret becomes.
+func FromLua(v lua.LValue, text func(lua.LValue) (string, error)) (any, error) {
+	return fromLua(v, text, 0)
+}
+
+func fromLua(v lua.LValue, text func(lua.LValue) (string, error), depth int) (any, error) {
+	if depth > maxDepth {
+		return nil, errors.New("tables are nested too deep, or in a circle")
+	}
+	switch v := v.(type) {
+	case *lua.LNilType:
+		return nil, nil
+	case lua.LBool:
+		return bool(v), nil
+	case lua.LNumber:
+		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
+			return nil, fmt.Errorf("%v has no JSON", v)
+		}
+		return float64(v), nil
+	case lua.LString:
+		return string(v), nil
+	case *lua.LTable:
+		return fromTable(v, text, depth)
+	}
+	if _, ok := AsSecret(v); ok {
+		return text(v)
+	}
+	return nil, fmt.Errorf("a %s has no JSON", v.Type())
+}
+
+func fromTable(t *lua.LTable, text func(lua.LValue) (string, error), depth int) (any, error) {
+	n := t.Len()
+	list, object := make([]any, 0, n), make(map[string]any)
+	var err error
+	t.ForEach(func(k, v lua.LValue) {
+		if err != nil {
+			return
+		}
+		var item any
+		if item, err = fromLua(v, text, depth+1); err != nil {
+			return
+		}
+		switch key := k.(type) {
+		case lua.LString:
+			object[string(key)] = item
+		case lua.LNumber:
+			if int(key) != len(list)+1 || float64(key) != math.Trunc(float64(key)) {
+				err = errors.New("a list with holes has no JSON")
+				return
+			}
+			list = append(list, item)
+		default:
+			err = fmt.Errorf("a table whose key is a %s has no JSON", k.Type())
+		}
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(list) > 0 && len(object) > 0:
+		return nil, errors.New("a table with items and keys has no JSON")
+	case len(list) > 0:
+		return list, nil
+	}
+	return object, nil
+}
