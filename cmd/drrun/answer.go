@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drrun/drrun/runtime/control"
+)
+
+var answerCommand = &command{
+	name: "answer", args: "RUN [WAIT] go|stop|done|again|abort", short: "answer what a run waits for",
+	long: `Answers a run that waits for a person. A manual wait takes go or stop. An operation whose outcome nobody
+knows takes done (it was done), again (do it again) or abort. Whether the source site is down is answered
+with source-is-down. WAIT is needed when the run waits for more than one answer. Who answered is recorded.
+Served by a controller, the command returns at once; else it becomes the runtime and follows the run.`,
+	examples: "drrun answer erp-3f9a01 go -m \"ledger checked\"\ndrrun answer erp-3f9a01 stop\ndrrun answer erp-3f9a01 \"business go/no-go\" go",
+	exits:    runExits,
+	make:     func() action { return &answerOptions{} },
+}
+
+type answerOptions struct {
+	message string
+	follow  bool
+}
+
+func (o *answerOptions) flags(fs *pflag.FlagSet) {
+	fs.StringVarP(&o.message, "message", "m", "", "why; goes into the records")
+	fs.BoolVar(&o.follow, "follow", false, "follow the run after the answer")
+}
+
+var answerWords = []string{"go", "stop", "done", "again", "abort", "source-is-down"}
+
+func (o *answerOptions) run(ctx context.Context, c *cli, args []string) error {
+	if err := c.wantArgs("answer", args, 2, 3); err != nil {
+		return err
+	}
+	word := args[len(args)-1]
+	if !slices.Contains(answerWords, word) {
+		return usage("answer %q is not known (%s)", word, strings.Join(answerWords, ", "))
+	}
+	req := control.AnswerRequest{Run: args[0], Answer: word, Text: o.message, By: c.User}
+	if len(args) == 3 {
+		req.Wait = args[1]
+	}
+	return c.with(ctx, false, func(s *session) error {
+		r, err := s.Answer(ctx, req)
+		if err != nil {
+			return err
+		}
+		if s.embedded != nil || o.follow {
+			return c.follow(ctx, s, r)
+		}
+		if c.output == "json" {
+			return c.printJSON(r)
+		}
+		return c.printf("run %s: answered %s\n", r.ID, word)
+	})
+}
+
+// cutWord splits a typed line into its first word and the rest.
+func cutWord(line string) (word, rest string) {
+	word, rest, _ = strings.Cut(strings.TrimSpace(line), " ")
+	return word, strings.TrimSpace(rest)
+}

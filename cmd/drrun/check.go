@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/estate"
+	"github.com/drrun/drrun/scripts"
+)
+
+var checkCommand = &command{
+	name: "check", args: "FILE…", short: "find every mistake of plans and estates without running anything",
+	long: `Reads plans and estates and reports every mistake at once, with file and line. A plan is checked against
+the estate of --estate, else the one among the files, else the applied one, else estate.lua beside it.`,
+	examples: "drrun check erp.lua\ndrrun check estate.lua erp.lua\ndrrun check erp.lua --estate estate.lua",
+	exits:    []int{fault.ExitUnreachable},
+	make:     func() action { return &checkOptions{} },
+}
+
+type checkOptions struct {
+	estate string
+	set    []string
+}
+
+func (o *checkOptions) flags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.estate, "estate", "", "estate file to check plans against")
+}
+
+func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
+	if err := c.wantArgs("check", args, 1, -1); err != nil {
+		return err
+	}
+	files := args
+	if o.estate != "" {
+		files = append([]string{o.estate}, args...)
+	}
+	bundles, err := readBundles(files)
+	if err != nil {
+		return err
+	}
+	l, err := loadAll(bundles, nil)
+	if err != nil {
+		return err
+	}
+	if l.estate == nil && len(l.plans) > 0 {
+		if l.estate, err = c.estateFor(ctx, args[0]); err != nil {
+			return err
+		}
+	}
+	if l.estate == nil {
+		c.errorf("no estate to check against: only the plans themselves were checked (--estate FILE)\n")
+	} else if err := l.check(); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := c.printf("%s: ok\n", f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// estateFor finds the estate of a plan that came without one: the applied one,
+// else estate.lua beside the plan; nil if there is neither.
+func (c *cli) estateFor(ctx context.Context, planFile string) (*plans.Estate, error) {
+	var applied *plans.Estate
+	err := c.with(ctx, false, func(s *session) error {
+		e, err := s.Estate(ctx)
+		applied = e.Revision.Estate
+		return err
+	})
+	if err == nil || !fault.Is(err, fault.Refused) {
+		return applied, err
+	}
+	beside := filepath.Join(filepath.Dir(planFile), "estate.lua")
+	if _, err := os.Stat(beside); err != nil {
+		return nil, nil //nolint:nilerr,nilnil // no estate is an answer here
+	}
+	b, err := readBundle(beside)
+	if err != nil {
+		return nil, err
+	}
+	return loader().LoadEstate(b)
+}
+
+// loader reads plans and estates in this process.
+func loader() *scripts.Loader { return scripts.New(scripts.Options{}) }
+
+// loadedFiles is what files hold.
+type loadedFiles struct {
+	estate *plans.Estate
+	plans  []*plans.Plan
+}
+
+// loadAll loads bundles; all mistakes of all of them come back together.
+func loadAll(bundles []plans.Bundle, set map[string]string) (loadedFiles, error) {
+	var l loadedFiles
+	var errs []error
+	for _, b := range bundles {
+		if estate.IsEstate(b) {
+			e, err := loader().LoadEstate(b)
+			l.estate, errs = e, append(errs, err)
+			continue
+		}
+		p, err := loader().LoadPlan(b, set)
+		if err == nil {
+			l.plans = append(l.plans, p)
+		}
+		errs = append(errs, err)
+	}
+	return l, joinFaults(errs)
+}
+
+// check holds the plans against the estate.
+func (l *loadedFiles) check() error {
+	var errs []error
+	for _, p := range l.plans {
+		errs = append(errs, plans.Check(p, l.estate))
+	}
+	return joinFaults(errs)
+}
+
+// joinFaults puts lists of mistakes together.
+func joinFaults(errs []error) error {
+	var all plans.Faults
+	for _, err := range errs {
+		var fs plans.Faults
+		switch {
+		case err == nil:
+		case errors.As(err, &fs):
+			all = append(all, fs...)
+		default:
+			return err
+		}
+	}
+	if len(all) > 1 {
+		return fault.Errorf(fault.Invalid, "%w\n%s", all, fmt.Sprintf("%d mistakes", len(all)))
+	}
+	return all.Err()
+}
+
+func checkBundles(bundles []plans.Bundle) error {
+	l, err := loadAll(bundles, nil)
+	if err != nil || l.estate == nil {
+		return err
+	}
+	return l.check()
+}
+
+func checkBundle(b plans.Bundle, set map[string]string) error {
+	if estate.IsEstate(b) {
+		return usage("%s is an estate: drrun apply %s", b.Main, b.Main)
+	}
+	_, err := loadAll([]plans.Bundle{b}, set)
+	return err
+}

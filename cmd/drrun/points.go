@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/control"
+)
+
+var pointsCommand = &command{
+	name: "points", args: "MACHINE", short: "recovery points of a machine; --verify reads them",
+	long: `Lists the recovery points of a machine, by the host that keeps them, the newest last. With --verify every
+point (or the one of --point) is read whole and compared with its sums; a point that does not verify
+ends the command with status 9.`,
+	examples: "drrun points db1\ndrrun points db1 --verify\ndrrun points db1 -o json",
+	exits:    askExits,
+	make:     func() action { return &pointsOptions{} },
+}
+
+type pointsOptions struct {
+	verify bool
+	point  string
+}
+
+func (o *pointsOptions) flags(fs *pflag.FlagSet) {
+	fs.BoolVar(&o.verify, "verify", false, "read the points whole and compare their sums")
+	fs.StringVar(&o.point, "point", "", "with --verify: only the point with this id")
+}
+
+func (o *pointsOptions) run(ctx context.Context, c *cli, args []string) error {
+	if err := c.wantArgs("points", args, 1, 1); err != nil {
+		return err
+	}
+	var id ident.PointID
+	if o.point != "" {
+		var err error
+		if id, err = ident.ParsePointID(o.point); err != nil {
+			return usage("--point: %v", err).WithHint("drrun points %s -o json shows the ids", args[0])
+		}
+	}
+	return c.with(ctx, false, func(s *session) error {
+		if o.verify {
+			return o.verifyPoints(ctx, c, s, args[0], id)
+		}
+		res, err := s.Points(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if c.output == "json" {
+			return c.printJSON(res)
+		}
+		return c.printf("%s", pointsText(res))
+	})
+}
+
+func pointsText(res control.PointsResult) string {
+	var b strings.Builder
+	if len(res.Hosts) == 0 {
+		fmt.Fprintf(&b, "machine %s has no recovery point yet\n", res.Machine)
+	}
+	for _, h := range res.Hosts {
+		fmt.Fprintf(&b, "%d points on %s (%s)\n", len(h.Points), h.Host, h.Site)
+		t := newTable("SEQ", "INSTANT", "KIND", "SIZE", "LOGS", "ID", "REMARK")
+		for i := range h.Points {
+			p := &h.Points[i]
+			size, logs := pointSize(p)
+			t.row(fmt.Sprint(p.Seq), stamp(p.Instant), string(p.Kind), quantity.FormatSize(size), quantity.FormatSize(logs), p.ID.String(), pointRemark(p))
+		}
+		b.WriteString(t.String())
+	}
+	return b.String()
+}
+
+// pointSize is the size of a point's disks and of the logs that led to it.
+func pointSize(p *recovery.Point) (size, logs int64) {
+	for _, d := range p.Disks {
+		size, logs = size+d.Size, logs+d.Bytes
+	}
+	return size, logs
+}
+
+func pointRemark(p *recovery.Point) string {
+	words := slices.Clone(p.Labels)
+	if p.Held {
+		words = append(words, "held")
+	}
+	if !p.LockedUntil.IsZero() {
+		words = append(words, "locked until "+stamp(p.LockedUntil))
+	}
+	if p.Suspect != "" {
+		words = append(words, "suspect: "+p.Suspect)
+	}
+	return strings.Join(words, ", ")
+}
+
+func (o *pointsOptions) verifyPoints(ctx context.Context, c *cli, s *session, machine string, id ident.PointID) error {
+	res, err := s.Verify(ctx, control.VerifyRequest{Machine: machine, Point: id})
+	if err != nil {
+		return err
+	}
+	if c.output == "json" {
+		if err := c.printJSON(res); err != nil {
+			return err
+		}
+	}
+	faults := 0
+	for _, host := range slices.Sorted(maps.Keys(res.Hosts)) {
+		v := res.Hosts[host]
+		faults += len(v.Faults)
+		if c.output == "json" {
+			continue
+		}
+		if err := c.printf("%s: %d points, %s read, %d faults\n", host, v.Points, quantity.FormatSize(v.Bytes), len(v.Faults)); err != nil {
+			return err
+		}
+		t := newTable()
+		for _, f := range v.Faults {
+			t.row("  " + f)
+		}
+		if err := c.printf("%s", t.String()); err != nil {
+			return err
+		}
+	}
+	if faults > 0 {
+		return fault.Errorf(fault.Corrupt, "machine %s: %d recovery points do not verify", machine, faults)
+	}
+	return nil
+}

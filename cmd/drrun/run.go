@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/control"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// planCommand is what a line without a command's name does: it runs a plan.
+var planCommand = &command{
+	name: "PLAN", args: "--planned|--unplanned|--test", short: "run a recovery plan",
+	long: `Runs a recovery plan: a .lua file, or the name of an applied plan. A real run goes from the plan's "from" to
+its "to", or back with --failback; run again where the machines are already it says "nothing to do".
+
+--planned    every machine is stopped and drained first: nothing acknowledged is lost
+--unplanned  the source site is lost or given up: goes on to its end and lists errors
+--test       throw-away copies on the isolated network; production and replication are not touched
+
+A real failover asks on a terminal for the name of the site it goes to; --yes does not ask, and is needed
+without a terminal. Manual waits are asked on the terminal, or answered elsewhere with drrun answer.
+Ctrl-C detaches from a controller; without one it pauses after the steps in flight.`,
+	examples: `drrun erp.lua --planned --dry-run
+drrun erp.lua --test
+drrun erp --planned --commit
+drrun erp --planned --failback
+drrun erp --unplanned --point "2026-11-24T03:00:00Z" --source-is-down`,
+	exits: runExits,
+	make:  func() action { return &planOptions{} },
+}
+
+// failoverFlags are those of every command that starts a failover.
+type failoverFlags struct {
+	planned, unplanned, test         bool
+	failback, commit, dryRun, detach bool
+	noShutdown, sourceIsDown, force  bool
+	yes                              bool
+	point                            string
+	set                              []string
+}
+
+func (o *failoverFlags) flags(fs *pflag.FlagSet) {
+	fs.BoolVar(&o.planned, "planned", false, "planned failover: stop and drain the source first")
+	fs.BoolVar(&o.unplanned, "unplanned", false, "unplanned failover: the source site is lost")
+	fs.BoolVar(&o.test, "test", false, "test failover, at the site that is not active")
+	fs.BoolVar(&o.failback, "failback", false, "run the plan in the other direction")
+	fs.StringVar(&o.point, "point", "", "recovery point: latest, latest-processed, latest-app, a time, an id, a label (default the plan's)")
+	fs.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: a parameter of the plan; may be given again")
+	fs.BoolVar(&o.commit, "commit", false, "commit at the end, if the run reached its aim")
+	fs.BoolVar(&o.dryRun, "dry-run", false, "list the steps in order; start nothing")
+	fs.BoolVar(&o.noShutdown, "no-shutdown", false, "unplanned: do not try to stop the source machines")
+	fs.BoolVar(&o.sourceIsDown, "source-is-down", false, "unplanned: you answer for the source site being down or isolated; recorded")
+	fs.BoolVar(&o.force, "force", false, "override what preflight lists as overridable")
+	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask for the target site's name")
+	fs.BoolVar(&o.detach, "detach", false, "return when the run has started (needs a controller)")
+}
+
+// failoverType is the one type that was asked for.
+func (o *failoverFlags) failoverType() (recovery.Type, error) {
+	var types []recovery.Type
+	for t, asked := range map[recovery.Type]bool{recovery.Planned: o.planned, recovery.Unplanned: o.unplanned, recovery.Test: o.test} {
+		if asked {
+			types = append(types, t)
+		}
+	}
+	switch len(types) {
+	case 1:
+		return types[0], nil
+	case 0:
+		return "", usage("say which failover: --planned, --unplanned or --test").WithHint("drrun help PLAN")
+	}
+	return "", usage("--planned, --unplanned and --test exclude each other")
+}
+
+// request makes the request but for what it is a run of.
+func (o *failoverFlags) request(c *cli) (control.StartRequest, error) {
+	t, err := o.failoverType()
+	if err != nil {
+		return control.StartRequest{}, err
+	}
+	r := control.StartRequest{Type: t, Failback: o.failback, Point: o.point, Commit: o.commit, NoShutdown: o.noShutdown,
+		SourceIsDown: o.sourceIsDown, Force: o.force, By: c.User, Set: map[string]string{}}
+	for _, kv := range o.set {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return r, usage("--set %q is not KEY=VALUE", kv)
+		}
+		r.Set[k] = v
+	}
+	return r, nil
+}
+
+type planOptions struct{ failoverFlags }
+
+func (o *planOptions) run(ctx context.Context, c *cli, args []string) error {
+	if err := c.wantArgs("PLAN", args, 1, 1); err != nil {
+		return err
+	}
+	r, err := o.request(c)
+	if err != nil {
+		return err
+	}
+	if isFile(args[0]) {
+		b, err := readBundle(args[0])
+		if err != nil {
+			return err
+		}
+		if err := checkBundle(b, r.Set); err != nil {
+			return err
+		}
+		pb := portable(b)
+		r.Bundle = &pb
+	} else {
+		r.Plan = args[0]
+	}
+	return o.start(ctx, c, r)
+}
+
+func isFile(arg string) bool {
+	return strings.HasSuffix(arg, ".lua") || strings.ContainsRune(arg, '/')
+}
+
+var failoverCommand = &command{
+	name: "failover", args: "MACHINE…", short: "the same for single machines, as a plan of one group",
+	long: `Fails machines over without a plan of their own: as a plan of one group, all at once. The flags are
+those of a plan (drrun help PLAN). The machines must have the same home and target site.`,
+	examples: "drrun failover db1 --test\ndrrun failover db1 app1 --planned",
+	exits:    runExits,
+	make:     func() action { return &failoverOptions{} },
+}
+
+type failoverOptions struct{ failoverFlags }
+
+func (o *failoverOptions) run(ctx context.Context, c *cli, args []string) error {
+	if err := c.wantArgs("failover", args, 1, -1); err != nil {
+		return err
+	}
+	r, err := o.request(c)
+	if err != nil {
+		return err
+	}
+	r.Machines = args
+	return o.start(ctx, c, r)
+}
+
+// start asks, starts the run and follows it.
+func (o *failoverFlags) start(ctx context.Context, c *cli, r control.StartRequest) error {
+	if !o.dryRun && r.Type != recovery.Test && !o.yes && !c.Asks {
+		return usage("a real failover asks for the target site's name: without a terminal it needs --yes")
+	}
+	return c.with(ctx, false, func(s *session) error {
+		if o.detach && s.embedded != nil {
+			return usage("--detach needs a controller to go on with the run").WithHint("drrun serve")
+		}
+		if o.dryRun || r.Type != recovery.Test && !o.yes {
+			ex, err := s.Explain(ctx, r)
+			if err != nil {
+				return err
+			}
+			if o.dryRun {
+				return c.printExplain(ex)
+			}
+			if ok, err := c.confirmSite(ctx, ex); err != nil || !ok {
+				return errorsOr(err, fault.Errorf(fault.Refused, "not started: the site's name was not typed"))
+			}
+		}
+		run, err := s.Start(ctx, r)
+		if err != nil {
+			return err
+		}
+		if o.detach {
+			c.errorf("run %s goes on in the controller: drrun watch %s\n", run.ID, run.ID)
+			return c.printRunID(run)
+		}
+		return c.follow(ctx, s, run)
+	})
+}
+
+// confirmSite asks for the name of the site that machines go to.
+func (c *cli) confirmSite(ctx context.Context, ex report.Explain) (bool, error) {
+	if ex.Nothing != "" {
+		return true, nil // the run itself says so
+	}
+	what := string(ex.Type) + " failover"
+	if ex.Direction == "failback" {
+		what = string(ex.Type) + " failback"
+	}
+	return c.asker.Type(ctx, fmt.Sprintf("%s of %s, %s -> %s: %d steps", what, ex.Plan, ex.From, ex.To, len(ex.Steps)), ex.To)
+}
+
+func (c *cli) printRunID(run report.Run) error {
+	if c.output == "json" {
+		return c.printJSON(run)
+	}
+	return c.printf("%s\n", run.ID)
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drrun/drrun/cmd/internal/compose"
+	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/fault"
+)
+
+var serveCommand = &command{
+	name: "serve", short: "be the controller: serve the state folder to all other commands",
+	long: `Holds the state folder and serves its socket until it is interrupted, so that runs, waits and joins go on
+without a shell. Runs that were under way when the last runtime ended go on. Other commands find it by
+the state folder. Agents replicate with or without it.`,
+	examples: "drrun serve\ndrrun serve --state /srv/drrun --log-level debug",
+	exits:    []int{fault.ExitUnreachable, fault.ExitCorrupt},
+	logs:     "info",
+	make:     func() action { return &serveOptions{} },
+}
+
+type serveOptions struct{ noResume bool }
+
+func (o *serveOptions) flags(fs *pflag.FlagSet) {
+	fs.BoolVar(&o.noResume, "no-resume", false, "leave runs that were under way as they are")
+}
+
+func (o *serveOptions) run(ctx context.Context, c *cli, args []string) error {
+	if err := c.wantArgs("serve", args, 0, 0); err != nil {
+		return err
+	}
+	if c.controller != "" {
+		return usage("serve is the controller itself: --controller is not for it")
+	}
+	dir, err := c.stateFolder(c.state)
+	if err != nil {
+		return err
+	}
+	rt, err := compose.Open(ctx, compose.Options{State: dir, Version: version, Clock: clock.Real{}, Log: c.log})
+	if err != nil {
+		return err
+	}
+	c.errorf("drrun serves %s\n", rt.Socket())
+	if !o.noResume {
+		err = rt.ResumeUnfinished(ctx, c.User)
+	}
+	if err != nil {
+		return errors.Join(err, rt.Close())
+	}
+	interrupts, giveBack := c.signals.take()
+	defer giveBack()
+	o.wait(ctx, rt, interrupts)
+	c.errorf("ending after the steps in flight; interrupt again to end at once\n")
+	rt.Hurry(interrupts)
+	return rt.Close()
+}
+
+// contactEvery is how often a controller brings agents up to date that missed
+// something.
+const contactEvery = 10 * time.Second
+
+// wait works until the user ends it.
+func (o *serveOptions) wait(ctx context.Context, rt *compose.Runtime, interrupts <-chan os.Signal) {
+	tick := time.NewTicker(contactEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-interrupts:
+			return
+		case <-tick.C:
+			rt.Contact(ctx)
+		}
+	}
+}

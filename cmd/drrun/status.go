@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drrun/drrun/cmd/internal/term"
+	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/runtime/estate"
+)
+
+var statusCommand = &command{
+	name: "status", args: "[MACHINE]", short: "machines, hosts and plans: what is protected, how far behind",
+	long: `Asks every agent (each for at most 3 seconds) and shows, for each machine, its state, the site that may
+run it, the age of its newest recovery point against the objective, and what may be done with it now.
+With a machine's name it shows that one in full.`,
+	examples: "drrun status\ndrrun status db1\ndrrun status -o json",
+	exits:    askExits,
+	make:     func() action { return &statusOptions{} },
+}
+
+type statusOptions struct{}
+
+func (o *statusOptions) flags(*pflag.FlagSet) {}
+
+func (o *statusOptions) run(ctx context.Context, c *cli, args []string) error {
+	if err := c.wantArgs("status", args, 0, 1); err != nil {
+		return err
+	}
+	machine := strings.Join(args, "")
+	return c.with(ctx, false, func(s *session) error {
+		st, err := s.Status(ctx, machine)
+		if err != nil {
+			return err
+		}
+		if c.output == "json" {
+			return c.printJSON(st)
+		}
+		if machine != "" && len(st.Machines) == 1 {
+			return c.printf("%s", machineText(&st.Machines[0], c.Stdout))
+		}
+		return c.printf("%s", statusText(&st, c.Stdout))
+	})
+}
+
+func statusText(st *estate.Status, out term.Terminal) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "estate %s, revision %d\n\n", st.Estate, st.Revision)
+	t := newTable("MACHINE", "STATE", "ACTIVE", "POWER", "RPO NOW", "RPO", "POINTS", "REPLICATES", "REMARK")
+	for i := range st.Machines {
+		m := &st.Machines[i]
+		t.row(m.Machine, stateWord(m), m.Active, string(m.Power), rpoNow(m), orDash(rpoAim(m)), fmt.Sprint(m.Points), direction(m), remark(m))
+	}
+	b.WriteString(t.String())
+	t = newTable("HOST", "SITE", "AGENT", "VERSION", "FREE", "REMARK")
+	for _, h := range st.Hosts {
+		t.row(h.Host, h.Site, reachWord(h), orDash(h.Version), freeText(h), hostRemark(h))
+	}
+	b.WriteString("\n" + t.String())
+	if len(st.Plans) > 0 {
+		t = newTable("PLAN", "FROM", "TO", "DRILL")
+		for _, p := range st.Plans {
+			t.row(p.Name, p.From, p.To, orDash(p.Drill))
+		}
+		b.WriteString("\n" + t.String())
+	}
+	return b.String()
+}
+
+func stateWord(m *estate.MachineStatus) string {
+	if !m.Known {
+		return "unknown"
+	}
+	return string(m.State)
+}
+
+func rpoNow(m *estate.MachineStatus) string {
+	if m.Newest == nil {
+		return "-"
+	}
+	s := seconds(m.RPONow)
+	if !m.RPOMet {
+		s += " !"
+	}
+	return s
+}
+
+func rpoAim(m *estate.MachineStatus) string {
+	if m.RPO == 0 {
+		return ""
+	}
+	return seconds(m.RPO)
+}
+
+func direction(m *estate.MachineStatus) string {
+	var parts []string
+	for _, p := range m.Direction {
+		parts = append(parts, p.From+" -> "+p.To)
+	}
+	return orDash(strings.Join(parts, ", "))
+}
+
+// remark is the one thing that matters most about a machine.
+func remark(m *estate.MachineStatus) string {
+	var parts []string
+	if m.Left {
+		parts = append(parts, "not in the estate any more: drrun unprotect "+m.Machine)
+	}
+	if m.Uncommitted {
+		parts = append(parts, "uncommitted")
+	}
+	if len(m.Tests) > 0 {
+		parts = append(parts, "test "+strings.Join(m.Tests, ", "))
+	}
+	if m.Reason != "" {
+		parts = append(parts, m.Reason)
+	}
+	if p := m.Progress; p != nil && p.Total > 0 {
+		parts = append(parts, fmt.Sprintf("%s %d%%", p.Phase, 100*p.Done/p.Total))
+	}
+	if !m.Known {
+		parts = append(parts, "no agent of the machine answers")
+	}
+	return strings.Join(parts, "; ")
+}
+
+func reachWord(h estate.HostStatus) string {
+	switch {
+	case h.Reachable:
+		return "up"
+	case !h.Joined:
+		return "not joined"
+	}
+	return "unreachable"
+}
+
+func freeText(h estate.HostStatus) string {
+	if h.Store == "" {
+		return "-"
+	}
+	return quantity.FormatSize(h.Free)
+}
+
+func hostRemark(h estate.HostStatus) string {
+	var parts []string
+	if len(h.Pending) > 0 {
+		parts = append(parts, "to be told about: "+strings.Join(h.Pending, ", "))
+	}
+	if h.Error != "" {
+		parts = append(parts, h.Error)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// machineText shows one machine in full.
+func machineText(m *estate.MachineStatus, out term.Terminal) string {
+	t := newTable()
+	add := func(name, value string) {
+		if value != "" {
+			t.row(name, value)
+		}
+	}
+	add("machine", m.Machine)
+	add("state", stateWord(m))
+	add("active site", m.Active)
+	add("power", string(m.Power))
+	add("replicates", direction(m))
+	add("epoch", fmt.Sprint(m.Epoch))
+	add("rpo now", rpoNow(m))
+	add("rpo", rpoAim(m))
+	if p := m.Newest; p != nil {
+		add("newest point", fmt.Sprintf("%d  %s  %s  %s", p.Seq, stamp(p.Instant), p.Kind, p.ID))
+	}
+	add("points", fmt.Sprint(m.Points))
+	if cy := m.Cycle; cy != nil {
+		add("last cycle", fmt.Sprintf("%s, took %s, held still %s, changed %s, sent %s", stamp(cy.At), seconds(cy.Took), seconds(cy.Frozen),
+			quantity.FormatSize(cy.Changed), quantity.FormatSize(cy.Wire)))
+		add("cycle error", cy.Error)
+	}
+	add("run", m.LiveRun)
+	add("remark", remark(m))
+	for _, h := range m.Hosts {
+		words := []string{"does not answer"}
+		if h.Reachable {
+			words = []string{orDash(h.Role), "power " + orDash(string(h.Power)), fmt.Sprintf("epoch %d", h.Epoch), fmt.Sprintf("%d points", h.Points)}
+			if h.Locked {
+				words = append(words, "locked")
+			}
+			if h.Reason != "" {
+				words = append(words, h.Reason)
+			}
+		}
+		add("host "+h.Host+" ("+h.Site+")", strings.Join(words, ", "))
+	}
+	add("allowed now", strings.Join(m.Allowed, ", "))
+	return t.String()
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/runtime/control"
+)
+
+var unprotectCommand = &command{
+	name: "unprotect", args: "MACHINE", short: "end the protection of a machine",
+	long: `Ends the replication of a machine at both sites. Its replica and recovery points stay in the store of their
+host unless --delete-replica is given. A machine that is still in the estate's file is protected again by
+the next apply. Asks on a terminal for the machine's name; --yes does not.`,
+	examples: "drrun unprotect db1\ndrrun unprotect db1 --delete-replica --yes",
+	exits:    askExits,
+	make:     func() action { return &unprotectOptions{} },
+}
+
+type unprotectOptions struct{ yes, deleteReplica bool }
+
+func (o *unprotectOptions) flags(fs *pflag.FlagSet) {
+	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	fs.BoolVar(&o.deleteReplica, "delete-replica", false, "delete the replica with all its recovery points")
+}
+
+func (o *unprotectOptions) run(ctx context.Context, c *cli, args []string) error {
+	if err := c.wantArgs("unprotect", args, 1, 1); err != nil {
+		return err
+	}
+	if !o.yes && !c.Asks {
+		return usage("unprotect ends the protection of a machine: without a terminal it needs --yes")
+	}
+	return c.with(ctx, false, func(s *session) error {
+		if !o.yes {
+			what := "Ends the protection of " + args[0] + "; its recovery points stay."
+			if o.deleteReplica {
+				what = "Ends the protection of " + args[0] + " and deletes its replica with all recovery points."
+			}
+			ok, err := c.asker.Type(ctx, what, args[0])
+			if err != nil || !ok {
+				return errorsOr(err, fault.Errorf(fault.Refused, "not done: the machine's name was not typed"))
+			}
+		}
+		res, err := s.Unprotect(ctx, control.UnprotectRequest{Machine: args[0], DeleteReplica: o.deleteReplica})
+		if err != nil {
+			return err
+		}
+		c.pending(res.Pushes)
+		if c.output == "json" {
+			return c.printJSON(res)
+		}
+		return c.printf("machine %s is not protected any more\n", args[0])
+	})
+}
