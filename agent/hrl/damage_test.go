@@ -204,6 +204,7 @@ func TestRefusesByName(t *testing.T) {
 		"extent huge":    {extents + 15, 0x7f, "is outside a disk of"},
 		"extent frame":   {extents + 16, 200, "points to a wrong place"},
 		"extent place":   {extents + 20, 1, "points to a wrong place"},
+		"data place":     {extents + 24 + 22, 0x10, "points to a wrong place"},
 		"extent kind":    {extents + 23, 7, "points to a wrong place"},
 	} {
 		bad := slices.Clone(good)
@@ -218,6 +219,22 @@ func TestRefusesByName(t *testing.T) {
 		if !bytes.Equal(must(os.ReadFile(path)), bad) {
 			t.Errorf("%s: a refused file was changed", name)
 		}
+	}
+}
+
+// What lies between the last frame and the index belongs to that frame, and a
+// frame is not longer than the limit.
+func TestGapBeforeTheIndex(t *testing.T) {
+	t.Parallel()
+	const n = hrl.BlockSize
+	frame := hrl.EncodeFrame(hrl.Raw, n, bytes.Repeat([]byte{1}, n))
+	for gap, want := range map[int]string{1: "in the place of one of", 2 << 20: "the frames do not fill the file"} {
+		_, path, err := verify(t, oneFrame(t, append(slices.Clone(frame), make([]byte, gap)...), n))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("gap of %d bytes: %v, want %q", gap, err, want)
+			continue
+		}
+		refused(t, path, err)
 	}
 }
 

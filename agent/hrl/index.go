@@ -80,63 +80,72 @@ func (w *Writer) writeIndex(f *Footer) error {
 	return err
 }
 
-// checkIndex reads the whole index once, checks it, and keeps the first offset
-// of each page.
-func (r *Reader) checkIndex() error {
-	var (
-		first  error
-		crc    uint32
-		totals Footer
-		prev   = frameEntry{pos: headerSize - frameHeaderSize}
-		last   extentEntry
-	)
-	note := func(at int64, format string, args ...any) {
-		if first == nil {
-			first = corrupt(r.path, at, format, args...)
-		}
+// indexCheck goes through the index once; it keeps the first fault, which is
+// only told if the index's CRC fits.
+type indexCheck struct {
+	r      *Reader
+	crc    uint32
+	fault  error
+	totals Footer
+	frame  frameEntry  // the last one
+	extent extentEntry // the last one
+}
+
+func (c *indexCheck) note(at int64, format string, args ...any) {
+	if c.fault == nil {
+		c.fault = corrupt(c.r.path, at, format, args...)
 	}
-	err := r.eachIndexEntry(r.f.indexPos, r.f.Frames, frameEntrySize, &crc, func(i, at int64, b []byte) {
-		e := frameEntry{pos: int64(le.Uint64(b))}
-		if i == 0 && e.pos != headerSize || e.pos < prev.pos+frameHeaderSize || e.pos > r.f.indexPos-frameHeaderSize ||
-			i > 0 && e.pos > prev.pos+maxFrame {
-			note(at, "frame %d cannot lie at %d", i, e.pos)
-		}
-		prev = e
-	})
-	if err != nil {
+}
+
+// checkIndex reads the whole index, checks it, and keeps the first offset of
+// each page.
+func (r *Reader) checkIndex() error {
+	c := indexCheck{r: r, frame: frameEntry{pos: headerSize - frameHeaderSize}}
+	if err := r.eachIndexEntry(r.f.indexPos, r.f.Frames, frameEntrySize, &c.crc, c.checkFrame); err != nil {
 		return err
 	}
-	if r.f.Frames == 0 && r.f.indexPos != headerSize || r.f.Frames > 0 && r.f.indexPos > prev.pos+maxFrame {
-		note(r.f.indexPos, "the frames do not fill the file")
+	if r.f.Frames == 0 && r.f.indexPos != headerSize || r.f.Frames > 0 && r.f.indexPos > c.frame.pos+maxFrame {
+		c.note(r.f.indexPos, "the frames do not fill the file")
 	}
 	r.pages = make([]int64, 0, (r.f.Extents+pageEntries-1)/pageEntries)
-	err = r.eachIndexEntry(r.extentsPos(), r.f.Extents, extentEntrySize, &crc, func(i, at int64, b []byte) {
-		e := decodeExtentEntry(b)
-		if i%pageEntries == 0 {
-			r.pages = append(r.pages, e.off)
-		}
-		if err := checkExtent(e.off, e.n, r.h.SizeAfter); err != nil {
-			note(at, "%w", err)
-		} else if i > 0 && e.off < last.end() {
-			note(at, "two extents overlap or are out of order at offset %d", e.off)
-		}
-		if int64(e.frame) >= r.f.Frames || e.kind < Data || e.kind > Discarded || e.at >= MaxPlain ||
-			e.kind == Data && e.n > MaxPlain-int64(e.at) || e.kind != Data && e.at != 0 {
-			note(at, "extent %d points to a wrong place", i)
-		}
-		*totals.bytesOf(e.kind) += e.n
-		last = e
-	})
-	if err != nil {
+	if err := r.eachIndexEntry(r.extentsPos(), r.f.Extents, extentEntrySize, &c.crc, c.checkExtent); err != nil {
 		return err
 	}
-	if crc != r.f.indexCRC {
-		return corrupt(r.path, r.f.indexPos, "index checksum is %08x, want %08x", crc, r.f.indexCRC)
+	if c.crc != r.f.indexCRC {
+		return corrupt(r.path, r.f.indexPos, "index checksum is %08x, want %08x", c.crc, r.f.indexCRC)
 	}
-	if first == nil && (totals.DataBytes != r.f.DataBytes || totals.ZeroBytes != r.f.ZeroBytes || totals.DiscardBytes != r.f.DiscardBytes) {
-		note(r.f.indexPos+r.f.indexLen+48, "the footer's counts are not those of the index")
+	t := &c.totals
+	if t.DataBytes != r.f.DataBytes || t.ZeroBytes != r.f.ZeroBytes || t.DiscardBytes != r.f.DiscardBytes {
+		c.note(r.f.indexPos+r.f.indexLen+48, "the footer's counts are not those of the index")
 	}
-	return first
+	return c.fault
+}
+
+func (c *indexCheck) checkFrame(i, at int64, b []byte) {
+	pos := int64(le.Uint64(b))
+	if i == 0 && pos != headerSize || pos < c.frame.pos+frameHeaderSize || pos > c.r.f.indexPos-frameHeaderSize ||
+		i > 0 && pos > c.frame.pos+maxFrame {
+		c.note(at, "frame %d cannot lie at %d", i, pos)
+	}
+	c.frame.pos = pos
+}
+
+func (c *indexCheck) checkExtent(i, at int64, b []byte) {
+	e := decodeExtentEntry(b)
+	if i%pageEntries == 0 {
+		c.r.pages = append(c.r.pages, e.off)
+	}
+	if err := checkExtent(e.off, e.n, c.r.h.SizeAfter); err != nil {
+		c.note(at, "%w", err)
+	} else if i > 0 && e.off < c.extent.end() {
+		c.note(at, "two extents overlap or are out of order at offset %d", e.off)
+	}
+	if int64(e.frame) >= c.r.f.Frames || e.kind < Data || e.kind > Discarded ||
+		e.kind == Data && e.n > MaxPlain-int64(e.at) || e.kind != Data && e.at != 0 {
+		c.note(at, "extent %d points to a wrong place", i)
+	}
+	*c.totals.bytesOf(e.kind) += e.n
+	c.extent = e
 }
 
 // eachIndexEntry calls fn with count entries of size bytes from position pos
