@@ -47,6 +47,11 @@ const (
 	maxStreams    = 256      // requests under way on one connection
 )
 
+// linger is how long the socket of a closed connection stays: if the word of
+// the close was lost, it is said again to whatever the other end still sends.
+// Without it a listener holds a dead connection until the idle timeout.
+const linger = 2 * time.Second
+
 // Options of a Medium; the zero value is usable.
 type Options struct {
 	KeepAlive        time.Duration // 0: 5 s
@@ -232,6 +237,9 @@ func (m *Medium) dial(ctx context.Context, addr string, conf *tls.Config) (*quic
 		if qc, err = m.dialOne(ctx, ua, conf); err == nil {
 			return qc, nil
 		}
+		if idle := (*quic.IdleTimeoutError)(nil); errors.As(err, &idle) { // before there is a connection
+			err = &quic.HandshakeTimeoutError{}
+		}
 		if err = explain(ctx, addr, err); !fault.Is(err, fault.Unreachable) || ctx.Err() != nil {
 			return nil, err
 		}
@@ -252,7 +260,7 @@ func (m *Medium) dialOne(ctx context.Context, ua *net.UDPAddr, conf *tls.Config)
 		m.drop(s)
 		return nil, err
 	}
-	context.AfterFunc(qc.Context(), func() { m.drop(s) })
+	context.AfterFunc(qc.Context(), func() { time.AfterFunc(linger, func() { m.drop(s) }) })
 	return qc, nil
 }
 

@@ -24,7 +24,7 @@ type estate struct {
 	rt *pki.Identity
 }
 
-func newEstate(t *testing.T, name string) estate {
+func newEstate(t testing.TB, name string) estate {
 	t.Helper()
 	ca, err := pki.CreateCA(vfs.OS{}, filepath.Join(t.TempDir(), "ca"), name, clock.Real{})
 	if err != nil {
@@ -38,7 +38,7 @@ func newEstate(t *testing.T, name string) estate {
 }
 
 // host returns the identity of a joined host.
-func (e estate) host(t *testing.T, site, host string) *pki.Identity {
+func (e estate) host(t testing.TB, site, host string) *pki.Identity {
 	t.Helper()
 	r, err := pki.NewRequest()
 	if err != nil {

@@ -1,0 +1,295 @@
+package quicnet_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/vfs"
+	"github.com/drrun/drrun/transport"
+	"github.com/drrun/drrun/transport/pki"
+	"github.com/drrun/drrun/transport/quicnet"
+)
+
+// TestMain fails if goroutines of the transport outlive the tests.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		if left := leftGoroutines(5 * time.Second); left != "" {
+			fmt.Fprintf(os.Stderr, "goroutines left:\n%s\n", left)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// leftGoroutines returns the stacks of the transport's goroutines that have
+// not ended after a while.
+func leftGoroutines(patience time.Duration) string {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		buf := make([]byte, 1<<20)
+		buf = buf[:runtime.Stack(buf, true)]
+		var left []string
+		for _, g := range bytes.Split(buf, []byte("\n\n")) {
+			if s := string(g); strings.Contains(s, "quic-go") || strings.Contains(s, "drrun/transport/quicnet.(") || strings.Contains(s, "drrun/transport/rpc.") {
+				left = append(left, s)
+			}
+		}
+		if len(left) == 0 {
+			return ""
+		}
+		if time.Now().After(deadline) {
+			return strings.Join(left, "\n\n")
+		}
+	}
+}
+
+// hole forwards datagrams between one dialer and a listener until it is told
+// to swallow them.
+type hole struct {
+	front, back *net.UDPConn
+	dialer      atomic.Pointer[net.UDPAddr]
+	swallow     atomic.Bool
+}
+
+func newHole(t *testing.T, to string) *hole {
+	t.Helper()
+	target, err := net.ResolveUDPAddr("udp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hole{}
+	if h.front, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if h.back, err = net.DialUDP("udp", nil, target); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{}, 2)
+	go func() {
+		defer func() { ended <- struct{}{} }()
+		for buf := make([]byte, 2048); ; {
+			n, from, err := h.front.ReadFromUDP(buf)
+			if err != nil {
+				return
+			}
+			if n > 1 { // not the one byte that asks whether anybody listens
+				h.dialer.Store(from)
+			}
+			if !h.swallow.Load() {
+				_, _ = h.back.Write(buf[:n]) // a datagram may be lost
+			}
+		}
+	}()
+	go func() {
+		defer func() { ended <- struct{}{} }()
+		for buf := make([]byte, 2048); ; {
+			n, err := h.back.Read(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if to := h.dialer.Load(); err == nil && to != nil && !h.swallow.Load() {
+				_, _ = h.front.WriteToUDP(buf[:n], to) // a datagram may be lost
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		_ = h.front.Close()
+		_ = h.back.Close()
+		<-ended
+		<-ended
+	})
+	return h
+}
+
+// TestSilence: a peer that falls silent is dead after the idle timeout.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, "acme")
+	o := quicnet.Options{KeepAlive: 100 * time.Millisecond, IdleTimeout: 600 * time.Millisecond, HandshakeTimeout: 300 * time.Millisecond}
+	listen, dial := quicnet.New(quicnet.Fixed(e.host(t, "par", "par-1")), o), quicnet.New(quicnet.Fixed(e.rt), o)
+	t.Cleanup(func() { _ = errors.Join(listen.Close(), dial.Close()) })
+	l, err := listen.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHole(t, l.Addr().String())
+	c, err := dial.Dial(t.Context(), h.front.LocalAddr().String(), transport.Want{Host: "par-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := c.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.swallow.Store(true)
+	begin := time.Now()
+	_, err = st.Read(make([]byte, 1))
+	if took := time.Since(begin); took < 300*time.Millisecond {
+		t.Errorf("silence noticed after %s", took)
+	}
+	wantFault(t, err, fault.Unreachable, "host par-1 at "+h.front.LocalAddr().String()+" died: no sign of life")
+	<-c.Done()
+	_, err = dial.Dial(t.Context(), h.front.LocalAddr().String(), transport.Want{})
+	wantFault(t, err, fault.Unreachable, "no answer")
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRestartIsNoticed: a listener that vanished without a word and came back
+// tells dialers of the connections it does not know.
+func TestRestartIsNoticed(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, "acme")
+	id := e.host(t, "par", "par-1")
+	first := quicnet.New(quicnet.Fixed(id), quicnet.Options{})
+	l, err := first.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := quicnet.New(quicnet.Fixed(e.rt), quicnet.Options{KeepAlive: 100 * time.Millisecond})
+	t.Cleanup(func() { _ = dial.Close() })
+	c, err := dial.Dial(t.Context(), l.Addr().String(), transport.Want{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := medium(t, quicnet.Fixed(id))
+	l2, err := second.Listen(t.Context(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-c.Done()
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("noticed after %s", took)
+	}
+	_, err = c.Open(t.Context())
+	wantFault(t, err, fault.Unreachable, "the other end was restarted")
+	if err := errors.Join(l.Close(), l2.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNewIdentityNeedsNoRestart: a renewed certificate is shown to the next
+// dialer while the connection of before lives on.
+func TestNewIdentityNeedsNoRestart(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, "acme")
+	k, err := pki.OpenKeeper(vfs.OS{}, t.TempDir(), clock.Real{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Store(e.host(t, "par", "par-1")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := medium(t, k).Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := medium(t, quicnet.Fixed(e.rt))
+	before, err := dial.Dial(t.Context(), l.Addr().String(), transport.Want{Host: "par-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Store(e.host(t, "par", "par-7")); err != nil {
+		t.Fatal(err)
+	}
+	after, err := dial.Dial(t.Context(), l.Addr().String(), transport.Want{Host: "par-7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-before.Done():
+		t.Error("the old connection died")
+	default:
+	}
+	if err := errors.Join(before.Close(""), after.Close(""), l.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBadAddresses(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, "acme")
+	m := medium(t, quicnet.Fixed(e.rt))
+	for _, addr := range []string{"", "127.0.0.1", "127.0.0.1:port", "127.0.0.1:99999"} {
+		_, err := m.Dial(t.Context(), addr, transport.Want{})
+		wantFault(t, err, fault.Invalid, "cannot dial")
+		if addr != "" {
+			_, err = m.Listen(t.Context(), addr)
+			wantFault(t, err, fault.Invalid, "cannot listen on")
+		}
+	}
+	k, err := pki.OpenKeeper(vfs.OS{}, filepath.Join(t.TempDir(), "agent"), clock.Real{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = medium(t, k).Dial(t.Context(), "127.0.0.1:7830", transport.Want{})
+	wantFault(t, err, fault.Refused, "this host has not joined an estate yet")
+}
+
+// TestJoinNobodyThere is quick: the kernel says that nobody listens.
+func TestJoinNobodyThere(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, "acme")
+	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := udp.LocalAddr().String()
+	if err := udp.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err = quicnet.JoinHost(t.Context(), addr, e.ca, e.rt, "par", "par-1", func(pki.JoinProof) error { return nil })
+	wantFault(t, err, fault.Unreachable, "cannot reach "+addr)
+	if fault.Hint(err) == "" {
+		t.Error("no hint")
+	}
+}
+
+// TestStrangerGetsNoStream: a dialer that ignores the refusal gets nothing.
+func TestStrangerGetsNoStream(t *testing.T) {
+	t.Parallel()
+	e, other := newEstate(t, "acme"), newEstate(t, "acme")
+	l, err := medium(t, quicnet.Fixed(e.host(t, "par", "par-1"))).Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusting, err := other.rt.WithTrust(e.ca.CertPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan error, 1)
+	go func() {
+		_, err := l.Accept(t.Context())
+		accepted <- err
+	}()
+	if _, err := medium(t, quicnet.Fixed(trusting)).Dial(t.Context(), l.Addr().String(), transport.Want{}); !fault.Is(err, fault.Refused) {
+		t.Errorf("dialled: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-accepted; err == nil {
+		t.Error("the stranger's connection was handed out")
+	} else if errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+}
