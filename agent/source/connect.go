@@ -138,6 +138,7 @@ func (m *Machine) acknowledged(d *disk, n int) (bool, error) {
 			return false, nil
 		}
 		if err != nil {
+			m.stale.Store(true)
 			return false, err
 		}
 	}

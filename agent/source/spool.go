@@ -216,7 +216,6 @@ func (m *Machine) fold(d *disk, torn bool) error {
 		sum, err = d.table.Sum()
 	}
 	if err != nil {
-		m.stale.Store(true)
 		return fmt.Errorf("cannot fold segment %d of disk %s: %w", seg.Number, d.Name, err)
 	}
 	d.state.Sum = sum
