@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -96,7 +95,12 @@ func loader() *scripts.Loader { return scripts.New(scripts.Options{}) }
 // loadedFiles is what files hold.
 type loadedFiles struct {
 	estate *plans.Estate
-	plans  []*plans.Plan
+	plans  []loadedPlan
+}
+
+type loadedPlan struct {
+	*plans.Plan
+	source plans.Bundle
 }
 
 // loadAll loads bundles; all mistakes of all of them come back together.
@@ -111,7 +115,7 @@ func loadAll(bundles []plans.Bundle, set map[string]string) (loadedFiles, error)
 		}
 		p, err := loader().LoadPlan(b, set)
 		if err == nil {
-			l.plans = append(l.plans, p)
+			l.plans = append(l.plans, loadedPlan{p, b})
 		}
 		errs = append(errs, err)
 	}
@@ -122,9 +126,18 @@ func loadAll(bundles []plans.Bundle, set map[string]string) (loadedFiles, error)
 func (l *loadedFiles) check() error {
 	var errs []error
 	for _, p := range l.plans {
-		errs = append(errs, plans.Check(p, l.estate))
+		errs = append(errs, withSource(plans.Check(p.Plan, l.estate), p.source))
 	}
 	return joinFaults(errs)
+}
+
+// withSource adds the lines of the files to mistakes.
+func withSource(err error, b plans.Bundle) error {
+	var fs plans.Faults
+	if errors.As(err, &fs) {
+		return fs.WithSource(b).Err()
+	}
+	return err
 }
 
 // joinFaults puts lists of mistakes together.
@@ -141,7 +154,7 @@ func joinFaults(errs []error) error {
 		}
 	}
 	if len(all) > 1 {
-		return fault.Errorf(fault.Invalid, "%w\n%s", all, fmt.Sprintf("%d mistakes", len(all)))
+		return fault.Errorf(fault.Invalid, "%w\n%d mistakes", all, len(all))
 	}
 	return all.Err()
 }

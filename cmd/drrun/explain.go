@@ -106,7 +106,7 @@ func (o *explainOptions) offline(ctx context.Context, c *cli, b plans.Bundle, r 
 	if e == nil {
 		return usage("there is no estate to explain %s with", file).WithHint("drrun explain %s --estate FILE", file)
 	}
-	if err := plans.Check(p, e); err != nil {
+	if err := withSource(plans.Check(p, e), b); err != nil {
 		return err
 	}
 	prog, err := program.Compile(p, e, program.Request{Type: r.Type, Failback: r.Failback, NoShutdown: r.NoShutdown}, atHome(e, r.Failback))
