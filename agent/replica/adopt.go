@@ -32,13 +32,13 @@ func (m *Machine) Adopt(ctx context.Context, tip recovery.Point, tables map[stri
 		return err
 	}
 	defer done()
+	if err := m.settle(ctx); err != nil {
+		return err
+	}
 	return m.adopt(ctx, tip, tables)
 }
 
 func (m *Machine) adopt(ctx context.Context, tip recovery.Point, tables map[string]string) error {
-	if err := m.finishAdopt(); err != nil { // of an attempt that failed
-		return err
-	}
 	st := m.snapshot()
 	if st.Live == nil && st.Applied.Seq != 0 {
 		if st.Applied.Point == tip.ID {
@@ -88,6 +88,12 @@ func (m *Machine) applyBase(ctx context.Context) error {
 func (m *Machine) checkAdopt(tip *recovery.Point, tables map[string]string) error {
 	if newest, ok := m.tip(); ok && tip.Seq <= newest.Seq {
 		tip.Seq = newest.Seq + 1
+	}
+	if _, err := m.point(tip.ID); err == nil {
+		// The machine has not written since that point was prepared. A point is
+		// in the chain once: the same content gets an id of its own, and the
+		// sender compares.
+		tip.From, tip.ID = tip.ID, ident.NewPointID()
 	}
 	if err := checkPoint(*tip); err != nil {
 		return fault.Errorf(fault.Invalid, "cannot adopt point: %w", err)
@@ -283,7 +289,7 @@ func (m *Machine) AsFound(ctx context.Context, epoch ident.Epoch, common *recove
 		return command.FoundResult{}, nil, err
 	}
 	defer done()
-	if err := m.finishAdopt(); err != nil {
+	if err := m.settle(ctx); err != nil {
 		return command.FoundResult{}, nil, err
 	}
 	p := recovery.Point{

@@ -23,6 +23,9 @@ func (m *Machine) Apply(ctx context.Context) error {
 		return err
 	}
 	defer done()
+	if err := m.settle(ctx); err != nil {
+		return err
+	}
 	return m.applyAll(ctx)
 }
 
@@ -33,7 +36,7 @@ func (m *Machine) applyAll(ctx context.Context) error {
 			return err
 		}
 		next, ok := m.nextUnapplied()
-		if !ok || m.Held() {
+		if !ok || m.Held() && m.Applied() != 0 { // a first point overwrites nothing
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -281,7 +284,7 @@ func (m *Machine) openFile(path string) (*image, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot open disk image: %w", err), f.Close())
 	}
-	return &image{f: f, size: size, buf: make([]byte, chunkBytes)}, nil
+	return &image{f: f, size: size, buf: make([]byte, min(chunkBytes, alignUp(size)))}, nil
 }
 
 func (i *image) close() error {

@@ -142,14 +142,17 @@ func (m *Machine) layersOf(p recovery.Point, disk string) (layers, error) {
 	return l, nil
 }
 
-// readable refuses a point whose manifest is damaged.
+// readable refuses a point whose manifest is damaged, or with a disk that is
+// not assigned here any more.
 func (m *Machine) readable(p recovery.Point) error {
+	for _, d := range p.Disks {
+		if _, ok := m.disks[d.Name]; !ok {
+			return fault.Errorf(fault.Refused, "point %s has disk %s, which the machine no longer has here", p.ID, d.Name)
+		}
+	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if err := m.damaged[p.ID]; err != nil {
-		return err
-	}
-	return nil
+	return m.damaged[p.ID]
 }
 
 // segmentPaths returns the segments of a point's log of a disk, in order.

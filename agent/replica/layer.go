@@ -164,7 +164,7 @@ func (l layerStep) each(ctx context.Context, fsys vfs.FS, fn func(*batch) error)
 // writeOver lays a step over f, in place. punch says that zeros become holes.
 // It returns the number of bytes written.
 func (l layerStep) writeOver(ctx context.Context, fsys vfs.FS, f vfs.File, punch bool, progress func(int64)) (written int64, err error) {
-	buf := make([]byte, chunkBytes)
+	buf := make([]byte, min(chunkBytes, alignUp(l.size)))
 	err = l.each(ctx, fsys, func(b *batch) error {
 		return b.eachChunk(l.size, buf, func(off int64, p []byte) error {
 			if ctx.Err() != nil {

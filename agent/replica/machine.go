@@ -66,7 +66,8 @@ type Machine struct {
 	tipAt   time.Time
 	closed  bool
 
-	thin clockWatch
+	thin    clockWatch
+	elapsed func() time.Duration // since Open, monotonic
 }
 
 // reservedNames cannot be disks: the store keeps its own things under them.
@@ -85,6 +86,8 @@ func newMachine(cfg Config) (*Machine, error) {
 		tables: map[string]*blocksum.Table{}, staged: map[string]ident.LogID{},
 		segs: map[ident.LogID]map[int]segment{}, damaged: map[ident.PointID]error{}, active: map[string]*Receiver{},
 	}
+	start := cfg.Clock.Now()
+	m.elapsed = func() time.Duration { return cfg.Clock.Now().Sub(start) }
 	for _, d := range cfg.Disks {
 		if err := ident.CheckName(d.Name); err != nil {
 			return nil, fault.Errorf(fault.Invalid, "cannot open replica of %s: disk: %w", cfg.Machine, err)
@@ -237,10 +240,8 @@ func (m *Machine) SetHold(hold bool) error {
 	if m.Held() == hold {
 		return nil
 	}
-	if hold {
-		if err := m.finishHead(ctx); err != nil {
-			return err
-		}
+	if err := m.settle(ctx); err != nil {
+		return err
 	}
 	return m.record(func(s *state) { s.Hold = hold })
 }

@@ -46,6 +46,9 @@ type world struct {
 	order []ident.PointID            // points by age
 	tip   recovery.Point
 	segs  int // segments a log is cut into
+
+	pending *recovery.Point // sent, and not known to be acknowledged
+	ran     bool            // the machine has written to its live disks
 }
 
 type snapshot struct {
@@ -55,7 +58,7 @@ type snapshot struct {
 
 func newWorld(dir string, seed uint64, names ...string) *world {
 	w := &world{
-		dir: dir, fs: vfs.OS{}, names: names, ids: map[string]ident.DiskID{}, heads: map[string]string{}, now: began,
+		dir: dir, fs: fastFS{}, names: names, ids: map[string]ident.DiskID{}, heads: map[string]string{}, now: began,
 		rng: rand.New(rand.NewPCG(seed, 1)), disks: map[string][]byte{}, sent: map[string][]byte{}, kept: map[ident.PointID]snapshot{}, segs: 2,
 	}
 	for _, n := range names {
@@ -193,7 +196,7 @@ func (w *world) cut(m *replica.Machine) (recovery.Point, []segment, error) {
 
 func (w *world) writeLog(disk string, p recovery.Point, pd recovery.PointDisk, k int, blocks []int, stale bool) ([]byte, error) {
 	path := filepath.Join(w.dir, "wire.hrl")
-	lw, err := hrl.Create(vfs.OS{}, path, hrl.Header{
+	lw, err := hrl.Create(fastFS{}, path, hrl.Header{
 		Kind: hrl.Delta, Log: pd.Log, Disk: pd.ID, From: p.From, To: p.ID, SizeAfter: pd.Size, Segment: k,
 	}, hrl.Options{Codec: hrl.S2, Frame: 4 * block})
 	if err != nil {
@@ -234,6 +237,7 @@ func (w *world) cycle(m *replica.Machine) error {
 	if err != nil {
 		return err
 	}
+	w.pending = &p
 	for _, s := range segs {
 		if err := send(m, s); err != nil {
 			return err

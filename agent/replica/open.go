@@ -65,7 +65,7 @@ func (m *Machine) open() error {
 		return err
 	}
 	for _, finish := range []func() error{
-		m.removeTemps, m.finishAdopt, m.finishLive, m.finishDropping, m.finishTests, m.loadLogs, m.removeUndos, m.openTables,
+		m.removeTemps, m.finishThinning, m.finishAdopt, m.finishLive, m.finishDropping, m.finishTests, m.loadLogs, m.removeUndos, m.openTables,
 	} {
 		if err := finish(); err != nil {
 			return err
@@ -76,6 +76,26 @@ func (m *Machine) open() error {
 	}
 	m.startClocks()
 	return nil
+}
+
+// settle finishes what an attempt that failed has left, as Open does after a
+// crash. Every operation at the heads begins with it; the work lock is held.
+func (m *Machine) settle(ctx context.Context) error {
+	if m.isClosed() {
+		return fault.Errorf(fault.Stopped, "the replica of %s is closed", m.cfg.Machine)
+	}
+	for _, finish := range []func() error{m.finishThinning, m.finishAdopt, m.finishLive, m.finishDropping} {
+		if err := finish(); err != nil {
+			return err
+		}
+	}
+	return m.finishHead(ctx)
+}
+
+func (m *Machine) isClosed() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.closed
 }
 
 // readState reads replica.json.
@@ -318,14 +338,15 @@ func (m *Machine) checkLogs() error {
 // removeUndos removes undo logs that are in no chain: what is left of a
 // thinning or of an application that did not begin.
 func (m *Machine) removeUndos() error {
-	applied := m.st.Applied.Seq
+	applied := m.snapshot().Applied.Seq
+	points := m.Points()
 	for _, d := range m.names {
 		keep := map[string]bool{}
-		for i, p := range m.points {
+		for i, p := range points {
 			if i == 0 {
 				continue
 			}
-			older := m.points[i-1].Seq
+			older := points[i-1].Seq
 			if p.Seq > applied && older != applied {
 				continue // not begun: a point is applied only after the one before it
 			}
@@ -406,7 +427,7 @@ func (m *Machine) scanTable(ctx context.Context, disk, img, path string, size in
 func (m *Machine) startClocks() {
 	now := m.cfg.Clock.Now()
 	m.tipAt = now
-	m.thin.start(now, m.st.Clock)
+	m.thin.start(now, m.st.Clock, m.elapsed())
 	tip, ok := m.tip()
 	if !ok {
 		return

@@ -36,7 +36,7 @@ func (m *Machine) Prepare(ctx context.Context, run string, point ident.PointID, 
 		return PrepareResult{}, err
 	}
 	defer done()
-	if err := m.finishLive(); err != nil { // of an attempt that failed
+	if err := m.settle(ctx); err != nil {
 		return PrepareResult{}, err
 	}
 	if l := m.snapshot().Live; l != nil {
@@ -103,10 +103,7 @@ func (m *Machine) liveResult(l live) PrepareResult {
 // checkOverlay refuses what cannot take an overlay, before anything is done.
 func (m *Machine) checkOverlay(p recovery.Point) error {
 	for _, d := range p.Disks {
-		disk, ok := m.disks[d.Name]
-		if !ok {
-			return fault.Errorf(fault.Refused, "point %s has disk %s, which is not assigned here", p.ID, d.Name)
-		}
+		disk := m.disks[d.Name]
 		fi, err := m.fs.Stat(disk.Head)
 		if err != nil {
 			return fmt.Errorf("cannot look at the head of disk %s: %w", d.Name, err)
@@ -223,11 +220,14 @@ func (m *Machine) LiveTables() map[string]string {
 // all points stay. Idempotent. At the other site commit is SetHold(false) and
 // Apply.
 func (m *Machine) Commit(run string) error {
-	_, done, err := m.work.take(context.Background(), normal)
+	ctx, done, err := m.work.take(context.Background(), normal)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if err := m.settle(ctx); err != nil {
+		return err
+	}
 	l := m.snapshot().Live
 	switch {
 	case l == nil || l.Phase != phaseReady:

@@ -156,6 +156,8 @@ type state struct {
 	Adopting *recovery.Point `json:"adopting,omitempty"`
 	// Dropping are files that nothing names any more.
 	Dropping []string `json:"dropping,omitempty"`
+	// Thinning are points that retention drops: their manifests and undo logs go.
+	Thinning []mark `json:"thinning,omitempty"`
 	// Clock is the wall clock at the last thinning.
 	Clock time.Time `json:"clock,omitzero"`
 }

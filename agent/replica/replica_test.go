@@ -10,7 +10,7 @@ import (
 func TestPointsOfManyCycles(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {
-		w := newWorld(t.TempDir(), seed, "system", "data")
+		w := newWorld(tempDir(t), seed, "system", "data")
 		w.segs = 1 + int(seed%3)
 		m := open(t, w)
 		for range 14 {

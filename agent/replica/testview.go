@@ -27,6 +27,9 @@ func (m *Machine) PrepareTest(ctx context.Context, test string, point ident.Poin
 		return PrepareResult{}, err
 	}
 	defer done()
+	if err := m.settle(ctx); err != nil {
+		return PrepareResult{}, err
+	}
 	p, err := m.point(point)
 	if err != nil {
 		return PrepareResult{}, err
@@ -44,9 +47,6 @@ func (m *Machine) PrepareTest(ctx context.Context, test string, point ident.Poin
 		if err := m.dropView(test); err != nil {
 			return PrepareResult{}, err
 		}
-	}
-	if err := m.finishHead(ctx); err != nil {
-		return PrepareResult{}, err
 	}
 	if err := m.checkPrepareRoom(p); err != nil {
 		return PrepareResult{}, err

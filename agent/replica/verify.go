@@ -30,7 +30,7 @@ func (m *Machine) Verify(ctx context.Context, point ident.PointID, progress func
 		return command.VerifyResult{}, err
 	}
 	defer done()
-	if err := m.finishHead(ctx); err != nil {
+	if err := m.settle(ctx); err != nil {
 		return command.VerifyResult{}, err
 	}
 	v := &verification{m: m, ctx: ctx, progress: counter(progress)}
@@ -43,6 +43,9 @@ func (m *Machine) Verify(ctx context.Context, point ident.PointID, progress func
 	if len(v.wanted) == 0 && !point.IsZero() {
 		_, err := m.point(point)
 		return command.VerifyResult{}, err
+	}
+	if len(v.wanted) == 0 {
+		return v.result, nil
 	}
 	v.result.Points = len(v.wanted)
 	v.manifests()
@@ -253,7 +256,7 @@ func (w *walkingTable) lay(paths []string, size int64) error {
 }
 
 func (w *walkingTable) layLog(r *hrl.Reader, size int64) error {
-	buf := make([]byte, chunkBytes)
+	buf := make([]byte, min(chunkBytes, alignUp(size)))
 	for e, err := range r.Extents() {
 		if err != nil {
 			return err

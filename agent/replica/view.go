@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/drrun/drrun/agent/blocksum"
@@ -38,23 +39,7 @@ func (m *Machine) materialise(ctx context.Context, p recovery.Point, disk, path 
 			err = m.storeError(err, "cannot make disk "+disk)
 		}
 	}()
-	img, err := m.fs.OpenFile(m.image(disk), vfs.ReadOnly, 0)
-	if err != nil {
-		return "", 0, fmt.Errorf("cannot open disk image: %w", err)
-	}
-	defer img.Close()
-	mode = ModeReflink
-	if err := f.CloneFrom(img); errors.Is(err, errors.ErrUnsupported) {
-		mode = ModeCopy
-		limit := l.size
-		if len(l.steps) > 0 {
-			limit = l.steps[0].size
-		}
-		written, err = copySparse(ctx, f, img, limit, progress)
-		if err != nil {
-			return "", 0, err
-		}
-	} else if err != nil {
+	if mode, written, err = m.copyImage(ctx, f, disk, l, progress); err != nil {
 		return "", 0, err
 	}
 	for _, st := range append(l.steps, layerStep{size: l.size}) {
@@ -73,10 +58,32 @@ func (m *Machine) materialise(ctx context.Context, p recovery.Point, disk, path 
 	return mode, written, m.fs.SyncDir(filepath.Dir(path))
 }
 
+// copyImage makes the empty file f hold what the image of a disk does, as far as
+// the layers over it need.
+func (m *Machine) copyImage(ctx context.Context, f vfs.File, disk string, l layers, progress func(int64)) (mode string, written int64, err error) {
+	img, err := m.fs.OpenFile(m.image(disk), vfs.ReadOnly, 0)
+	if errors.Is(err, fs.ErrNotExist) && m.snapshot().Applied.Seq == 0 {
+		return ModeCopy, 0, nil // nothing is applied yet
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("cannot open disk image: %w", err)
+	}
+	defer img.Close()
+	if err := f.CloneFrom(img); !errors.Is(err, errors.ErrUnsupported) {
+		return ModeReflink, 0, err
+	}
+	limit := l.size
+	if len(l.steps) > 0 {
+		limit = l.steps[0].size
+	}
+	written, err = copySparse(ctx, f, img, limit, progress)
+	return ModeCopy, written, err
+}
+
 // copySparse copies what src holds below size into the empty file dst; holes
 // stay holes.
 func copySparse(ctx context.Context, dst, src vfs.File, size int64, progress func(int64)) (written int64, err error) {
-	buf := make([]byte, chunkBytes)
+	buf := make([]byte, min(chunkBytes, size))
 	for off := int64(0); off < size; {
 		if ctx.Err() != nil {
 			return written, context.Cause(ctx)
@@ -110,6 +117,9 @@ func copySparse(ctx context.Context, dst, src vfs.File, size int64, progress fun
 	return written, nil
 }
 
+// rangeBytes is the disk's content of one range of its table.
+const rangeBytes = blocksum.RangeBlocks * blocksum.BlockSize
+
 // scan reads a disk image of size bytes whole and puts its hashes into t, which
 // is empty.
 func (m *Machine) scan(ctx context.Context, disk, path string, size int64, t *blocksum.Table, progress func(int64)) error {
@@ -123,7 +133,7 @@ func (m *Machine) scan(ctx context.Context, disk, path string, size int64, t *bl
 		return fmt.Errorf("cannot read %s: %w", path, err)
 	}
 	key := m.disks[disk].Key
-	buf := make([]byte, blocksum.RangeBlocks*blocksum.BlockSize)
+	buf := make([]byte, min(rangeBytes, size))
 	var hashes [blocksum.RangeBlocks]uint64
 	for off := int64(0); off < size; {
 		if ctx.Err() != nil {
@@ -133,7 +143,7 @@ func (m *Machine) scan(ctx context.Context, disk, path string, size int64, t *bl
 		if err != nil {
 			return err
 		}
-		if skip := (min(data, size) - off) / int64(len(buf)) * int64(len(buf)); skip > 0 {
+		if skip := (min(data, size) - off) / rangeBytes * rangeBytes; skip > 0 {
 			off += skip
 			continue
 		}
@@ -293,7 +303,7 @@ func (m *Machine) rehash(ctx context.Context, img *image, disk string, c *blocks
 // image they lie over.
 func (m *Machine) hashLayers(ctx context.Context, l layerStep, disk string, c *blocksum.Table) error {
 	key := m.disks[disk].Key
-	buf := make([]byte, chunkBytes)
+	buf := make([]byte, min(chunkBytes, alignUp(l.size)))
 	var hashes [blocksum.RangeBlocks]uint64
 	return l.each(ctx, m.fs, func(b *batch) error {
 		return b.eachChunk(l.size, buf, func(off int64, p []byte) error {

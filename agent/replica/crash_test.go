@@ -1,0 +1,225 @@
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/agent/replica"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// live writes to the live disks as the machine would.
+func (w *world) live(paths map[string]string) error {
+	w.change()
+	w.ran = true
+	for n, path := range paths {
+		if err := os.WriteFile(path, w.disks[n], 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sourceTables are what the source role would have of the machine's disks.
+func (w *world) sourceTables() (map[string]string, error) {
+	tables := map[string]string{}
+	for _, n := range w.names {
+		path := filepath.Join(w.dir, n+".table")
+		t, err := blocksum.Create(fastFS{}, path, w.key(n), int64(len(w.disks[n])))
+		if err != nil {
+			return nil, err
+		}
+		for i := 0; i < len(w.disks[n]); i += block {
+			if err := t.Set(int64(i/block), blocksum.Hash(w.key(n), int64(i/block), at(w.disks[n], i))); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.Close(); err != nil {
+			return nil, err
+		}
+		tables[n] = path
+	}
+	return tables, nil
+}
+
+// final is the point that the source role made last of the machine's disks.
+func (w *world) final(m *replica.Machine) recovery.Point {
+	p := recovery.Point{
+		Version: recovery.FormatVersion, ID: ident.NewPointID(), Seq: m.NextSeq() + 3, Machine: "erp", Epoch: 2,
+		Instant: w.now, Kind: recovery.App,
+	}
+	for _, n := range w.names {
+		p.Disks = append(p.Disks, recovery.PointDisk{
+			Name: n, ID: w.ids[n], Size: int64(len(w.disks[n])), Sum: sum(w.key(n), w.disks[n]), Log: ident.NewLogID(), Segments: 1,
+		})
+	}
+	return p
+}
+
+// reset puts the model's machine on a point: it runs from there.
+func (w *world) reset(p recovery.Point) {
+	for _, n := range w.names {
+		w.disks[n] = slices.Clone(w.kept[p.ID].disks[n])
+	}
+}
+
+// scenario is the life of a replica: receiving, thinning, a failover to an
+// older point, its commit, the way back, a hold.
+func (w *world) scenario(m *replica.Machine) error {
+	ctx := context.Background()
+	steps := []func() error{}
+	cycle := func() error { w.change(); return w.cycle(m) }
+	apply := func() error { return m.Apply(ctx) }
+	steps = append(steps, cycle, cycle, apply, cycle, apply, cycle, apply,
+		func() error {
+			_, err := m.Thin(ctx, []recovery.Keep{{For: 12 * time.Minute}, {Every: 10 * time.Minute, For: time.Hour}}, w.now)
+			return err
+		},
+		func() error { return m.SetHold(true) }, cycle, cycle,
+		func() error {
+			points := m.Points()
+			p := points[len(points)-2] // accepted, and not applied
+			res, err := m.Prepare(ctx, "run-1", p.ID, nil)
+			if err != nil {
+				return err
+			}
+			w.reset(p)
+			return w.live(res.Paths)
+		},
+		func() error { return m.Commit("run-1") },
+		func() error {
+			tables, err := w.sourceTables()
+			if err != nil {
+				return err
+			}
+			p := w.final(m)
+			w.pending = &p
+			w.sent = map[string][]byte{}
+			if err := m.Adopt(ctx, p, tables); err != nil {
+				return err
+			}
+			w.keep(p)
+			return nil
+		}, cycle, apply, cycle, apply)
+	for i, s := range steps {
+		if err := s(); err != nil {
+			return fmt.Errorf("step %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// afterCrash opens the replica again and checks that every acknowledged point
+// is there and whole, and that it goes on.
+func (w *world) afterCrash() error {
+	m, err := replica.Open(w.config())
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer m.Close()
+	if tip, _, ok := m.Tip(); ok && tip.ID != w.tip.ID && w.pending != nil && tip.ID == w.pending.ID {
+		w.keep(tip) // durable, and its acknowledgement was lost
+	}
+	for _, id := range w.acked() {
+		if !slices.ContainsFunc(m.Points(), func(p recovery.Point) bool { return p.ID == id }) {
+			return fmt.Errorf("point %d was acknowledged and is gone", w.kept[id].point.Seq)
+		}
+	}
+	if err := w.check(m); err != nil {
+		return fmt.Errorf("after the crash: %w", err)
+	}
+	if _, p, live := m.Live(); live {
+		for n, d := range w.kept[p.ID].disks {
+			if got, err := os.ReadFile(w.head(n)); err != nil || !w.ran && !bytes.Equal(got, d) {
+				return fmt.Errorf("the live disk %s is not the point prepared: %v", n, err)
+			}
+		}
+		return nil
+	}
+	if err := m.SetHold(false); err != nil {
+		return err
+	}
+	for range 2 {
+		w.change()
+		if err := w.cycle(m); err != nil {
+			return fmt.Errorf("next cycle: %w", err)
+		}
+		if err := m.Apply(context.Background()); err != nil {
+			return err
+		}
+	}
+	return w.check(m)
+}
+
+// acked are the points that may not be missing: all but those that a thinning
+// may have dropped.
+func (w *world) acked() []ident.PointID {
+	return w.order[max(0, len(w.order)-2):]
+}
+
+var every = flag.Bool("every", false, "crash at every operation, not at some")
+
+func TestCrashAtEveryStep(t *testing.T) {
+	t.Parallel()
+	const seed = 11
+	total := crashAt(t, seed, -1, false)
+	if total < 400 {
+		t.Fatalf("the scenario has %d steps only", total)
+	}
+	stride := 9
+	if *every {
+		stride = 1
+	}
+	for _, power := range []bool{false, true} {
+		for part := range 2 {
+			t.Run(fmt.Sprintf("power=%v,%d", power, part), func(t *testing.T) {
+				t.Parallel()
+				for n := part; n < total; n += 2 * stride {
+					crashAt(t, seed, n, power)
+				}
+			})
+		}
+	}
+}
+
+// crashAt runs the scenario until its nth operation and returns how many there
+// were.
+func crashAt(t *testing.T, seed uint64, n int, power bool) int {
+	t.Helper()
+	dir, err := os.MkdirTemp(tempDir(t), "")
+	must(t, err)
+	w := newWorld(dir, seed, "data")
+	w.disks["data"] = w.random(12*block + 100)
+	f := &faultFS{power: power, left: n, synced: map[string][]byte{}}
+	w.fs = f
+	m, err := replica.Open(w.config())
+	if err == nil {
+		err = w.scenario(m)
+		if cerr := m.Close(); err == nil {
+			err = cerr
+		}
+	}
+	if n >= 0 && !errors.Is(err, errDead) {
+		t.Fatalf("step %d: got %v, want the crash", n, err)
+	}
+	if n < 0 {
+		must(t, err)
+	}
+	must(t, f.crash())
+	w.fs = fastFS{}
+	if err := w.afterCrash(); err != nil {
+		t.Fatalf("seed %d, crash at operation %d (power cut: %v): %v", seed, n, power, err)
+	}
+	must(t, os.RemoveAll(dir))
+	return f.done
+}
