@@ -54,6 +54,7 @@ func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
 type frozen struct {
 	m     *machine
 	kind  recovery.Consistency
+	app   bool
 	timer *time.Timer
 	mu    sync.Mutex
 	over  bool // thawed, by whomever
@@ -66,7 +67,7 @@ func (m *machine) freeze(ctx context.Context, rec *record, app bool) (*frozen, e
 	if e := rec.Assignment.Exec; e != nil && e.FreezeMax > 0 {
 		limit = e.FreezeMax
 	}
-	if err := m.update(func(r *record) { r.Frozen = true }); err != nil {
+	if err := m.update(func(r *record) { r.Frozen = &freezeMark{App: app} }); err != nil {
 		return nil, err
 	}
 	begin := time.Now()
@@ -74,12 +75,12 @@ func (m *machine) freeze(ctx context.Context, rec *record, app bool) (*frozen, e
 	defer cancel()
 	kind, err := m.provider().Freeze(within, m.process(rec), app)
 	if err != nil {
-		if err := m.thaw(ctx); err != nil {
+		if err := m.thaw(ctx, app); err != nil {
 			m.log.Error("machine may stand still", logkit.KeyError, err)
 		}
 		return nil, err
 	}
-	f := &frozen{m: m, kind: kind}
+	f := &frozen{m: m, kind: kind, app: app}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.timer = time.AfterFunc(limit-time.Since(begin), func() {
@@ -100,25 +101,26 @@ func (f *frozen) thaw(ctx context.Context) (held bool, err error) {
 	}
 	f.over = true
 	f.timer.Stop()
-	return true, f.m.thaw(ctx)
+	return true, f.m.thaw(ctx, f.app)
 }
 
 // thaw lets the machine go on and clears the mark.
-func (m *machine) thaw(ctx context.Context) error {
+func (m *machine) thaw(ctx context.Context, app bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 	defer cancel()
 	rec := m.snapshot()
-	if err := m.provider().Thaw(ctx, m.process(&rec)); err != nil {
+	if err := m.provider().Thaw(ctx, m.process(&rec), app); err != nil {
 		return err
 	}
-	return m.update(func(r *record) { r.Frozen = false })
+	return m.update(func(r *record) { r.Frozen = nil })
 }
 
 // thawLeftover thaws what an agent that died had frozen.
 func (m *machine) thawLeftover(ctx context.Context) error {
-	if !m.snapshot().Frozen {
+	mark := m.snapshot().Frozen
+	if mark == nil {
 		return nil
 	}
 	m.log.Warn("an earlier agent ended while the machine was held still, it is let go")
-	return m.thaw(ctx)
+	return m.thaw(ctx, mark.App)
 }

@@ -51,7 +51,7 @@ type record struct {
 	// machine was stopped. Cleared by a start.
 	Final ident.PointID `json:"final,omitzero"`
 	// Frozen is set before a freeze and cleared after its thaw.
-	Frozen bool `json:"frozen,omitempty"`
+	Frozen *freezeMark `json:"frozen,omitempty"`
 	// Own: the disks at this host's paths are the machine's own (its home ones,
 	// or those of a failover), not a replica's heads.
 	Own bool `json:"own,omitempty"`
@@ -65,6 +65,11 @@ type record struct {
 	// Tests that stand here, by id.
 	Tests   map[string]testRecord `json:"tests,omitempty"`
 	Permits []permit              `json:"permits,omitempty"`
+}
+
+// freezeMark says how a machine is held still.
+type freezeMark struct {
+	App bool `json:"app"` // by the application's own commands, if it has any
 }
 
 // testRecord is a test failover at this host.

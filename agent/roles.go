@@ -127,7 +127,7 @@ func (m *machine) newSource(rec *record, to string) (*source.Machine, error) {
 func (m *machine) closeSource() error {
 	m.mu.Lock()
 	src := m.src
-	m.src = nil
+	m.src, m.sendErr = nil, nil
 	m.mu.Unlock()
 	if src == nil {
 		return nil

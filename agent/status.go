@@ -52,6 +52,12 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	src, rep, phase := m.src, m.rep, m.phase
 	sendErr, roleErr, applyErr, startErr := m.sendErr, m.roleErr, m.applyErr, m.startErr
 	m.mu.Unlock()
+	if st.Role != roleSource {
+		sendErr = nil // of an earlier direction
+	}
+	if st.Role != roleTarget {
+		applyErr = nil
+	}
 	if rep != nil {
 		if tip, age, ok := rep.Tip(); ok {
 			st.Tip, st.TipAge = &tip, age

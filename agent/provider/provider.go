@@ -76,6 +76,7 @@ type Provider interface {
 	// caller thaws in any case, also after an error. app asks the application
 	// to flush first, where the provider can: the result says what holds.
 	Freeze(ctx context.Context, p Process, app bool) (recovery.Consistency, error)
-	// Thaw lets it go on, frozen with app or without. Not frozen is no error.
-	Thaw(ctx context.Context, p Process) error
+	// Thaw lets it go on; app is what Freeze was asked for. Not frozen is no
+	// error, as far as the configured commands know how to say so.
+	Thaw(ctx context.Context, p Process, app bool) error
 }

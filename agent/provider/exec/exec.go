@@ -329,7 +329,7 @@ func (m *Machine) waitStopped(ctx context.Context, p provider.Process) error {
 
 // Freeze implements provider.Provider.
 func (m *Machine) Freeze(ctx context.Context, p provider.Process, app bool) (recovery.Consistency, error) {
-	if len(m.cfg.Freeze) > 0 && (app || p.PID == 0 && m.cfg.Unit == "") {
+	if m.byCommand(p, app) {
 		if err := m.run(ctx, m.cfg.Freeze, p.Launch); err != nil {
 			return "", fault.Errorf(fault.Failed, "cannot freeze machine %s: %w", p.Launch.Machine, err)
 		}
@@ -370,8 +370,13 @@ func (m *Machine) Freeze(ctx context.Context, p provider.Process, app bool) (rec
 	return recovery.Crash, nil
 }
 
+// byCommand reports whether the freeze is that of the configured commands.
+func (m *Machine) byCommand(p provider.Process, app bool) bool {
+	return len(m.cfg.Freeze) > 0 && (app || p.PID == 0 && m.cfg.Unit == "")
+}
+
 // Thaw implements provider.Provider.
-func (m *Machine) Thaw(ctx context.Context, p provider.Process) error {
+func (m *Machine) Thaw(ctx context.Context, p provider.Process, app bool) error {
 	var err error
 	if m.cfg.Unit != "" {
 		if m.unitFrozen(ctx) {
@@ -383,7 +388,7 @@ func (m *Machine) Thaw(ctx context.Context, p provider.Process) error {
 			err = signal(pids, syscall.SIGCONT)
 		}
 	}
-	if len(m.cfg.Thaw) > 0 { // after the processes, which it may have to talk to
+	if len(m.cfg.Thaw) > 0 && m.byCommand(p, app) { // after the processes, which it may have to talk to
 		err = errors.Join(err, m.run(ctx, m.cfg.Thaw, p.Launch))
 	}
 	if err != nil {

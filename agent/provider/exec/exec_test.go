@@ -196,7 +196,7 @@ func TestFreezeHoldsAllWriters(t *testing.T) {
 	if st := m.Status(t.Context(), p); st.Power != recovery.PowerRunning {
 		t.Errorf("frozen machine is %s", st.Power)
 	}
-	if err := m.Thaw(t.Context(), p); err != nil {
+	if err := m.Thaw(t.Context(), p, true); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() bool { return size(disk) > a && size(disk+".child") > b })
@@ -256,7 +256,7 @@ func TestCommands(t *testing.T) {
 	if err != nil || kind != recovery.App || size(dir+"/frozen-erp") != 0 {
 		t.Errorf("freeze by command: %s, %v", kind, err)
 	}
-	if err := m.Thaw(t.Context(), p); err != nil {
+	if err := m.Thaw(t.Context(), p, true); err != nil {
 		t.Error(err)
 	}
 	for _, f := range []string{"frozen-erp", "thawed-7"} {
