@@ -111,6 +111,10 @@ func (r *Reader) Lookup(off, n int64) iter.Seq2[Extent, error] {
 // the log does not hold is left as it is. It returns the number of bytes held.
 // An older point is the head with the undo logs laid over it from the newest
 // to the oldest.
+//
+// Overlay does not cut or grow: where this log's SizeAfter is less than that of
+// one laid over p later, it is the caller who clears what was cut off, unless
+// the later one holds it. Frames without content are not read (Walk does).
 func (r *Reader) Overlay(off int64, p []byte) (held int64, err error) {
 	end := off + int64(len(p))
 	for e, err := range r.entries(off) {
