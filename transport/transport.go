@@ -47,7 +47,8 @@ type Want struct {
 type Stream interface {
 	io.Reader
 	io.Writer
-	// CloseWrite ends our direction; the peer reads io.EOF after all bytes.
+	// CloseWrite ends our direction; the peer reads io.EOF after all bytes. It
+	// is no error that the peer has dropped the stream meanwhile.
 	CloseWrite() error
 	// Close drops the stream: what was not read is lost, and what was written
 	// too unless CloseWrite came before it, after which it is still delivered.

@@ -2,6 +2,7 @@ package quicnet
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync/atomic"
 	"time"
@@ -69,10 +70,15 @@ func (s *stream) CloseWrite() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
-	if err := s.st.Close(); err != nil {
-		return explain(context.Background(), s.name, err)
+	err := s.st.Close()
+	if err == nil {
+		return nil
 	}
-	return nil
+	cause := context.Cause(s.st.Context())
+	if dropped := (*quic.StreamError)(nil); errors.As(cause, &dropped) {
+		return nil // the reader is gone: there is nobody to tell that this is the end
+	}
+	return explain(context.Background(), s.name, errors.Join(err, cause))
 }
 
 func (s *stream) Close() error {

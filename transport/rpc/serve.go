@@ -127,7 +127,8 @@ func (s *server) answerHello(ctx context.Context, c transport.Conn) (wire.Hello,
 	if err := wire.WriteFrame(st, wire.TypeHello, b); err != nil {
 		return theirs, fmt.Errorf("cannot send hello: %w", err)
 	}
-	return theirs, st.CloseWrite()
+	_ = st.CloseWrite() // the hello is out; a dead connection shows at the next stream
+	return theirs, nil
 }
 
 // waitForEnd reads until the other end has ended its direction, which it does

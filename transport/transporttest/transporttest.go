@@ -278,6 +278,9 @@ func testCloseDrops(t *testing.T, p Pair) {
 			break
 		}
 	}
+	if err := far.CloseWrite(); err != nil {
+		t.Errorf("CloseWrite of a stream that the peer dropped: %v", err)
+	}
 	// The connection is none the worse.
 	r.stream(ctx, t)
 }
