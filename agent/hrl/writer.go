@@ -40,8 +40,8 @@ type Info struct {
 }
 
 // Writer writes one log file, front to back. It holds one frame of content,
-// one packed frame, and 24 bytes for each extent. After an error only Abort
-// is of use.
+// one packed frame, and 24 bytes for each extent. After a failed write only
+// Abort is of use; a refused extent changes nothing.
 type Writer struct {
 	fsys   vfs.FS
 	f      vfs.File
