@@ -58,7 +58,6 @@ func TestAnyWritesAnyCycles(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
 	r := newRig(t)
-	r.cfg.FS = newMortalFS(r.cfg.Dir, 0)
 	r.cfg.Policy.Codec = "auto"
 	r.image(0, mib, 1, [2]int64{0, 100000})
 	r.image(1, 5*mib+77, 2, [2]int64{mib, 2 * mib})

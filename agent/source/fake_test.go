@@ -365,7 +365,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r.target = newTarget(t, disks)
 	r.cfg = Config{
-		FS: vfs.OS{}, Dir: filepath.Join(dir, "source"), Machine: "db1", Disks: disks, Policy: recovery.Policy{Codec: "raw"},
+		FS: newMortalFS(filepath.Join(dir, "source"), 0), Dir: filepath.Join(dir, "source"), Machine: "db1", Disks: disks, Policy: recovery.Policy{Codec: "raw"},
 		Clock: clock.Real{}, Log: slog.New(slog.DiscardHandler), Guest: r.guest, Peer: r.target, Tracker: sharedScan,
 	}
 	return r
