@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -46,12 +47,13 @@ func (o *answerOptions) run(ctx context.Context, c *cli, args []string) error {
 		req.Wait = args[1]
 	}
 	return c.with(ctx, false, func(s *session) error {
+		begin := time.Now()
 		r, err := s.Answer(ctx, req)
 		if err != nil {
 			return err
 		}
 		if s.embedded != nil || o.follow {
-			return c.follow(ctx, s, r)
+			return c.followSince(ctx, s, r, begin)
 		}
 		if c.output == "json" {
 			return c.printJSON(r)

@@ -15,9 +15,15 @@ import (
 // follow shows a run until nothing more happens by itself, asks the questions
 // that it has for a person, prints how it ended, and returns its exit code.
 func (c *cli) follow(ctx context.Context, s *session, run report.Run) error {
+	return c.followSince(ctx, s, run, time.Time{})
+}
+
+// followSince is follow for an operation on a run that has a history: what
+// happened before since is not shown again.
+func (c *cli) followSince(ctx context.Context, s *session, run report.Run, since time.Time) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	f := &follower{cli: c, s: s, run: run, view: newView(run, c.Stderr)}
+	f := &follower{cli: c, s: s, run: run, view: newView(run, c.Stderr), since: since}
 	f.painter = term.NewPainter(c.Stderr)
 	defer f.painter.Close()
 	err := f.loop(ctx)
@@ -41,6 +47,7 @@ type follower struct {
 	view    *view
 	painter *term.Painter
 
+	since  time.Time // events before it are known already; zero: none
 	last   uint64    // sequence number of the last event seen
 	heard  time.Time // when it came
 	looked time.Time // when the run was last asked how it stands
@@ -118,10 +125,11 @@ func (f *follower) arrived(a arrival) (done bool, err error) {
 	}
 	f.last, f.heard = max(f.last, a.ev.Seq), time.Now()
 	f.ended = a.ev.Kind == report.EventEnd
-	if f.output == "json" {
+	old := a.ev.Time.Before(f.since)
+	if f.output == "json" && !old {
 		return false, f.printLine(a.ev)
 	}
-	if lines := f.view.apply(a.ev); len(lines) > 0 {
+	if lines := f.view.apply(a.ev); len(lines) > 0 && !old && f.output == "table" {
 		if f.asking != "" { // the question was at the bottom: it comes again below
 			f.asking = ""
 			f.errorf("\n")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -132,6 +133,7 @@ func (o *operation) run(ctx context.Context, c *cli, args []string) error {
 		if o.detach && s.embedded != nil {
 			return usage("--detach needs a controller to go on with the run").WithHint("drrun serve")
 		}
+		begin := time.Now()
 		r, err := o.call(ctx, s, control.RunRequest{Run: args[0], By: c.User, As: o.as, SourceIsDown: o.sourceIsDown})
 		if err != nil {
 			return err
@@ -139,7 +141,7 @@ func (o *operation) run(ctx context.Context, c *cli, args []string) error {
 		if o.detach {
 			return c.printRunID(r)
 		}
-		return c.follow(ctx, s, r)
+		return c.followSince(ctx, s, r, begin)
 	})
 }
 

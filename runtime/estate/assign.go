@@ -26,6 +26,8 @@ type Record struct {
 	// file stays protected by it until it is unprotected.
 	Last recovery.Assignment `json:"last"`
 	Left bool                `json:"left,omitempty"` // not in the estate any more
+	// Boot says that the machine is to be started at home once.
+	Boot bool `json:"boot,omitempty"`
 }
 
 // DiskRecord is the identity of a disk.
@@ -61,7 +63,7 @@ func places(e *plans.Estate) map[string]place {
 // newRecord protects a machine: fresh disk identities and the first authority
 // record, home → replica.
 func newRecord(m plans.Machine, homeSite, replica string, now time.Time) Record {
-	r := Record{Machine: m.Name, Home: m.Host, Replica: replica, Disks: map[string]DiskRecord{}}
+	r := Record{Machine: m.Name, Home: m.Host, Replica: replica, Disks: map[string]DiskRecord{}, Boot: m.Exec != nil}
 	r.First = recovery.Authority{
 		Epoch: 1, Active: homeSite, At: now.UTC(),
 		Direction: []recovery.Pair{{From: m.Host, To: replica}},

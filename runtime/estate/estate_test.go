@@ -1,6 +1,7 @@
 package estate_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -104,6 +105,7 @@ func (a *agents) Call(_ context.Context, host, verb string, in, out any) error {
 		for name := range a.assigned[host] {
 			s := a.status[host+" "+name]
 			s.Machine, s.Host = name, host
+			s.State = cmp.Or(s.State, recovery.Protected)
 			st.Machines = append(st.Machines, s)
 		}
 		reflect.ValueOf(out).Elem().Set(reflect.ValueOf(st))
@@ -205,6 +207,32 @@ func TestApplyKeepsIdentities(t *testing.T) {
 	}
 }
 
+func TestFirstProtectionStartsTheMachineOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	starts := func() (n int) {
+		for _, call := range w.agents.calls {
+			if call == "par-1 start" {
+				n++
+			}
+		}
+		return n
+	}
+	w.agents.down["par-1"] = true
+	w.apply()
+	w.agents.down["par-1"] = false
+	for range 2 {
+		if _, err := w.Push(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.estate.Policies[0].Every = 10 * time.Second
+	w.apply()
+	if starts() != 2 {
+		t.Errorf("two machines were started %d times: %v", starts(), w.agents.calls)
+	}
+}
+
 func TestUnreachableHostIsToldLater(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -235,6 +263,13 @@ func TestMachineThatLeftStaysProtected(t *testing.T) {
 	if _, ok := w.agents.assigned["par-1"]["app1"]; !ok {
 		t.Fatal("the machine that left the file lost its protection")
 	}
+	for _, h := range []string{"par-1", "lyo-1", "lyo-2"} {
+		w.agents.status[h+" app1"] = command.MachineStatus{State: recovery.FailedOver}
+	}
+	if _, err := w.Unprotect(t.Context(), "app1", false); !fault.Is(err, fault.Refused) {
+		t.Fatalf("unprotect of a machine that is failed over: %v", err)
+	}
+	clear(w.agents.status)
 	w.agents.down["par-1"] = true
 	if _, err := w.Unprotect(t.Context(), "app1", false); err != nil {
 		t.Fatal(err)

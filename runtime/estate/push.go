@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -41,6 +42,7 @@ func contentHash(a recovery.Assignment) string {
 type todo struct {
 	host     string
 	assign   []Record
+	start    []Record // at home for the first time, when it has its assignment
 	unassign map[string]bool
 }
 
@@ -60,7 +62,7 @@ func (c *Catalogue) Pending(ctx context.Context) (map[string][]string, error) {
 
 func (t *todo) machines() []string {
 	names := slices.Collect(maps.Keys(t.unassign))
-	for _, r := range t.assign {
+	for _, r := range slices.Concat(t.assign, t.start) {
 		names = append(names, r.Machine)
 	}
 	slices.Sort(names)
@@ -100,6 +102,9 @@ func (c *Catalogue) work(ctx context.Context) ([]todo, error) {
 		for _, h := range r.hosts() {
 			if known[h].Acked[name] != contentHash(r.Last) {
 				at(h).assign = append(at(h).assign, r)
+			}
+			if h == r.Home && r.Boot && !known[h].Started[name] {
+				at(h).start = append(at(h).start, r)
 			}
 		}
 	}
@@ -155,8 +160,40 @@ func (c *Catalogue) pushHost(ctx context.Context, t todo) Push {
 			p.Machines = append(p.Machines, r.Machine)
 		}
 	}
+	for _, r := range t.start {
+		if unreachable || slices.Contains(p.Pending, r.Machine) {
+			p.Pending = append(p.Pending, r.Machine)
+		} else if err := c.startFirst(ctx, t.host, r); err != nil {
+			unreachable = fail(r.Machine, err)
+		}
+	}
+	slices.Sort(p.Pending)
+	p.Pending = slices.Compact(p.Pending)
 	return p
 }
+
+// startFirst starts a machine at home when it is protected for the first time:
+// from then on its agent keeps it running, nothing else on the host starts it.
+// One that runs already stays as it is.
+func (c *Catalogue) startFirst(ctx context.Context, host string, r Record) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startWithin, noAnswer(host))
+	defer cancel()
+	req := command.StartRequest{Meta: command.Meta{Machine: r.Machine, Op: "protect/" + r.Machine + "/start", Epoch: r.First.Epoch}}
+	_, err := command.Start.Call(ctx, c.caller, host, req)
+	if err != nil && !fault.Is(err, fault.Conflict) { // conflict: it has a newer epoch, a run has decided where it runs
+		return timeoutCause(ctx, fmt.Errorf("cannot start machine %s on host %s: %w", r.Machine, host, err))
+	}
+	return c.updateHost(ctx, host, func(h *HostRecord) error {
+		if h.Started == nil {
+			h.Started = map[string]bool{}
+		}
+		h.Started[r.Machine] = true
+		return nil
+	})
+}
+
+// startWithin bounds the first start of a machine.
+const startWithin = 30 * time.Second
 
 func (c *Catalogue) assign(ctx context.Context, host string, r Record) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, askWithin, noAnswer(host))
@@ -185,6 +222,7 @@ func (c *Catalogue) unassign(ctx context.Context, host, machine string, deleteRe
 	return c.updateHost(ctx, host, func(h *HostRecord) error {
 		delete(h.Unassign, machine)
 		delete(h.Acked, machine)
+		delete(h.Started, machine)
 		return nil
 	})
 }
@@ -207,6 +245,9 @@ func (c *Catalogue) Unprotect(ctx context.Context, machine string, deleteReplica
 	defer c.applying.Unlock()
 	r, err := c.Record(ctx, machine)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.refuseUnprotect(ctx, &r); err != nil {
 		return nil, err
 	}
 	if err := c.endProtection(ctx, r, deleteReplica); err != nil {

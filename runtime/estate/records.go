@@ -29,6 +29,9 @@ type HostRecord struct {
 	Joined time.Time    `json:"joined,omitzero"`
 	// Acked maps a machine to the hash of the assignment the host has.
 	Acked map[string]string `json:"acked,omitempty"`
+	// Started are the machines that were started here when they were first
+	// protected.
+	Started map[string]bool `json:"started,omitempty"`
 	// Unassign lists machines whose protection ended and which the host has
 	// not been told yet; true: their replica is to be deleted.
 	Unassign map[string]bool `json:"unassign,omitempty"`

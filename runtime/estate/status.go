@@ -12,6 +12,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/report"
 )
 
@@ -388,5 +389,37 @@ func (c *Catalogue) Verify(ctx context.Context, machine string, point ident.Poin
 
 // allowed lists the operations that the machine's state allows now.
 func allowed(m *MachineStatus) []string {
-	return []string{}
+	out := []string{}
+	if !m.Known {
+		return out
+	}
+	for _, op := range plans.Allowed(m.State) {
+		switch op {
+		case plans.OpChangePoint, plans.OpRollback: // not in this build
+		case plans.OpProtect: // an apply, of the file
+		case plans.OpCleanup:
+			if len(m.Tests) > 0 {
+				out = append(out, string(op))
+			}
+		default:
+			out = append(out, string(op))
+		}
+	}
+	return out
+}
+
+// refuseUnprotect says why the protection of a machine cannot end now. What no
+// agent tells cannot refuse it: the machine may be gone for good.
+func (c *Catalogue) refuseUnprotect(ctx context.Context, r *Record) error {
+	reports := map[string]command.AgentStatus{}
+	for _, host := range r.hosts() {
+		if a, err := c.ask(ctx, host, r.Machine); err == nil {
+			reports[host] = a
+		}
+	}
+	m := machineStatus(r, reports)
+	if !m.Known {
+		return nil
+	}
+	return plans.Refusal(r.Machine, m.State, plans.OpUnprotect)
 }
