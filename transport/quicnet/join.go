@@ -114,34 +114,14 @@ func (m *Medium) grant(st *quic.Stream, state tls.ConnectionState, ca *pki.CA, s
 	if err := check(proof); err != nil {
 		return false, err
 	}
-	chain, err := ca.SignHost(p.CSR, site, host)
-	if err != nil {
+	if err := sendGrant(st, ca, p.CSR, site, host); err != nil {
 		return false, err
 	}
-	b, err = json.Marshal(joinGrant{Chain: string(chain), CAs: string(ca.CertPEM())})
-	if err != nil {
-		return false, fmt.Errorf("cannot encode the grant: %w", err)
-	}
-	if err := wire.WriteFrame(st, wire.TypeJoinGrant, b); err != nil {
-		return true, err
-	}
-	t, b, err = wire.ReadFrame(st, wire.TypeJoinDone, wire.TypeFault)
-	if err == nil && t == wire.TypeFault {
-		err = wire.DecodeFault(b)
-	}
-	return true, err
+	return true, awaitDone(st)
 }
 
-// explainJoin gives an error of the stream a kind, and keeps a fault's.
 func explainJoin(ctx context.Context, addr string, err error) error {
-	var f *fault.Error
-	if errors.As(err, &f) {
-		return fault.Errorf(f.Kind, "cannot let the host at %s join: %w", addr, f)
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fault.Errorf(fault.Unreachable, "cannot let the host at %s join: the connection ended", addr)
-	}
-	return explain(ctx, addr, err)
+	return explainExchange(ctx, "cannot let the host at "+addr+" join", addr, err)
 }
 
 func closeOnEnd(ctx context.Context, st *quic.Stream) (stop func() bool) {
@@ -173,11 +153,7 @@ func (m *Medium) answerJoin(life context.Context, qc *quic.Conn) {
 		return
 	}
 	log.Info("host joined", "host", token.Host, "runtime", rt.Runtime, "estate", rt.Estate)
-	select { // the runtime closes when it has read that we are done
-	case <-qc.Context().Done():
-	case <-ctx.Done():
-		_ = qc.CloseWithError(codeClosed, "joined") // always nil
-	}
+	m.awaitGoodbye(ctx, qc)
 }
 
 func (m *Medium) notWaiting() error {
@@ -200,25 +176,15 @@ func (m *Medium) join(ctx context.Context, qc *quic.Conn, state tls.ConnectionSt
 		return err
 	}
 	key, mac := token.Prove(exporter)
-	b, err := json.Marshal(joinProof{Host: token.Host, Key: key, MAC: mac, CSR: req.CSR()})
-	if err != nil {
-		return fmt.Errorf("cannot encode the join proof: %w", err)
-	}
 	st, err := qc.OpenStreamSync(ctx)
 	if err != nil {
 		return err
 	}
 	stop := closeOnEnd(ctx, st)
 	defer stop()
-	if err := wire.WriteFrame(st, wire.TypeJoinProof, b); err != nil {
-		return err
-	}
-	t, b, err := wire.ReadFrame(st, wire.TypeJoinGrant, wire.TypeFault)
+	b, err := ask(st, joinProof{Host: token.Host, Key: key, MAC: mac, CSR: req.CSR()})
 	if err != nil {
 		return err
-	}
-	if t == wire.TypeFault {
-		return wire.DecodeFault(b)
 	}
 	if err := m.adopt(b, req, token); err != nil {
 		return errors.Join(err, wire.WriteFrame(st, wire.TypeFault, wire.EncodeFault(err)), st.Close())
@@ -228,11 +194,7 @@ func (m *Medium) join(ctx context.Context, qc *quic.Conn, state tls.ConnectionSt
 
 // adopt checks and stores what the runtime granted.
 func (m *Medium) adopt(b []byte, req *pki.Request, token pki.Token) error {
-	var g joinGrant
-	if err := json.Unmarshal(b, &g); err != nil {
-		return fault.Errorf(fault.Invalid, "cannot read the grant: %w", err)
-	}
-	id, err := req.Identity([]byte(g.Chain), []byte(g.CAs))
+	id, err := accept(b, req)
 	if err != nil {
 		return err
 	}

@@ -85,8 +85,10 @@ func (m *Medium) resetKey() *quic.StatelessResetKey {
 // and leaves the check of it to admit, which can say what is wrong.
 func (m *Medium) serverTLS(hi *tls.ClientHelloInfo, throwaway tls.Certificate) *tls.Config {
 	proto := alpn
-	if slices.Contains(hi.SupportedProtos, alpnJoin) {
-		proto = alpnJoin
+	for _, p := range []string{alpnJoin, alpnRenew} {
+		if slices.Contains(hi.SupportedProtos, p) {
+			proto = p
+		}
 	}
 	id := m.src.Identity()
 	if id == nil || proto == alpnJoin {
@@ -119,8 +121,12 @@ func (l *listener) run() {
 // admit checks a dialer, tells it the outcome and queues its connection.
 func (l *listener) admit(qc *quic.Conn) {
 	state := qc.ConnectionState().TLS
-	if state.NegotiatedProtocol == alpnJoin {
+	switch state.NegotiatedProtocol {
+	case alpnJoin:
 		l.m.answerJoin(l.life, qc)
+		return
+	case alpnRenew:
+		l.m.answerRenewal(l.life, qc)
 		return
 	}
 	p, err := l.check(state)

@@ -34,8 +34,9 @@ import (
 
 // The application protocols in the TLS handshake.
 const (
-	alpn     = "drrun/1"
-	alpnJoin = "drrun-join/1"
+	alpn      = "drrun/1"
+	alpnJoin  = "drrun-join/1"
+	alpnRenew = "drrun-renew/1"
 )
 
 // Flow control. An agent's memory bounds the maxima: what a slow disk has not
