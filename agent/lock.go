@@ -29,7 +29,10 @@ func lockState(dir string) (unlock func() error, err error) {
 	if err := errors.Join(f.Truncate(0), writeAll(f, fmt.Sprintln(os.Getpid()))); err != nil {
 		return nil, errors.Join(fault.Errorf(fault.Failed, "cannot lock %s: %w", dir, err), f.Close())
 	}
-	return f.Close, nil
+	return func() error {
+		// A child between fork and exec may have the descriptor still.
+		return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close()) //nolint:gosec // a descriptor fits
+	}, nil
 }
 
 func writeAll(f *os.File, s string) error {

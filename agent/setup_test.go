@@ -267,7 +267,10 @@ func newPair(t *testing.T) *pair {
 }
 
 // killMachines ends every process that writes to the promises of a test.
-func killMachines(t *testing.T, promises string) {
+func killMachines(t *testing.T, promises string) { signalMachines(t, promises, syscall.SIGKILL) }
+
+func signalMachines(t *testing.T, promises string, sig syscall.Signal) {
+	t.Helper()
 	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	must(t, err)
 	for _, n := range names {
@@ -277,7 +280,7 @@ func killMachines(t *testing.T, promises string) {
 		}
 		pid, err := strconv.Atoi(strings.Split(n, "/")[2])
 		must(t, err)
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone by now
+		_ = syscall.Kill(pid, sig) // it may be gone by now
 	}
 }
 
@@ -407,4 +410,16 @@ func (p *pair) hand(run, from, to, active string, dir recovery.Pair) command.Pre
 	}
 	call(p, command.Start, to, command.StartRequest{Meta: p.meta(run)})
 	return res
+}
+
+// clientOf calls the host at addr in the name of an identity.
+func clientOf(t *testing.T, id *pki.Identity, addr string) *client.Client {
+	t.Helper()
+	medium := quicnet.New(quicnet.Fixed(id), quicnet.Options{})
+	c := client.New(medium, "acme", func(string) (string, bool) { return addr, true }, rpc.Options{})
+	t.Cleanup(func() {
+		must(t, c.Close())
+		must(t, medium.Close())
+	})
+	return c
 }

@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/vfs"
+)
+
+// Limits under test.
+const MaxOps = maxOps
+
+// DecodeRecord reads machine.json.
+func DecodeRecord(b []byte) error {
+	_, err := decodeRecord("machine.json", b)
+	return err
+}
+
+// DecodeOperation reads the file of an operation.
+func DecodeOperation(b []byte) error {
+	_, err := decodeOperation(b)
+	return err
+}
+
+// Ops is an operation store by itself.
+type Ops struct{ s *opStore }
+
+// NewOps returns a store in dir.
+func NewOps(dir string, life context.Context) Ops {
+	return Ops{newOpStore(vfs.OS{}, dir, time.Now, func() context.Context { return life })}
+}
+
+// Once runs f as an operation; idempotent says that it may be run again.
+func (o Ops) Once(ctx context.Context, id, verb string, idempotent bool, f func(context.Context) (string, error)) (string, error) {
+	return once(ctx, o.s, id, verb, again(idempotent), f)
+}
+
+// CheckURL is the URL of an HTTP check.
+func CheckURL(in command.CheckRequest) (string, error) { return checkURL(in) }
+
+// InitialWait is the time until a first copy.
+var InitialWait = initialWait
