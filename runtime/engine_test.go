@@ -126,7 +126,7 @@ func (r *rig) settle(id string) *report.Run {
 				return run
 			}
 		}
-		<-time.After(50 * time.Millisecond)
+		<-time.After(250 * time.Millisecond)
 	}
 	r.t.Fatal("the run does not come to rest")
 	return nil
@@ -264,10 +264,8 @@ func TestUnplannedThenReverse(t *testing.T) {
 		r.must(r.engine.Commit(t.Context(), id, "ann"))
 		r.expect(id, report.RunCommitted)
 
-		r.w.hosts["par-1"].down = false // the old site comes back; its agents learn of the new record
-		for name, m := range r.w.hosts["par-1"].machines {
-			m.power, m.rec = recovery.PowerStopped, r.w.hosts["lyo-1"].machines[name].rec
-		}
+		r.w.hosts["par-1"].down = false // the old site comes back with its old record, and two machines run there
+		r.w.hosts["par-1"].machines["app2"].power = recovery.PowerStopped
 		rev, err := r.engine.Reverse(t.Context(), runtime.ReverseRequest{Plan: "erp", By: "ann", ID: "rev"})
 		r.must(err)
 		r.expect(rev, report.RunDone)
@@ -302,7 +300,7 @@ func TestErrorStopsPlannedAndResumeGoesOn(t *testing.T) {
 		if run.ExitCode != fault.ExitStopped || len(run.Errors) != 1 {
 			t.Errorf("exit %d, errors %v", run.ExitCode, failures(run))
 		}
-		if _, err := r.engine.Start(t.Context(), runtime.Request{Machines: []string{"app1"}, Type: recovery.Unplanned, ID: "second"}); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), id) {
+		if _, err := r.engine.Start(t.Context(), runtime.Request{Machines: []string{"app1"}, Type: recovery.Planned, Failback: true, ID: "second"}); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), id) {
 			t.Errorf("second run on the machine: %v", err)
 		}
 		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))

@@ -181,7 +181,7 @@ func (j *job) execOn(ctx context.Context, key, on string, cmd []string) (int, st
 	if err != nil {
 		return 0, "", err
 	}
-	meta := j.meta(j.machineOn(on))
+	meta := j.meta(j.machineOn(on), host)
 	meta.Op = key
 	var res command.ExecResult
 	err = j.try(ctx, func(ctx context.Context) (err error) {

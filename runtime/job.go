@@ -61,11 +61,10 @@ func (d *driver) job(st *state.Step) *job {
 // reached the agent.
 func (j *job) op() string { return fmt.Sprintf("%s/%s/%d", j.run.ID, j.step.ID, j.step.OpNumber) }
 
-func (j *job) meta(machine string) command.Meta {
-	return command.Meta{Machine: machine, Op: j.op(), Epoch: j.d.authority(machine).Epoch, Fence: j.fence, Run: j.run.ID}
+// meta goes with a command on a machine to a host.
+func (j *job) meta(machine, host string) command.Meta {
+	return command.Meta{Machine: machine, Op: j.op(), Epoch: j.d.epochAt(machine, host), Fence: j.fence, Run: j.run.ID}
 }
-
-func (j *job) metaHere() command.Meta { return j.meta(j.step.Machine) }
 
 // result reads the stored result of another step of the run.
 func (d *driver) result(step string, v any) bool {
@@ -92,8 +91,11 @@ type claimed struct {
 func (c claimed) newest(machine string) recovery.Authority {
 	var best recovery.Authority
 	for _, a := range c.Records[machine] {
-		if a.Epoch > best.Epoch {
+		switch {
+		case a.Epoch > best.Epoch:
 			best = a
+		case a.Epoch == best.Epoch:
+			best.Uncommitted = best.Uncommitted && a.Uncommitted // cleared wins over set
 		}
 	}
 	return best
@@ -105,6 +107,24 @@ func (d *driver) authority(machine string) recovery.Authority {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.authorityLocked(machine)
+}
+
+// epochAt is the epoch of the record that a host holds as far as this run
+// knows: agents refuse commands for any other. 0: not known.
+func (d *driver) epochAt(machine, host string) ident.Epoch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var c claimed
+	d.resultLocked("claim", &c)
+	epoch := c.Records[machine][host].Epoch
+	for _, st := range d.st.Ordered() {
+		var g command.GrantResult
+		grants := st.Kind == program.Grant || st.Kind == program.GrantPeer || st.Kind == program.Learn
+		if grants && st.Machine == machine && st.Host == host && d.resultLocked(st.ID, &g) {
+			epoch = max(epoch, g.Authority.Epoch)
+		}
+	}
+	return epoch
 }
 
 func (d *driver) authorityLocked(machine string) recovery.Authority {
@@ -166,6 +186,8 @@ func (j *job) do(ctx context.Context) outcome {
 		return j.right(ctx)
 	case program.Grant, program.GrantPeer:
 		return j.grant(ctx)
+	case program.Learn:
+		return j.learn(ctx)
 	case program.Exec:
 		return j.exec(ctx)
 	case program.Check:
@@ -226,7 +248,8 @@ func (j *job) try(ctx context.Context, f func(context.Context) error) error {
 	begun := j.d.e.now()
 	for {
 		err := f(ctx)
-		if !fault.Is(err, fault.Unreachable) || ctx.Err() != nil {
+		again := fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted) // the agent takes an interrupted operation up again
+		if !again || ctx.Err() != nil {
 			return err
 		}
 		if j.unreachableFor(begun) {

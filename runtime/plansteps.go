@@ -26,8 +26,19 @@ func (j *job) exec(ctx context.Context) outcome {
 	if j.step.Host == "" {
 		return j.execHere(ctx, x)
 	}
-	req := command.ExecRequest{Meta: j.meta(j.machineOn(x.On)), Cmd: x.Cmd, Sh: x.Sh, Env: j.env(), Within: j.step.Within}
-	return call(ctx, j, command.Exec, req, func(r command.ExecResult) outcome { return j.ended(r.Exit, r.Output) })
+	req := command.ExecRequest{Meta: j.meta(j.machineOn(x.On), j.step.Host), Cmd: x.Cmd, Sh: x.Sh, Env: j.env(), Within: j.step.Within}
+	var res command.ExecResult
+	err := j.try(ctx, func(ctx context.Context) (err error) { // always under one operation id: it may not be repeated
+		res, err = command.Exec.Call(ctx, j.d.e.caller, j.step.Host, req)
+		return err
+	})
+	switch {
+	case fault.Is(err, fault.Unknown):
+		return outcome{err: j.at(err), unknown: true}
+	case err != nil:
+		return failed(j.at(err))
+	}
+	return j.ended(res.Exit, res.Output)
 }
 
 // machineOn names a machine of the run by which the host knows the command:
@@ -158,7 +169,7 @@ func (j *job) ask(ctx context.Context, c *recovery.Check, n int) (bool, string, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout+time.Second)
 	defer cancel()
-	meta := j.meta(machine)
+	meta := j.meta(machine, host)
 	meta.Op = "" // a question may be put again and must not get an old answer
 	req := command.CheckRequest{Meta: meta, Check: *c, Addresses: j.addresses(), Timeout: askTimeout}
 	req.Self = req.Addresses[machine]

@@ -16,13 +16,9 @@ import (
 )
 
 // call sends a verb to the step's host until it was reached, and makes the
-// outcome of it.
-func call[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in In, tell func(Out) outcome) outcome {
-	var out Out
-	err := j.try(ctx, func(ctx context.Context) (err error) {
-		out, err = v.Call(ctx, j.d.e.caller, j.step.Host, in)
-		return err
-	})
+// outcome of it. in makes the request with the operation's meta.
+func call[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(Out) outcome) outcome {
+	out, err := send(ctx, j, v, in, j.try)
 	if err != nil {
 		return failed(j.at(err))
 	}
@@ -30,21 +26,44 @@ func call[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in 
 }
 
 // long is call for verbs that copy data.
-func long[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in In, tell func(Out) outcome) outcome {
-	var out Out
-	err := j.watched(ctx, j.step.Host, func(ctx context.Context) (err error) {
-		out, err = v.Call(ctx, j.d.e.caller, j.step.Host, in)
-		return err
-	})
+func long[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(Out) outcome) outcome {
+	out, err := send(ctx, j, v, in, func(ctx context.Context, f func(context.Context) error) error { return j.watched(ctx, j.step.Host, f) })
 	if err != nil {
 		return failed(j.at(err))
 	}
 	return tell(out)
 }
 
+// send keeps the operation id while nobody knows whether the agent was
+// reached. An agent that answers, and answers the operation twice with
+// "unreachable", has stored that it did not reach another host: the verb,
+// which may be repeated, is then asked for under a further id.
+func send[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In,
+	try func(context.Context, func(context.Context) error) error) (Out, error) {
+	var out Out
+	meta := j.meta(j.step.Machine, j.step.Host)
+	op, stored, further := meta.Op, 0, 0
+	err := try(ctx, func(ctx context.Context) (err error) {
+		if out, err = v.Call(ctx, j.d.e.caller, j.step.Host, in(meta)); !fault.Is(err, fault.Unreachable) || ctx.Err() != nil {
+			return err
+		}
+		if !j.d.e.look(ctx, map[string]bool{j.step.Host: true}).answers(j.step.Host) {
+			return err
+		}
+		if stored++; stored%2 == 0 {
+			further++
+			meta.Op = fmt.Sprintf("%s.%d", op, further)
+		}
+		return err
+	})
+	return out, err
+}
+
+func asMeta(m command.Meta) command.Meta { return m }
+
 // at says in the error what was tried where.
 func (j *job) at(err error) error {
-	f := fault.Errorf(fault.KindOf(err), "cannot %s: %w", j.step.Title, err)
+	f := fault.Errorf(fault.KindOf(err), "%scannot %s: %w", j.where(), j.step.Title, err)
 	if f.Hint == "" && fault.Is(err, fault.Unreachable) {
 		return f.WithHint("is the agent on %s running and reachable? then: drrun resume %s", j.step.Host, j.run.ID)
 	}
@@ -53,37 +72,52 @@ func (j *job) at(err error) error {
 
 // verb does the steps that are one command to one agent.
 func (j *job) verb(ctx context.Context) outcome {
-	meta := j.metaHere()
 	plain := func(text string) func(command.Empty) outcome {
 		return func(command.Empty) outcome { return outcome{detail: text} }
 	}
 	switch j.step.Kind {
 	case program.DrainAhead, program.Reseed:
-		return long(ctx, j, command.Drain, command.DrainRequest{Meta: meta}, j.drained)
+		return long(ctx, j, command.Drain, func(m command.Meta) command.DrainRequest { return command.DrainRequest{Meta: m} }, j.drained)
 	case program.DrainFinal:
 		return j.drainFinal(ctx)
 	case program.Stop:
-		req := command.StopRequest{Meta: meta, Force: j.step.Force, Lock: true}
-		if j.step.Force {
-			req.Within = j.step.Within - time.Minute
-		}
-		return call(ctx, j, command.Stop, req, j.stopped)
+		return call(ctx, j, command.Stop, j.stopRequest, j.stopped)
 	case program.Prepare:
 		return j.prepare(ctx)
-	case program.Start:
-		return call(ctx, j, command.Start, command.StartRequest{Meta: meta, Test: j.test()}, j.started)
-	case program.Restart:
-		return call(ctx, j, command.Start, command.StartRequest{Meta: meta}, j.started)
-	case program.Commit, program.CommitPeer:
-		return call(ctx, j, command.Commit, meta, plain("committed"))
+	case program.Start, program.Restart:
+		return call(ctx, j, command.Start, func(m command.Meta) command.StartRequest {
+			return command.StartRequest{Meta: m, Test: j.test()}
+		}, j.started)
+	case program.Commit:
+		return call(ctx, j, command.Commit, asMeta, plain("committed"))
+	case program.CommitPeer:
+		if !j.peerKnows() {
+			return outcome{skip: j.step.Host + " does not know of the failover yet; it learns of it from its peer"}
+		}
+		return call(ctx, j, command.Commit, asMeta, plain("committed"))
 	case program.Unlock:
-		return call(ctx, j, command.Unlock, meta, plain("unlocked"))
+		return call(ctx, j, command.Unlock, asMeta, plain("unlocked"))
 	case program.Cleanup:
-		return call(ctx, j, command.Cleanup, command.CleanupRequest{Meta: meta, Test: j.run.ID}, plain("cleaned up"))
+		return call(ctx, j, command.Cleanup, func(m command.Meta) command.CleanupRequest {
+			return command.CleanupRequest{Meta: m, Test: j.run.ID}
+		}, plain("cleaned up"))
 	case program.Found:
-		return long(ctx, j, command.Found, meta, j.found)
+		return long(ctx, j, command.Found, asMeta, j.found)
 	}
 	return failed(fault.Errorf(fault.Internal, "this drrun does not know how to do a step of kind %q", j.step.Kind))
+}
+
+func (j *job) stopRequest(m command.Meta) command.StopRequest {
+	req := command.StopRequest{Meta: m, Force: j.step.Force, Lock: true}
+	if j.step.Force {
+		req.Within = j.step.ForceAfter
+	}
+	return req
+}
+
+// peerKnows reports whether the other site holds the record of this run.
+func (j *job) peerKnows() bool {
+	return j.d.epochAt(j.step.Machine, j.step.Host) == j.d.authority(j.step.Machine).Epoch
 }
 
 func (j *job) test() string {
@@ -137,7 +171,8 @@ func (j *job) drainFinal(ctx context.Context) outcome {
 			return outcome{skip: fmt.Sprintf("%s is not known to be stopped on %s", j.step.Machine, j.step.Host)}
 		}
 	}
-	return long(ctx, j, command.Drain, command.DrainRequest{Meta: j.metaHere(), Final: true}, func(r command.DrainResult) outcome {
+	request := func(m command.Meta) command.DrainRequest { return command.DrainRequest{Meta: m, Final: true} }
+	return long(ctx, j, command.Drain, request, func(r command.DrainResult) outcome {
 		got, err := j.pointAt(ctx, j.machine.ToHost, r.Point)
 		if err == nil {
 			err = samePoint(r.Point, got)
@@ -252,10 +287,28 @@ func (j *job) grant(ctx context.Context) outcome {
 	if !known {
 		have = c.newest(j.step.Machine)
 	}
-	next := j.next(c.newest(j.step.Machine))
-	meta := j.metaHere()
-	meta.Epoch = have.Epoch
-	return call(ctx, j, command.Grant, command.GrantRequest{Meta: meta, Expect: have, Next: next}, func(r command.GrantResult) outcome {
+	var learnt command.GrantResult
+	if j.d.result("reverse/"+j.step.Machine+"/learn", &learnt) && j.step.Kind == program.GrantPeer {
+		have = learnt.Authority
+	}
+	return j.moveTo(ctx, have, j.next(c.newest(j.step.Machine)))
+}
+
+// learn tells an old site that comes back the record that the others hold.
+func (j *job) learn(ctx context.Context) outcome {
+	var c claimed
+	if !j.d.result("claim", &c) {
+		return failed(fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine))
+	}
+	return j.moveTo(ctx, c.Records[j.step.Machine][j.step.Host], c.newest(j.step.Machine))
+}
+
+func (j *job) moveTo(ctx context.Context, have, next recovery.Authority) outcome {
+	request := func(m command.Meta) command.GrantRequest {
+		m.Epoch = have.Epoch
+		return command.GrantRequest{Meta: m, Expect: have, Next: next}
+	}
+	return call(ctx, j, command.Grant, request, func(r command.GrantResult) outcome {
 		if !r.Authority.Same(next) {
 			return failed(fault.Errorf(fault.Conflict, "%s holds another record of epoch %d after the grant", j.step.Host, r.Authority.Epoch))
 		}
@@ -350,8 +403,10 @@ func (j *job) prepare(ctx context.Context) outcome {
 	if !ok {
 		return failed(fault.Errorf(fault.Failed, "%s has no recovery point in this run", j.step.Machine))
 	}
-	req := command.PrepareRequest{Meta: j.metaHere(), Point: p.ID, Test: j.test()}
-	return long(ctx, j, command.Prepare, req, func(r command.PrepareResult) outcome {
+	request := func(m command.Meta) command.PrepareRequest {
+		return command.PrepareRequest{Meta: m, Point: p.ID, Test: j.test()}
+	}
+	return long(ctx, j, command.Prepare, request, func(r command.PrepareResult) outcome {
 		return outcome{data: r, detail: fmt.Sprintf("%s, %s in %s", r.Mode, quantity.FormatSize(r.Bytes), quantity.FormatDuration(r.Took))}
 	})
 }

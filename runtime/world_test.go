@@ -143,7 +143,7 @@ func (w *world) serve(h *fakeHost, host, verb string, meta command.Meta, raw []b
 		return nil, fault.Errorf(fault.Conflict, "%s has seen fencing number %d, this is %d", host, m.fence, meta.Fence)
 	}
 	m.fence = meta.Fence
-	if verb != command.Claim.Name && verb != command.Grant.Name && meta.Epoch < m.rec.Epoch {
+	if verb != command.Claim.Name && verb != command.Grant.Name && meta.Epoch != 0 && meta.Epoch != m.rec.Epoch {
 		return nil, fault.Errorf(fault.Conflict, "%s has epoch %d of %s, this is %d", host, m.rec.Epoch, meta.Machine, meta.Epoch)
 	}
 	if meta.Op == "" {
@@ -248,6 +248,9 @@ func (w *world) do(h *fakeHost, host, verb string, m *fakeMachine, raw []byte) (
 		w.happened("%s cleanup %s", host, name)
 		return empty, nil
 	case command.Found.Name:
+		if m.power != recovery.PowerStopped || m.rec.Active == h.site {
+			return nil, fault.Errorf(fault.Refused, "%s runs", name)
+		}
 		m.found = true
 		w.happened("%s found %s", host, name)
 		return mustJSON(command.FoundResult{Point: testPoint(name, 90, began), Bytes: 8192, Blocks: 2, Since: began}), nil
@@ -271,10 +274,11 @@ func (w *world) grant(host string, m *fakeMachine, req command.GrantRequest) (js
 	if !m.rec.Same(req.Expect) || req.Next.Epoch <= m.rec.Epoch {
 		return nil, fault.Errorf(fault.Conflict, "%s holds epoch %d active at %s by %q", host, m.rec.Epoch, m.rec.Active, m.rec.Run)
 	}
-	if m.power == recovery.PowerRunning && w.hosts[host].site != req.Next.Active {
-		w.broken = append(w.broken, host+" was granted away "+req.Machine+" while it runs")
-	}
 	m.rec = req.Next
+	if m.power == recovery.PowerRunning && w.hosts[host].site != req.Next.Active {
+		m.power = recovery.PowerStopped
+		w.happened("%s fences %s", host, req.Machine)
+	}
 	if m.rec.Active == w.hosts[host].site {
 		m.locked = false // the record gives the right back
 	}

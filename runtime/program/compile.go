@@ -243,13 +243,13 @@ func (c *compiler) stop(m Machine) Step {
 		title += fmt.Sprintf(" (by force after %s)", force)
 	}
 	return c.step(Step{ID: "shutdown/" + m.Name + "/stop", Kind: Stop, Phase: "shutdown", Machine: m.Name, Group: m.Group,
-		Host: m.FromHost, Site: m.FromSite, Title: title, Force: force > 0,
+		Host: m.FromHost, Site: m.FromSite, Title: title, Force: force > 0, ForceAfter: force,
 		Within: max(MinStop, force+time.Minute), Optional: c.unplanned(), Source: c.unplanned()})
 }
 
 func (c *compiler) drainFinal(m Machine) Step {
 	s := Step{ID: "shutdown/" + m.Name + "/drain", Kind: DrainFinal, Phase: "shutdown", Machine: m.Name, Group: m.Group,
-		Host: m.FromHost, Site: m.FromSite, Title: fmt.Sprintf("final delta of %s, %s → %s", m.Name, m.FromHost, m.ToHost),
+		Host: m.FromHost, Site: m.FromSite, Title: fmt.Sprintf("drain the rest of %s, %s → %s", m.Name, m.FromHost, m.ToHost),
 		Optional: c.unplanned(), Source: c.unplanned()}
 	return c.step(s)
 }

@@ -106,8 +106,10 @@ func Reverse(name string, machines []Machine) *Program {
 
 func reverseOne(m Machine) Node {
 	id := "reverse/" + m.Name + "/"
-	stop := Step{ID: id + "stop", Kind: Stop, Machine: m.Name, Host: m.ToHost, Site: m.ToSite,
-		Title: fmt.Sprintf("%s is stopped and locked on %s", m.Name, m.ToHost)}
+	learn := Step{ID: id + "learn", Kind: Learn, Machine: m.Name, Host: m.ToHost, Site: m.ToSite,
+		Title: fmt.Sprintf("tell %s that %s is active at %s", m.ToHost, m.Name, m.FromSite)}
+	stop := Step{ID: id + "stop", Kind: Stop, Machine: m.Name, Host: m.ToHost, Site: m.ToSite, Requires: []string{learn.ID},
+		Title: fmt.Sprintf("stop %s on %s and lock it", m.Name, m.ToHost)}
 	found := Step{ID: id + "found", Kind: Found, Machine: m.Name, Host: m.ToHost, Site: m.ToSite, Requires: []string{stop.ID},
 		Title: fmt.Sprintf("keep the disks of %s on %s as found", m.Name, m.ToHost)}
 	grant := Step{ID: id + "epoch/" + m.FromHost, Kind: Grant, Machine: m.Name, Host: m.FromHost, Site: m.FromSite, Requires: []string{found.ID},
@@ -115,6 +117,6 @@ func reverseOne(m Machine) Node {
 	peer := Step{ID: id + "epoch/" + m.ToHost, Kind: GrantPeer, Machine: m.Name, Host: m.ToHost, Site: m.ToSite, Requires: []string{grant.ID},
 		Title: fmt.Sprintf("tell %s the epoch of %s", m.ToHost, m.Name)}
 	drain := Step{ID: id + "drain", Kind: Reseed, Machine: m.Name, Host: m.FromHost, Site: m.FromSite, Requires: []string{peer.ID},
-		Title: fmt.Sprintf("first point of %s, %s → %s", m.Name, m.FromHost, m.ToHost)}
-	return seq(one(stop), one(found), one(grant), one(peer), one(drain))
+		Title: fmt.Sprintf("send the first point of %s, %s → %s", m.Name, m.FromHost, m.ToHost)}
+	return seq(one(learn), one(stop), one(found), one(grant), one(peer), one(drain))
 }

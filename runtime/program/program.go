@@ -46,6 +46,7 @@ const (
 	Cleanup    Kind = "cleanup"
 	Unlock     Kind = "unlock"
 	Restart    Kind = "restart" // the source machine on its own disks
+	Learn      Kind = "learn"   // an old site that comes back gets the record in force
 	Found      Kind = "found"
 	Reseed     Kind = "reseed" // first point in the new direction
 )
@@ -130,9 +131,11 @@ type Step struct {
 	Source bool            `json:"source,omitempty"`
 	Plan   *plans.Step     `json:"plan,omitempty"`
 	Ready  *recovery.Check `json:"ready,omitempty"`
-	Force  bool            `json:"force,omitempty"` // stop: a forced stop is allowed
-	Test   bool            `json:"test,omitempty"`
-	Pos    *plans.Pos      `json:"pos,omitempty"`
+	// Force, of a stop: by force after ForceAfter.
+	Force      bool          `json:"force,omitempty"`
+	ForceAfter time.Duration `json:"force_after,omitempty"`
+	Test       bool          `json:"test,omitempty"`
+	Pos        *plans.Pos    `json:"pos,omitempty"`
 }
 
 // Steps returns the steps in program order.

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -45,11 +44,12 @@ func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[KV, error] {
 		m.mu.Lock()
 		err := m.usable(ctx)
 		var kvs []KV
-		for _, k := range slices.Sorted(maps.Keys(m.kvs)) {
+		for k, kv := range m.kvs {
 			if strings.HasPrefix(k, prefix) {
-				kvs = append(kvs, cloneKV(m.kvs[k]))
+				kvs = append(kvs, cloneKV(kv))
 			}
 		}
+		slices.SortFunc(kvs, func(a, b KV) int { return strings.Compare(a.Key, b.Key) })
 		m.mu.Unlock()
 		if err != nil {
 			yield(KV{}, err)
