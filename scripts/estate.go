@@ -15,7 +15,7 @@ import (
 // estateBuilder turns the items of a page into an estate.
 type estateBuilder struct {
 	*page
-	broken map[plans.Pos]bool // items with reported faults
+	known reported
 }
 
 func (p *estateBuilder) estate(root *node) *plans.Estate {
@@ -47,9 +47,7 @@ func (p *estateBuilder) estate(root *node) *plans.Estate {
 // read reads the body of an item and notes whether it has faults.
 func (p *estateBuilder) read(n *node) *body {
 	b := p.body(n)
-	if len(b.bad) > 0 || b.absent || n.broken {
-		p.broken[n.pos] = true
-	}
+	p.known.note(n, b)
 	return b
 }
 
@@ -106,9 +104,7 @@ func (p *estateBuilder) machine(n *node) plans.Machine {
 	if r := get[*body](b, "ready"); r != nil {
 		q := question(r)
 		m.Ready = &q
-		if len(r.bad) > 0 {
-			p.broken[n.pos] = true
-		}
+		p.known.note(n, r)
 	}
 	p.provider(&m, n, b)
 	for _, item := range b.items {
@@ -135,9 +131,7 @@ func (p *estateBuilder) provider(m *plans.Machine, n *node, b *body) {
 	if x == nil {
 		return
 	}
-	if len(x.bad) > 0 {
-		p.broken[n.pos] = true
-	}
+	p.known.note(n, x)
 	m.Exec = &recovery.Exec{
 		Start: get[[]string](x, "start"), Stop: get[[]string](x, "stop"), ForceAfter: get[time.Duration](x, "force_after"),
 		Status: get[[]string](x, "status"), Freeze: get[[]string](x, "freeze"), Thaw: get[[]string](x, "thaw"),

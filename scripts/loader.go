@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/scripts/registry"
@@ -107,10 +111,10 @@ func (l *Loader) LoadPlan(b plans.Bundle, set map[string]string) (*plans.Plan, e
 	p.faults = append(p.faults, src.faults...)
 	var plan *plans.Plan
 	if root := p.evaluate("plan"); root != nil {
-		pb := &planBuilder{page: p, broken: make(map[plans.Pos]bool)}
+		pb := &planBuilder{page: p, known: make(reported)}
 		plan = pb.plan(root, set)
 		p.unplaced()
-		p.validated(plans.ValidatePlan(plan), pb.broken)
+		p.validated(plans.ValidatePlan(plan), pb.known)
 	}
 	if err := p.faults.Sorted().WithSource(b).Err(); err != nil {
 		return nil, err
@@ -127,11 +131,11 @@ func (l *Loader) LoadEstate(b plans.Bundle) (*plans.Estate, error) {
 	p.faults = append(p.faults, src.faults...)
 	var e *plans.Estate
 	if root := p.evaluate("estate"); root != nil {
-		eb := &estateBuilder{page: p, broken: make(map[plans.Pos]bool)}
+		eb := &estateBuilder{page: p, known: make(reported)}
 		e = eb.estate(root)
 		plans.FillDefaults(e)
 		p.unplaced()
-		p.validated(plans.ValidateEstate(e), eb.broken)
+		p.validated(plans.ValidateEstate(e), eb.known)
 	}
 	if err := p.faults.Sorted().WithSource(b).Err(); err != nil {
 		return nil, err
@@ -139,18 +143,46 @@ func (l *Loader) LoadEstate(b plans.Bundle) (*plans.Estate, error) {
 	return e, nil
 }
 
-// validated adds the faults of the finished data, without those of items
-// whose own faults are reported: they would say the same again.
-func (p *page) validated(err error, broken map[plans.Pos]bool) {
+// reported are the faults of items that are reported already; the checks on
+// the finished data would say them again in other words.
+type reported map[plans.Pos]*reportedItem
+
+type reportedItem struct {
+	all  bool     // the item has no body
+	keys []string // keys whose values have faults
+}
+
+// note remembers what of an item is reported.
+func (r reported) note(n *node, bodies ...*body) {
+	it := r[n.pos]
+	if it == nil {
+		it = &reportedItem{}
+		r[n.pos] = it
+	}
+	it.all = it.all || n.broken
+	for _, b := range bodies {
+		it.all = it.all || b.absent && n.ctor.Body == registry.Needed
+		it.keys = slices.AppendSeq(it.keys, maps.Keys(b.bad))
+	}
+}
+
+// has reports whether a fault speaks of what is reported.
+func (r reported) has(f plans.Fault) bool {
+	it := r[f.Pos]
+	return it != nil && (it.all || slices.ContainsFunc(it.keys, func(k string) bool {
+		return slices.Contains(strings.FieldsFunc(f.Message, func(c rune) bool { return c != '_' && !unicode.IsLetter(c) }), k)
+	}))
+}
+
+// validated adds the faults of the finished data, without what is reported.
+func (p *page) validated(err error, known reported) {
 	var fs plans.Faults
 	if !errors.As(err, &fs) {
 		return
 	}
 	for _, f := range fs {
-		if broken[f.Pos] {
-			continue
+		if !known.has(f) {
+			p.faults = append(p.faults, f)
 		}
-		p.fault(f.Pos, "%s", f.Message)
-		p.faults[len(p.faults)-1].Suggestion = f.Suggestion
 	}
 }

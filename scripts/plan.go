@@ -23,13 +23,12 @@ type function struct {
 type planBuilder struct {
 	*page
 	funcs []function
-	// broken are steps whose faults are reported already: the checks on the
-	// finished plan would say them again.
-	broken map[plans.Pos]bool
+	known reported
 }
 
 func (p *planBuilder) plan(root *node, set map[string]string) *plans.Plan {
 	b := p.body(root)
+	p.known.note(root, b)
 	out := &plans.Plan{
 		Name: root.name, From: get[string](b, "from"), To: get[string](b, "to"),
 		RTO: get[time.Duration](b, "rto"), RPO: get[time.Duration](b, "rpo"), Point: get[string](b, "point"),
@@ -91,6 +90,7 @@ func (p *planBuilder) phase(b *body) plans.Phase {
 
 func (p *planBuilder) group(n *node) *plans.Group {
 	b := p.body(n)
+	p.known.note(n, b)
 	g := &plans.Group{Name: n.name, Parallel: get[int](b, "parallel"), Delay: get[time.Duration](b, "delay"), Pos: n.pos}
 	if g.Parallel < 0 {
 		p.fault(b.at("parallel"), "%s: parallel is negative", n)
@@ -110,6 +110,7 @@ func (p *planBuilder) group(n *node) *plans.Group {
 
 func (p *planBuilder) machine(n *node) plans.MachineRef {
 	b := p.body(n)
+	p.known.note(n, b)
 	r := plans.MachineRef{Name: n.name, Pos: n.pos}
 	if n.ctor.Name == "machines" {
 		r.Tag, r.Except = get[string](b, "tag"), get[[]string](b, "except")
@@ -156,9 +157,7 @@ func (p *planBuilder) step(n *node) plans.Step {
 	case plans.StepAction:
 		s.Action = p.function(b, false)
 	}
-	if len(b.bad) > 0 || b.absent || n.broken {
-		p.broken[n.pos] = true
-	}
+	p.known.note(n, b)
 	return s
 }
 

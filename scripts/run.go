@@ -50,7 +50,7 @@ func (l *Loader) RunFunc(ctx context.Context, b plans.Bundle, ref plans.FuncRef,
 		}
 		return false, "", p.faults.Sorted().WithSource(b)
 	}
-	pb := &planBuilder{page: p, broken: make(map[plans.Pos]bool)}
+	pb := &planBuilder{page: p, known: make(reported)}
 	pb.plan(root, nil)
 	if ref.Index < 0 || ref.Index >= len(pb.funcs) {
 		return false, "", fault.Errorf(fault.Internal, "plan %s has no function %d (line %d)", b.Main, ref.Index, ref.Pos.Line)

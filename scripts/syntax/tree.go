@@ -370,6 +370,9 @@ func (t *tree) table(e *ast.TableExpr) ast.Expr {
 	if len(items) > maxItems {
 		t.fault(e.Line(), "more than %d items are written in one table", maxItems)
 	}
+	if n := len(items); n > 0 && e.Fields[len(e.Fields)-1].Key != nil {
+		single(items[n-1].Value) // only the last field of all can be more values
+	}
 	info.Open = len(items) > 0 && open(items[len(items)-1].Value)
 	e.Fields = append(keyed, items...)
 	out := t.list(e, items, info.Open)

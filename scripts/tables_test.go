@@ -1,0 +1,156 @@
+package scripts_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/drrun/drrun/plans"
+)
+
+// The tests here hold table constructors to what Lua 5.1 makes of them. The
+// library's own compiler loses and overwrites items; see package syntax.
+
+// last is a kind of last item: its source, and how many values it gives; every
+// value of it is the number of the item it becomes.
+var lastItems = map[string]func(n int) (src string, values int){
+	"constant": func(n int) (string, int) { return fmt.Sprint(n), 1 },
+	"call":     func(n int) (string, int) { return fmt.Sprintf("one(%d)", n), 1 },
+	"method":   func(n int) (string, int) { return fmt.Sprintf("obj:one(%d)", n), 1 },
+	"three":    func(n int) (string, int) { return fmt.Sprintf("three(%d)", n), 3 },
+	"no value": func(int) (string, int) { return "none()", 0 },
+	"one of 3": func(n int) (string, int) { return fmt.Sprintf("(three(%d))", n), 1 },
+	"varargs":  func(int) (string, int) { return "...", -1 },
+	"sum":      func(n int) (string, int) { return fmt.Sprintf("one(%d) + 0", n), 1 },
+	"joined":   func(n int) (string, int) { return fmt.Sprintf("tonumber(%d .. '')", n), 1 },
+	"and table": func(n int) (string, int) {
+		return fmt.Sprintf("#{ one(1), %s x = one(2) } + %d", strings.Repeat("0, ", 49), n-50), 1
+	},
+}
+
+// keyedPlaces are where keyed fields stand among n items.
+var keyedPlaces = map[string]func(n int) []int{
+	"none": func(int) []int { return nil }, "first": func(int) []int { return []int{0} }, "last": func(n int) []int { return []int{n} },
+	"middle": func(n int) []int { return []int{n / 2} }, "around": func(n int) []int { return []int{0, n / 2, min(50, n), n} },
+}
+
+// keyedValues are the values of keyed fields; each is 7.
+var keyedValues = []string{"7", "one(7)", "obj:one(7)", "(three(7))", "#{ one(1), 2, 3, 4, 5, 6, y = one(7), 7 }"}
+
+// constructors writes, for n items, one table of every kind of last and keyed
+// field, and after each a line that compares it with what it must be.
+func constructors(n int) string {
+	var b strings.Builder
+	b.WriteString(`
+local obj = {}
+function obj.one(_, x) return x end
+local function one(x) return x end
+local function three(x) return x, x + 1, x + 2 end
+local function none() end
+local function same(what, t, n, keyed)
+  for i = 1, n do if t[i] ~= i then error(what .. ": item " .. i .. " is " .. tostring(t[i])) end end
+  if t[n + 1] ~= nil or #t ~= n then error(what .. ": length " .. #t .. ", want " .. n) end
+  for i = 1, keyed do if t["k" .. i] ~= 7 then error(what .. ": k" .. i .. " is " .. tostring(t["k" .. i])) end end
+end
+`)
+	v := 0
+	for name, lastItem := range lastItems {
+		for place, where := range keyedPlaces {
+			v++
+			last, values := lastItem(n)
+			rest := ""
+			if values < 0 {
+				values, rest = 2, fmt.Sprintf("%d, %d", n, n+1)
+			}
+			var fields []string
+			keyed := 0
+			for i := 0; i <= n; i++ {
+				for _, w := range where(n) {
+					if w == i {
+						keyed++
+						fields = append(fields, fmt.Sprintf("k%d = %s", keyed, keyedValues[(v+keyed+n)%len(keyedValues)]))
+					}
+				}
+				switch {
+				case i < n-1:
+					fields = append(fields, fmt.Sprint(i+1))
+				case i == n-1:
+					fields = append(fields, last)
+				}
+			}
+			// Only the last field of all can be more values than one.
+			if slices.Contains(where(n), n) {
+				values = min(values, 1)
+				if name == "no value" {
+					continue // the item is nil: no length to compare
+				}
+			}
+			fmt.Fprintf(&b, "(function(...) same(%q, { %s }, %d, %d) end)(%s);\n",
+				fmt.Sprintf("%d items, last %s, keyed %s", n, name, place), strings.Join(fields, ", "), n-1+values, keyed, rest)
+		}
+	}
+	return b.String()
+}
+
+func TestTableConstructorsAsLua51(t *testing.T) {
+	t.Parallel()
+	l := loader()
+	const plan = "return plan \"p\" { from = \"a\", to = \"b\", group \"g\" { machine \"m\", after = %s } }\n"
+	for n := 1; n <= 151; n++ {
+		src := constructors(n)
+		module := plans.Bundle{Main: "p.lua", Files: map[string]string{
+			"p.lua":      `require "tables" ` + fmt.Sprintf(plan, `check "c" { tcp = "m:1" }`),
+			"tables.lua": src,
+		}}
+		if _, err := l.LoadPlan(module, nil); err != nil {
+			t.Fatalf("module: %v", err)
+		}
+		page := one("p.lua", src+fmt.Sprintf(plan, `check "c" { tcp = "m:1" }`))
+		if _, err := l.LoadPlan(page, nil); err != nil {
+			t.Fatalf("page: %v", err)
+		}
+		body := one("p.lua", fmt.Sprintf(plan, "check \"c\" { function(run)\n"+src+"return true end }"))
+		if ok, detail, err := l.RunFunc(t.Context(), body, ref, testRun, &journal{}); !ok || err != nil {
+			t.Fatalf("action: %q %v", detail, err)
+		}
+	}
+}
+
+func TestGroupsOfEveryLength(t *testing.T) {
+	t.Parallel()
+	l := loader()
+	for n := 1; n <= 151; n++ {
+		var items, want []string
+		for i := 1; i <= n; i++ {
+			items = append(items, fmt.Sprintf("machine(\"m%d\")", i))
+			want = append(want, fmt.Sprintf("m%d", i))
+		}
+		list := strings.Join(items, ", ")
+		for kind, src := range map[string]string{
+			"after is a call":   "group \"g\" { before = check \"b\" { tcp = \"a.b:1\" }, " + list + ", after = check \"a\" { tcp = \"a.b:2\" } }",
+			"last is a call":    "group \"g\" { parallel = 2, " + list + " }",
+			"a list in a list":  "group \"g\" { { " + list + " }, delay = \"5s\" }",
+			"a list by a call":  "group \"g\" { (function() return { " + list + " } end)() }",
+			"unpacked":          "group \"g\" { unpack { " + list + " } }",
+			"one, and unpacked": "group \"g\" { machine \"m0\", unpack { " + list + " } }",
+		} {
+			p, err := l.LoadPlan(one("p.lua", "return plan \"p\" { from = \"a\", to = \"b\", "+src+" }"), nil)
+			if err != nil {
+				t.Fatalf("%d machines, %s: %v", n, kind, err)
+			}
+			var got []string
+			for _, m := range p.Items[0].Group.Machines {
+				if m.Name != "m0" {
+					got = append(got, m.Name)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%d machines, %s: got %v", n, kind, got)
+			}
+			if kind == "after is a call" && (len(p.Items[0].Group.After) != 1 || len(p.Items[0].Group.Before) != 1) {
+				t.Fatalf("%d machines, %s: steps are lost", n, kind)
+			}
+		}
+	}
+}
