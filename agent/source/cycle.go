@@ -48,14 +48,19 @@ type Result struct {
 }
 
 // Cycle makes one recovery point at the target and returns when it is durable
-// there. A cycle that ends with an error lost nothing: the next one goes on
-// from what the target has. Kinds of errors: Unreachable (later), Conflict (a
-// *ConflictError names the peer's record), Corrupt (the next cycle compares),
+// there. It waits for a cycle under way. A cycle that ends with an error lost
+// nothing: the next one goes on from what the target has. Kinds of errors:
+// Unreachable (later), Conflict (a *ConflictError names the peer's record; else
+// the target changed meanwhile: later), Corrupt (the next cycle compares),
 // NoSpace (here or at the target, as its text says), Refused (the point would
 // be fuzzy), Interrupted (ctx ended), Failed (a disk or a file here).
 func (m *Machine) Cycle(ctx context.Context, o CycleOptions) (Result, error) {
-	m.cycling.Lock()
-	defer m.cycling.Unlock()
+	select {
+	case <-m.cycling:
+	case <-ctx.Done():
+		return Result{}, m.cycleError(ctx, context.Cause(ctx))
+	}
+	defer m.release()
 	begin := time.Now()
 	c := &cycle{m: m, o: o}
 	err := c.run(ctx)

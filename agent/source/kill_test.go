@@ -29,7 +29,7 @@ func (r *rig) life() (points int) {
 	if err != nil {
 		return 0
 	}
-	defer m.Close() //nolint:errcheck // the process is dead or ends
+	defer func() { _ = m.Close() }() // the process is dead or ends
 	for {
 		if _, err := m.Cycle(r.t.Context(), CycleOptions{Authority: auth(1)}); err != nil {
 			return points

@@ -66,7 +66,8 @@ type Disk struct {
 	Allocation string // "sparse" or "full", as in recovery.Disk
 }
 
-// Config is what a Machine works with. All fields are needed but those marked.
+// Config is what a Machine works with. All fields are needed but those marked
+// optional.
 type Config struct {
 	FS      vfs.FS
 	Dir     string // …/machines/MACHINE/source; made when missing
@@ -74,10 +75,10 @@ type Config struct {
 	Disks   []Disk // in the order of the assignment
 	Policy  recovery.Policy
 	Clock   clock.Clock
-	Log     *slog.Logger
+	Log     *slog.Logger // optional
 	Guest   Guest
 	Peer    Peer
-	// Tracker finds what changed; nil: a scan tracker of its own. Agents
+	// Tracker finds what changed; optional: a scan tracker of its own. Agents
 	// with several machines share one, which bounds their memory.
 	Tracker tracker.Tracker
 	// Configuration returns the machine's configuration at the cut; optional.
@@ -91,9 +92,9 @@ type Machine struct {
 	limits  limits
 	budget  *budget // of spooled bytes
 
-	cycling     sync.Mutex // one cycle at a time
+	cycling     chan struct{} // holds a token while nobody cycles
 	closed      bool
-	lastChanged int64 // of the last finished cycle; like closed guarded by cycling
+	lastChanged int64 // of the last finished cycle; like closed guarded by the token
 
 	mu    sync.Mutex // guards what follows, and all changes to journal and tables
 	j     *journal
@@ -121,18 +122,25 @@ func open(cfg Config, l limits) (*Machine, error) {
 	if err := ident.CheckName(cfg.Machine); err != nil {
 		return nil, fault.Errorf(fault.Invalid, "cannot open source: %w", err)
 	}
-	m := &Machine{cfg: cfg, tracker: cfg.Tracker, limits: l, budget: newBudget(l.spool), limiter: newLimiter(cfg.Policy.Rate)}
+	m := &Machine{cfg: cfg, tracker: cfg.Tracker, limits: l, budget: newBudget(l.spool), cycling: make(chan struct{}, 1), limiter: newLimiter(cfg.Policy.Rate)}
 	if m.tracker == nil {
 		m.tracker = tracker.NewScan(cfg.FS, 0)
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	m.cfg.Log = cfg.Log.With("machine", cfg.Machine)
+	m.release()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.load(); err != nil {
+		m.closeTables()
 		return nil, fault.Wrap(fault.Failed, fmt.Errorf("cannot open source of machine %s: %w", cfg.Machine, err))
 	}
 	return m, nil
 }
+
+func (m *Machine) release() { m.cycling <- struct{}{} }
 
 func (m *Machine) path(name string) string { return filepath.Join(m.cfg.Dir, name) }
 
@@ -339,8 +347,8 @@ func (m *Machine) closeTables() {
 // table is not the tip's (parts of a later point are in it, or it has to be
 // compared first).
 func (m *Machine) Table(disk string) (string, error) {
-	m.cycling.Lock()
-	defer m.cycling.Unlock()
+	<-m.cycling
+	defer m.release()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.j.Tip == nil || m.j.Compare || m.j.staged() || m.stale.Load() || m.closed {
@@ -359,8 +367,8 @@ func (m *Machine) Table(disk string) (string, error) {
 // direction turned: tables names for each disk the block table of that point,
 // which is copied. The first cycle then needs no compare.
 func (m *Machine) AdoptTables(point recovery.Point, tables map[string]string) error {
-	m.cycling.Lock()
-	defer m.cycling.Unlock()
+	<-m.cycling
+	defer m.release()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.adoptTables(point, tables); err != nil {
@@ -410,8 +418,8 @@ func (m *Machine) adoptTables(point recovery.Point, tables map[string]string) er
 
 // Close ends use of the machine's files; a running cycle ends first.
 func (m *Machine) Close() error {
-	m.cycling.Lock()
-	defer m.cycling.Unlock()
+	<-m.cycling
+	defer m.release()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closeTables()

@@ -24,7 +24,7 @@ const uploads = 2
 type sender struct {
 	m      *Machine
 	epoch  ident.Epoch
-	ctx    context.Context //nolint:containedctx // of the pass it belongs to
+	ctx    context.Context // of the pass it belongs to
 	cancel context.CancelCauseFunc
 	queue  chan sending
 	wg     sync.WaitGroup
@@ -155,7 +155,7 @@ func (m *Machine) drain(ctx context.Context, epoch ident.Epoch, wire *atomic.Int
 // limited reads a segment no faster than the policy's rate and counts what it
 // read: that is what goes over the wire.
 type limited struct {
-	ctx     context.Context //nolint:containedctx // of the upload it belongs to
+	ctx     context.Context // of the upload it belongs to
 	src     io.ReaderAt
 	limiter *rate.Limiter
 	wire    *atomic.Int64

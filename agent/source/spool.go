@@ -31,7 +31,7 @@ const (
 // the pass's Visitor; finish or abort follows.
 type spooler struct {
 	m    *Machine
-	ctx  context.Context //nolint:containedctx // of the pass it belongs to
+	ctx  context.Context // of the pass it belongs to
 	d    *disk
 	h    hrl.Header
 	mode fullMode
