@@ -237,7 +237,11 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 		}
 	}
 	err = m.update(func(r *record) {
-		r.Own = r.Own || fresh && auth.Active == a.site()
+		if fresh && auth.Active == a.site() {
+			// From here the agent runs the machine: it is started as soon as
+			// the peer confirms the right to (resumePower).
+			r.Own, r.Desired = true, recovery.PowerRunning
+		}
 		r.Assignment, r.Authority = as, auth
 	})
 	if err != nil {

@@ -2,9 +2,13 @@ package agent
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/drrun/drrun/agent/provider"
 	"github.com/drrun/drrun/agent/source"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
@@ -30,6 +34,10 @@ func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
 	rec := m.snapshot()
 	switch m.state(ctx).Power {
 	case recovery.PowerStopped:
+		if err := m.still(&rec); err != nil {
+			release()
+			return source.Frozen{}, err
+		}
 		kind := recovery.Crash
 		if rec.Clean {
 			kind = recovery.App
@@ -48,6 +56,24 @@ func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
 		return source.Frozen{Kind: recovery.Fuzzy, Thaw: func(context.Context) (bool, error) { return true, nil }}, nil
 	}
 	return source.Frozen{}, err
+}
+
+// still refuses a stopped machine whose disks somebody else writes: started by
+// hand, it is not stopped, and what is read of it is of no one instant.
+func (m *machine) still(rec *record) error {
+	paths, err := m.diskPaths(&rec.Assignment)
+	if err != nil {
+		return err
+	}
+	writers, err := provider.Writers(slices.Collect(maps.Values(paths)))
+	if err != nil {
+		return err
+	}
+	if len(writers) > 0 {
+		return fault.Errorf(fault.Refused, "machine %s is not run by this agent, yet %s", m.name, strings.Join(writers, "; ")).
+			WithHint("stop it; the agent starts the machine with the commands of its exec provider")
+	}
+	return nil
 }
 
 // frozen is a machine held still by us.

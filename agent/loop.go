@@ -60,6 +60,9 @@ func (m *machine) turn(ctx context.Context, s *schedule) time.Duration {
 			return jitter(retryMost)
 		}
 	}
+	if rec.Authority.Active != m.a.site() {
+		m.enforce(ctx) // also after a crash between learning and stopping
+	}
 	switch rec.role(m.a.host()) {
 	case roleSource:
 		return m.sendTurn(ctx, &rec, s)

@@ -137,6 +137,10 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 			return command.StartResult{}, fault.Errorf(fault.Refused, "cannot start machine %s: %w", m.name, err)
 		}
 	}
+	if err := m.still(&rec); err != nil {
+		m.setStartErr("not started: " + err.Error())
+		return command.StartResult{}, err
+	}
 	l := m.launch(&rec, provider.Production, run, paths)
 	// From here its disks may change: no point is the final one any more.
 	err = m.update(func(r *record) {
@@ -331,7 +335,7 @@ func (m *machine) confirmAt(ctx context.Context, host string) (recovery.Authorit
 func (m *machine) resumePower(ctx context.Context) {
 	for pause := confirmFirst; ctx.Err() == nil; pause = min(2*pause, confirmMost) {
 		rec := m.snapshot()
-		if rec.Desired != recovery.PowerRunning || m.resumeOnce(ctx, rec) {
+		if rec.Desired != recovery.PowerRunning || rec.Authority.Active != m.a.site() || m.resumeOnce(ctx, rec) {
 			return
 		}
 		select {
