@@ -341,7 +341,7 @@ func (i *image) keep(u *undoLog, from, to int64) error {
 			from += n
 			continue
 		}
-		p := i.buf[:min(chunkBytes, to-from)]
+		p := i.buf[:min(int64(len(i.buf)), to-from)]
 		if err := i.read(from, p); err != nil {
 			return err
 		}

@@ -120,7 +120,10 @@ func (m *Machine) toDrop(keep []recovery.Keep, now time.Time) map[ident.PointID]
 		drop[id] = true
 	}
 	for i, p := range points {
-		if p.Seq >= st.Applied.Seq || m.readable(p) != nil || !covers(points[i+1], p) {
+		switch {
+		case p.Seq >= st.Applied.Seq, m.readable(p) != nil, !covers(points[i+1], p):
+			delete(drop, p.ID)
+		case i > 0 && m.readable(points[i-1]) != nil: // what it was like is in this undo log alone
 			delete(drop, p.ID)
 		}
 	}

@@ -142,7 +142,11 @@ func (v *verification) down(disk string, w *walkingTable) error {
 	for _, s := range v.m.stepsDown(oldest) {
 		if _, ok := s.newer.Disk(disk); ok {
 			older, _ := s.older.Disk(disk)
-			if err := w.resize(older.Size); err != nil {
+			size := older.Size
+			if v.m.readable(s.older) != nil { // its undo log knows as well
+				size = v.m.undoSize(disk, s, w.t.Size())
+			}
+			if err := w.resize(size); err != nil {
 				return err
 			}
 			files, err := v.m.undoFiles(disk, s.newer.Seq, s.older.Seq)
@@ -152,13 +156,24 @@ func (v *verification) down(disk string, w *walkingTable) error {
 				}
 				w.lost = err
 			}
-			if err := w.lay(files, older.Size); err != nil {
+			if err := w.lay(files, size); err != nil {
 				return err
 			}
 		}
 		w.compare(s.older)
 	}
 	return nil
+}
+
+// undoSize returns the size of a disk that an undo log leads to; have where it
+// cannot be read.
+func (m *Machine) undoSize(disk string, s step, have int64) int64 {
+	r, err := hrl.Open(m.fs, m.undoPath(disk, s.newer.Seq, s.older.Seq))
+	if err != nil {
+		return have // the fault is found when the log is read
+	}
+	defer r.Close()
+	return r.Header().SizeAfter
 }
 
 // up goes from the head to the points that are accepted and not applied, on a

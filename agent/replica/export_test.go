@@ -1,0 +1,100 @@
+package replica
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
+)
+
+// SetUndoPart sets the blocks in a part of an undo log.
+func SetUndoPart(n int64) { maxUndoBlocks = n }
+
+// SetElapsed puts a monotonic clock in the place of the machine's.
+func (m *Machine) SetElapsed(f func() time.Duration) { m.elapsed = f }
+
+// WaitUrgent returns when an urgent operation waits for the work lock.
+func (m *Machine) WaitUrgent() {
+	for {
+		m.work.mu.Lock()
+		n := m.work.urgent
+		m.work.mu.Unlock()
+		if n > 0 {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// Encoders and decoders of the durable records.
+var (
+	DecodeState = decodeState
+	DecodePoint = decodePoint
+)
+
+// EncodePoint is what is written as a manifest.
+func EncodePoint(p recovery.Point) ([]byte, error) { return encodeRecord(formatPoint, p) }
+
+// EncodeState is what is written as replica.json.
+func EncodeState(s state) ([]byte, error) { return encodeRecord(formatState, s) }
+
+// GoldenState has every field set.
+func GoldenState(p recovery.Point) state {
+	return state{
+		Machine: "erp-db", Disks: map[string]diskState{"data": {ID: p.Disks[0].ID, Head: "/store/erp-db/data/head.img"}},
+		Owned: true, Applied: mark{p.From, 6}, Table: markOf(p), TipAge: time.Second, Hold: true,
+		Live:     &live{Run: "run-1", Point: p, Phase: phaseReady, Committed: true, Mode: ModeCopy, Bytes: 4096, Took: time.Minute},
+		Tests:    map[string]testView{"drill-1": {Point: p.ID, Phase: phaseReady, Mode: ModeReflink, Bytes: 1, Took: 2}},
+		Adopting: &p, Dropping: []string{"/store/erp-db/data/head.img.base"}, Thinning: []mark{{ident.PointID{ID: p.ID.ID}, 3}},
+		Clock: p.Instant,
+	}
+}
+
+// WriteGoldenSums writes a small sums file: hashes 11, 12, 13 for blocks 1, 2
+// and 9, five zero blocks from 20.
+func WriteGoldenSums(fsys vfs.FS, path string) error {
+	w, err := newSumsWriter(fsys, path)
+	if err != nil {
+		return err
+	}
+	for _, b := range []struct {
+		block int64
+		h     uint64
+	}{{1, 11}, {2, 12}, {9, 13}} {
+		if err := w.data(b.block, b.h); err != nil {
+			return err
+		}
+	}
+	if err := w.zero(20, 5); err != nil {
+		return err
+	}
+	_, err = w.finish(func(string, segment) (int64, int64, error) { return 4096, 8192, nil })
+	return err
+}
+
+// ReadSums counts the blocks of a sums file and adds their hashes, up to some
+// ranges.
+func ReadSums(fsys vfs.FS, path string) (blocks int, total uint64) {
+	s, err := readSumsHeader(fsys, path)
+	if err != nil {
+		return 0, 0
+	}
+	ranges := 0
+	_ = eachRange(fsys, []sumsFile{{path: path, seg: s}}, func(r *blockRange) error {
+		for i, set := range r.set {
+			if set {
+				blocks++
+				total += r.hashes[i]
+			}
+		}
+		if ranges++; ranges > 100 {
+			return errDone
+		}
+		return nil
+	})
+	return blocks, total
+}
+
+var errDone = errHasData
