@@ -47,6 +47,8 @@ func (m *Machine) connect(ctx context.Context, auth recovery.Authority) (seq ide
 		return 0, false, conflict(auth, theirs)
 	case err != nil:
 		return 0, false, fmt.Errorf("cannot ask the target for its tip: %w", err)
+	case !theirs.Same(auth):
+		return 0, false, fault.Errorf(fault.Unreachable, "the target did not take over epoch %d, it has %d", auth.Epoch, theirs.Epoch)
 	}
 	known, err := m.reconcile(auth, tip)
 	if err != nil || known {
