@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -43,10 +44,9 @@ func (o *reverseOptions) run(ctx context.Context, c *cli, args []string) error {
 		if err != nil {
 			return err
 		}
-		if _, isMachine := e.Revision.Estate.Machine(args[0]); isMachine || len(args) > 1 {
-			req.Machines = args
-		} else {
-			req.Plan = args[0]
+		req.Machines = args
+		if len(args) == 1 && slices.Contains(e.Plans, args[0]) {
+			req.Plan, req.Machines = args[0], nil
 		}
 		if !o.yes {
 			ok, err := c.asker.Confirm(ctx, "Replicate "+strings.Join(args, ", ")+" back? The old site's disks are overwritten; what only they have is kept as a point.")

@@ -169,6 +169,9 @@ func (o *failoverFlags) start(ctx context.Context, c *cli, r control.StartReques
 			if ok, err := c.confirmSite(ctx, ex); err != nil || !ok {
 				return errorsOr(err, fault.Errorf(fault.Refused, "not started: the site's name was not typed"))
 			}
+			if err := c.askSourceIsDown(ctx, s, &r, ex); err != nil {
+				return err
+			}
 		}
 		run, err := s.Start(ctx, r)
 		if err != nil {
@@ -192,6 +195,31 @@ func (c *cli) confirmSite(ctx context.Context, ex report.Explain) (bool, error) 
 		what = string(ex.Type) + " failback"
 	}
 	return c.asker.Type(ctx, fmt.Sprintf("%s of %s, %s -> %s: %d steps", what, ex.Plan, ex.From, ex.To, len(ex.Steps)), ex.To)
+}
+
+// askSourceIsDown asks, when hosts of the source site do not answer an unplanned
+// failover, for the statement that --source-is-down makes. Without it the run
+// itself refuses or asks where it has to.
+func (c *cli) askSourceIsDown(ctx context.Context, s *session, r *control.StartRequest, ex report.Explain) error {
+	if r.Type != recovery.Unplanned || r.SourceIsDown || ex.Nothing != "" {
+		return nil
+	}
+	st, err := s.Status(ctx, "")
+	if err != nil {
+		return err
+	}
+	var silent []string
+	for _, h := range st.Hosts {
+		if h.Site == ex.From && !h.Reachable {
+			silent = append(silent, h.Host)
+		}
+	}
+	if len(silent) == 0 {
+		return nil
+	}
+	r.SourceIsDown, err = c.asker.Type(ctx, fmt.Sprintf("%s of site %s does not answer. If you know that the site is down or isolated, state it:\n"+
+		"its machines must not run there any more; that you said so is recorded.", strings.Join(silent, ", "), ex.From), ex.From)
+	return err
 }
 
 func (c *cli) printRunID(run report.Run) error {

@@ -45,6 +45,9 @@ func runText(r *report.Run, steps bool) string {
 		b.WriteString(stepsText(r))
 	}
 	for _, e := range r.Errors {
+		if strings.Contains(r.Reason, e.Error.Message) {
+			continue // said above
+		}
 		fmt.Fprintf(&b, "error: %s: %s\n", term.Escape(firstOf(e.Machine, e.Step), false), term.Escape(e.Error.Message, true))
 	}
 	for _, w := range r.Waits {
