@@ -182,7 +182,7 @@ func (l *Lab) Start(name, prog string, args ...string) error {
 
 // StartAgent runs a host's agent.
 func (l *Lab) StartAgent(host string) error {
-	return l.Start(host, "drrun-agent", "--state", filepath.Join(l.Root, "agent-"+host), "run", "--listen", l.Agents[host])
+	return l.Start(host, "drrun-agent", "run", "--state", filepath.Join(l.Root, "agent-"+host), "--listen", l.Agents[host])
 }
 
 // Join gives a host its token.
@@ -191,7 +191,7 @@ func (l *Lab) Join(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, l.prog("drrun-agent"), "--state", filepath.Join(l.Root, "agent-"+host), "join", strings.TrimSpace(token))
+	cmd := exec.CommandContext(ctx, l.prog("drrun-agent"), "join", "--state", filepath.Join(l.Root, "agent-"+host), strings.TrimSpace(token))
 	cmd.Env = l.env()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot join %s: %w: %s", host, err, out)
