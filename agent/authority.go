@@ -240,7 +240,10 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 		if fresh && auth.Active == a.site() {
 			// From here the agent runs the machine: it is started as soon as
 			// the peer confirms the right to (resumePower).
-			r.Own, r.Desired = true, recovery.PowerRunning
+			r.Own = true
+			if as.Exec != nil {
+				r.Desired = recovery.PowerRunning
+			}
 		}
 		r.Assignment, r.Authority = as, auth
 	})
