@@ -240,7 +240,7 @@ func (c *compiler) stop(m Machine) Step {
 	force := c.plan.Shutdown.ForceAfter
 	title := fmt.Sprintf("stop %s on %s and lock it", m.Name, m.FromHost)
 	if force > 0 {
-		title += fmt.Sprintf(" (by force after %s)", force)
+		title += fmt.Sprintf(" (by force after %s)", inWords(force))
 	}
 	return c.step(Step{ID: "shutdown/" + m.Name + "/stop", Kind: Stop, Phase: "shutdown", Machine: m.Name, Group: m.Group,
 		Host: m.FromHost, Site: m.FromSite, Title: title, Force: force > 0, ForceAfter: force,
@@ -389,7 +389,19 @@ func (c *compiler) machine(g plans.ResolvedGroup, rm plans.ResolvedMachine, id, 
 }
 
 func (c *compiler) delay(id, phase, group, machine string, d time.Duration) Step {
-	return c.step(Step{ID: id, Kind: Delay, Phase: phase, Group: group, Machine: machine, Title: fmt.Sprintf("wait %s", d), Within: d})
+	return c.step(Step{ID: id, Kind: Delay, Phase: phase, Group: group, Machine: machine, Title: "wait " + inWords(d), Within: d})
+}
+
+// inWords prints a duration as a plan writes it: 10m, not 10m0s.
+func inWords(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // question is a check in words.

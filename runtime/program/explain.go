@@ -27,9 +27,10 @@ func (p *Program) text(steps []report.Listing) string {
 	what := string(p.Type)
 	if p.Direction == Failback {
 		what += " failback"
-	} else if p.Type != "" {
-		what += " failover"
 	} else {
+		what += " failover"
+	}
+	if p.Section != SectionFailover {
 		what = p.Section
 	}
 	fmt.Fprintf(&b, "plan %s: %s %s → %s\n", p.Plan, what, p.From, p.To)

@@ -270,6 +270,9 @@ func (s *State) applyAnswer(r Record) error {
 	if st == nil {
 		return fault.Errorf(fault.Corrupt, "record %d answers the unknown step %q", r.Seq, r.Step)
 	}
+	if st.Status != report.StepWaiting && st.Status != report.StepUnknown && !(st.Status == report.StepFailed && st.Asks) {
+		return fault.Errorf(fault.Corrupt, "record %d answers step %q, which is %s", r.Seq, r.Step, st.Status)
+	}
 	s.Statements = append(s.Statements, report.Statement{Time: r.Time, By: r.By, What: "answer " + r.Step + ": " + r.Word, Text: r.Text})
 	said := fmt.Sprintf("%s by %s", r.Word, r.By)
 	if r.Text != "" {
@@ -285,10 +288,8 @@ func (s *State) applyAnswer(r Record) error {
 		s.refuseWait(st, r, said)
 	case st.Status == report.StepUnknown:
 		s.outcome(st, r, said)
-	case st.Status == report.StepFailed && st.Asks:
-		s.decide(st, r, said)
 	default:
-		return fault.Errorf(fault.Corrupt, "record %d answers step %q, which is %s", r.Seq, r.Step, st.Status)
+		s.decide(st, r, said)
 	}
 	return nil
 }
