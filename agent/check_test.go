@@ -117,10 +117,12 @@ func TestUnassign(t *testing.T) {
 	for promised(t, p.promises) <= n { // the machine itself runs on
 		<-tick.C
 	}
-	for _, h := range []string{"lyo-1", "par-1"} { // and it can be protected again
+	killMachines(t, p.promises)
+	for _, h := range []string{"lyo-1", "par-1"} { // and it can be protected again: the agent starts it
 		call(p, command.Assign, h, command.AssignRequest{Assignment: p.as, Authority: p.auth})
 	}
 	p.points("lyo-1", 1)
+	p.until("par-1", "it runs", func(st command.MachineStatus) bool { return st.Power == recovery.PowerRunning })
 }
 
 func TestInitialWait(t *testing.T) {
