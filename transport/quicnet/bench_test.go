@@ -28,11 +28,16 @@ func (zeros) ReadAt(p []byte, _ int64) (int, error) { return len(p), nil }
 // there are bulk connections.
 func BenchmarkUpload(b *testing.B) {
 	const size = 64 << 20
-	for name, bulk := range map[string]int{"1-conn": 1, "2-conns": 2} {
-		b.Run(name, func(b *testing.B) {
+	for _, bc := range []struct {
+		name  string
+		bulk  int
+		noGRO bool
+	}{{"1-conn", 1, false}, {"2-conns", 2, false}, {"2-conns-no-gro", 2, true}} {
+		b.Run(bc.name, func(b *testing.B) {
+			o, bulk := quicnet.Options{DisableGRO: bc.noGRO}, bc.bulk
 			e := newEstate(b, "acme")
-			listen := quicnet.New(quicnet.Fixed(e.host(b, "par", "par-1")), quicnet.Options{})
-			dial := quicnet.New(quicnet.Fixed(e.rt), quicnet.Options{})
+			listen := quicnet.New(quicnet.Fixed(e.host(b, "par", "par-1")), o)
+			dial := quicnet.New(quicnet.Fixed(e.rt), o)
 			l, err := listen.Listen(b.Context(), "127.0.0.1:0")
 			if err != nil {
 				b.Fatal(err)

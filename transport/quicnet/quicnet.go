@@ -61,8 +61,10 @@ type Options struct {
 	// StatelessResetKey lets a restarted listener tell dialers at once that
 	// their connections are gone. nil: derived from the identity's key.
 	StatelessResetKey *[32]byte
-	Clock             clock.Clock // for certificates of a join; nil: the machine's
-	Log               *slog.Logger
+	// DisableGRO reads one datagram at a time, for kernels that join them wrongly.
+	DisableGRO bool
+	Clock      clock.Clock // for certificates of a join; nil: the machine's
+	Log        *slog.Logger
 }
 
 // IdentitySource says who this program is at this moment: asked at every dial
@@ -171,7 +173,11 @@ func (m *Medium) socketAt(laddr *net.UDPAddr, resetKey *quic.StatelessResetKey) 
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{tr: &quic.Transport{Conn: udp, StatelessResetKey: resetKey}}
+	var pc net.PacketConn = udp
+	if !m.o.DisableGRO {
+		pc = withGRO(udp)
+	}
+	s := &socket{tr: &quic.Transport{Conn: pc, StatelessResetKey: resetKey}}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/drrun/drrun/internal/fault"
@@ -50,6 +51,8 @@ type shelf struct {
 	got  []byte
 	hook func(held int) // after each write
 }
+
+func (s *shelf) content() []byte { s.mu.Lock(); defer s.mu.Unlock(); return s.got }
 
 func (s *shelf) Offset() int64 { s.mu.Lock(); defer s.mu.Unlock(); return int64(len(s.got)) }
 
@@ -143,13 +146,13 @@ func testCallsAcrossDeath(t *testing.T, p Pair) {
 func testUploadResume(t *testing.T, p Pair) {
 	const size, cutAt = 8 << 20, 3<<20 + 12345
 	want := content(9, size)
-	var rec *recorder
+	var rec atomic.Pointer[recorder] // a network orders nothing for the race detector
 	var once sync.Once
 	kept := &shelf{}
 	aborted := make(chan int, 1)
 	kept.hook = func(held int) {
 		if held >= cutAt {
-			once.Do(func() { rec.cut() })
+			once.Do(func() { rec.Load().cut() })
 		}
 	}
 	m := rpc.NewMux()
@@ -157,7 +160,7 @@ func testUploadResume(t *testing.T, p Pair) {
 		return abortSignal{kept, aborted}, nil
 	})
 	ctx, c, r := session(t, p, m)
-	rec = r
+	rec.Store(r)
 	if err := c.Upload(ctx, "put", text{}, bytes.NewReader(want), size, nil, nil); !fault.Is(err, fault.Unreachable) || !rpc.OutcomeUnknown(err) {
 		t.Fatalf("cut upload: %s fault %v", fault.KindOf(err), err)
 	}
@@ -178,7 +181,7 @@ func testUploadResume(t *testing.T, p Pair) {
 	if first != int64(held) {
 		t.Errorf("resumed at %d, %d bytes were held", first, held)
 	}
-	if !bytes.Equal(kept.got, want) {
+	if !bytes.Equal(kept.content(), want) {
 		t.Error("what arrived in two parts differs from what was sent")
 	}
 }

@@ -1,0 +1,4 @@
+package quicnet
+
+// WithGRO is withGRO, for its test.
+var WithGRO = withGRO
