@@ -50,7 +50,7 @@ func (fs *Faults) planHead(p *Plan) {
 		fs.add(p.Pos, "plan: it has no group")
 	}
 	if d := p.Drill; d != nil && (d.Cron == "") == (d.On == "") {
-		fs.add(d.Pos, `drill: one of cron ("0 3 * * SUN") and on ("first sunday 03:00") is needed`)
+		fs.add(d.Pos, `drill: one of cron ("0 3 * * SUN") and on ("first sunday 03:00") is needed, and only one`)
 	}
 }
 
@@ -168,7 +168,7 @@ func (fs *Faults) word(p Pos, what, key, got string, words []string) {
 
 func (fs *Faults) execStep(what string, s *Step) {
 	if s.Exec == nil || (len(s.Exec.Cmd) == 0) == (s.Exec.Sh == "") {
-		fs.add(s.Pos, "%s: one of cmd and sh is needed", what)
+		fs.add(s.Pos, "%s: one of cmd and sh is needed, and only one", what)
 	}
 	if s.Exec != nil && s.At != "" && s.Exec.On == "" {
 		fs.add(s.Pos, "%s: at needs on, the machine whose site is meant", what)

@@ -122,6 +122,9 @@ func Nearest(name string, known []string) string {
 			continue
 		}
 		d := distance(strings.ToLower(name), strings.ToLower(k), bestDist)
+		if d >= min(len(name), len(k)) { // nothing in common
+			continue
+		}
 		if d < bestDist || d == bestDist && best != "" && k < best {
 			best, bestDist = k, d
 		}

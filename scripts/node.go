@@ -70,8 +70,6 @@ func (p *page) setName(n *node, v lua.LValue) {
 func (p *page) setBody(n *node, v lua.LValue) {
 	t, isTable := v.(*lua.LTable)
 	switch {
-	case isTable && n.ctor.Body == registry.None:
-		p.fault(n.pos, "%s: a plan only refers to it, so it has no body here; it is defined in the estate", n)
 	case isTable:
 		n.body = t
 		if info, ok := p.tables[t]; ok {

@@ -20,6 +20,12 @@ func (p *page) makeSecretMeta() {
 	for _, event := range []string{"__tostring", "__concat"} {
 		mt.RawSetString(event, hide)
 	}
+	mt.RawSetString("__call", p.box.Func(func(L *lua.LState) int {
+		s, _ := asSecret(L.Get(1))
+		p.fault(p.here(L), "secret %q: a plan only refers to it, so it has no body here; it is defined in the estate", s.Name)
+		L.Push(L.Get(1))
+		return 1
+	}))
 	mt.RawSetString("__metatable", lua.LString("protected"))
 	p.secretMeta = mt
 }
