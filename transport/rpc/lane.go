@@ -180,6 +180,9 @@ func (l *lane) greet(ctx context.Context, conn transport.Conn) (wire.Hello, erro
 // open starts a stream. A connection that turns out dead before anything was
 // sent is replaced once.
 func (l *lane) open(ctx context.Context) (transport.Stream, error) {
+	if ctx.Err() != nil {
+		return nil, fault.Errorf(fault.Unreachable, "cannot reach %s: %w", l.addr, context.Cause(ctx))
+	}
 	for again := true; ; again = false {
 		conn, err := l.get(ctx)
 		if err != nil {

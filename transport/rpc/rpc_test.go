@@ -170,6 +170,11 @@ func TestHandlerContext(t *testing.T) {
 			t.Errorf("handler ended by %v", err)
 		}
 
+		err = b.client.Call(ctx, "wait", text{}, nil)
+		if !errors.Is(err, why) || rpc.OutcomeUnknown(err) {
+			t.Errorf("called with an ended context: %v", err)
+		}
+
 		asked = ask(t.Context())
 		b.net.Cut("par-1", "console")
 		wantFault(t, <-asked, fault.Unreachable, "outcome is not known", "cut")
@@ -232,7 +237,7 @@ func TestBackoff(t *testing.T) {
 		}
 		ready := make(chan error, 1)
 		go func() { ready <- c.Ready(t.Context()) }()
-		time.Sleep(time.Minute) // virtual
+		<-time.After(time.Minute) // of the bubble
 		if n := dials.n.Load(); n < 60/5 || n > 40 {
 			t.Errorf("%d dials in a minute", n)
 		}
