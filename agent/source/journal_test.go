@@ -21,7 +21,11 @@ func TestNewerJournalIsLeftAlone(t *testing.T) {
 		"machine": func(j map[string]any) { j["machine"] = "db2" },
 		"damaged": func(j map[string]any) { j["next"] = "" },
 	} {
-		r := pair(t)
+		r := newRig(t)
+		r.image(0, 4096, 1)
+		r.image(1, 4096, 1)
+		r.open()
+		r.cycle()
 		if err := r.m.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -151,7 +151,7 @@ func TestConnectionLostAnywhere(t *testing.T) {
 	step := int64(1)
 	for n := int64(1); n < last/2; n += step {
 		lose(n)
-		step = 1 + n/40
+		step = 1 + n/15
 	}
 }
 
