@@ -38,6 +38,6 @@
 //
 // A Machine is safe for concurrent use. Receiving and accepting go on while a
 // head is written or read. The long operations on heads (Apply, Thin, Prepare,
-// PrepareTest, Adopt, AsFound, Verify) run one at a time; a real Prepare cancels
-// a running Verify or PrepareTest. A Receiver belongs to one goroutine.
+// PrepareTest, Adopt, AsFound, Verify) run one at a time; a real Prepare, SetHold
+// and Close end a running Verify, PrepareTest or Thin (ErrPreempted). A Receiver belongs to one goroutine.
 package replica

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type world struct {
 	ids   map[string]ident.DiskID
 	heads map[string]string // "" = the store's own
 	alloc string
+	mu    sync.Mutex // now, where others look at the clock meanwhile
 	now   time.Time
 	rng   *rand.Rand
 
@@ -86,7 +88,7 @@ func (w *world) key(disk string) uint64 { return uint64(len(disk)) + 7 }
 func (w *world) config() replica.Config {
 	c := replica.Config{
 		FS: w.fs, Dir: filepath.Join(w.dir, "store", "erp"), Machine: "erp",
-		Clock: clock.Func(func() time.Time { return w.now }),
+		Clock: clock.Func(func() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return w.now }),
 	}
 	for _, n := range w.names {
 		c.Disks = append(c.Disks, replica.Disk{Name: n, ID: w.ids[n], Key: w.key(n), Head: w.heads[n], Allocation: w.alloc})
@@ -145,6 +147,8 @@ func (w *world) change() {
 		}
 		w.disks[n] = d
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.now = w.now.Add(5 * time.Minute)
 }
 

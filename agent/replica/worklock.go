@@ -2,13 +2,15 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"sync"
+
+	"github.com/drrun/drrun/internal/fault"
 )
 
-// errPreempted ends a Verify or PrepareTest when a real failover needs the
-// heads.
-var errPreempted = errors.New("a real failover of the machine takes its place")
+// ErrPreempted ends a Verify, PrepareTest or Thin when a failover, a change of
+// the hold or the end of the agent needs the heads; errors.Is finds it. It can
+// be asked for again.
+var ErrPreempted = fault.Errorf(fault.Stopped, "something more urgent takes its place").WithHint("ask again later")
 
 // priority says whether an operation may be ended for a real failover.
 type priority int
@@ -35,7 +37,7 @@ func (w *workLock) take(ctx context.Context, p priority) (context.Context, func(
 		w.mu.Lock()
 		w.urgent++
 		if w.cancel != nil {
-			w.cancel(errPreempted)
+			w.cancel(ErrPreempted)
 		}
 		w.mu.Unlock()
 		defer func() { w.mu.Lock(); w.urgent--; w.mu.Unlock() }()
@@ -52,7 +54,7 @@ func (w *workLock) take(ctx context.Context, p priority) (context.Context, func(
 	w.mu.Lock()
 	w.cancel = cancel
 	if w.urgent > 0 {
-		cancel(errPreempted)
+		cancel(ErrPreempted)
 	}
 	w.mu.Unlock()
 	return ctx, func() {
