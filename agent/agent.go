@@ -30,8 +30,11 @@ import (
 // Program is the agent's name in hellos and help.
 const Program = "drrun-agent"
 
-// maxScanning bounds the machines that replicate at a time.
-const maxScanning = 2
+// Bounds of the machines that replicate at a time.
+const (
+	maxScanning = 2
+	maxSeeding  = 1
+)
 
 // Options are what an agent works with. FS, State, Medium and Self are needed.
 type Options struct {
@@ -55,14 +58,16 @@ type Options struct {
 
 // Agent is a running agent.
 type Agent struct {
-	o         Options
-	log       *slog.Logger
-	unlock    func() error
-	tracker   tracker.Tracker
-	ops       *opStore
-	scan      chan struct{} // slots of maxScanning
-	started   time.Time
-	assigning lock // one new assignment at a time
+	o       Options
+	log     *slog.Logger
+	unlock  func() error
+	tracker tracker.Tracker
+	ops     *opStore
+	// Slots for machines that replicate at a time: first copies have one of
+	// their own, so that protected machines do not wait for them.
+	scan, seed lock
+	started    time.Time
+	assigning  lock // one new assignment at a time
 
 	ready chan struct{} // closed when it listens
 	addr  net.Addr
@@ -102,7 +107,7 @@ func Open(ctx context.Context, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		o: o, log: o.Log, unlock: unlock, tracker: tracker.NewScan(o.FS, 0),
-		scan: make(chan struct{}, maxScanning), started: o.Clock.Now(),
+		scan: make(lock, maxScanning), seed: make(lock, maxSeeding), started: o.Clock.Now(),
 		ready: make(chan struct{}), assigning: newLock(), machines: map[string]*machine{},
 	}
 	a.life, a.end = context.WithCancelCause(context.Background())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/drrun/drrun/internal/command"
@@ -170,8 +171,14 @@ func (m *machine) enforce(ctx context.Context) {
 	}
 	why := describe(rec.Authority) + " is in force"
 	if rec.Assignment.Policy.Fence == "alarm" {
-		m.log.Error("machine runs at a site that may not run it", logkit.KeyEpoch, uint64(rec.Authority.Epoch), "active", rec.Authority.Active)
-		m.setStartErr("runs although " + why + "; the policy says alarm, not stop")
+		alarm := "runs although " + why + "; the policy says alarm, not stop"
+		m.mu.Lock()
+		known := m.startErr == alarm
+		m.startErr = alarm
+		m.mu.Unlock()
+		if !known {
+			m.log.Error("machine runs at a site that may not run it", logkit.KeyEpoch, uint64(rec.Authority.Epoch), "active", rec.Authority.Active)
+		}
 		return
 	}
 	m.setStartErr("stopped: " + why)
@@ -214,6 +221,12 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 	if err != nil {
 		return err
 	}
+	if !fresh {
+		if reflect.DeepEqual(*m.assignment(), as) {
+			return nil
+		}
+		m.interrupt(fault.Errorf(fault.Interrupted, "machine %s is assigned anew", m.name)) // its work is not lost
+	}
 	release, err := m.role.take(ctx)
 	if err != nil {
 		return err
@@ -231,10 +244,8 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 			return err
 		}
 	}
-	if !sameDisks(rec.Assignment.Disks, as.Disks) {
-		if err := m.closeRoles(); err != nil {
-			return err
-		}
+	if err := m.closeChanged(&rec.Assignment, &as); err != nil {
+		return err
 	}
 	err = m.update(func(r *record) {
 		if fresh && auth.Active == a.site() {
@@ -256,6 +267,18 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 	a.adopt(m)
 	m.settle(ctx)
 	m.nudge()
+	return nil
+}
+
+// closeChanged closes the stores that an assignment changes; settle opens them
+// again.
+func (m *machine) closeChanged(old, next *recovery.Assignment) error {
+	switch {
+	case !sameDisks(old.Disks, next.Disks):
+		return m.closeRoles()
+	case !reflect.DeepEqual(old.Policy, next.Policy):
+		return m.closeSource()
+	}
 	return nil
 }
 

@@ -66,11 +66,12 @@ func (m *machine) prepare(ctx context.Context, in command.PrepareRequest) (comma
 		return command.PrepareResult{}, fault.Errorf(fault.Refused, "machine %s is %s at host %s: its disks cannot be replaced", m.name, st.Power, m.a.host()).
 			WithHint("stop it first")
 	}
-	defer m.busy("prepare")()
+	progress, done := m.busy("prepare", needed(rep, in))
+	defer done()
 	if err := m.changePoint(ctx, &rec, rep, in); err != nil {
 		return command.PrepareResult{}, err
 	}
-	res, err := rep.Prepare(ctx, in.Run, in.Point, nil)
+	res, err := rep.Prepare(ctx, in.Run, in.Point, progress)
 	if err != nil {
 		return command.PrepareResult{}, err
 	}
@@ -81,6 +82,15 @@ func (m *machine) prepare(ctx context.Context, in command.PrepareRequest) (comma
 	m.nudge()
 	m.log.Info("recovery point prepared", logkit.KeyRun, in.Run, logkit.KeyPoint, in.Point.Short(), "mode", res.Mode, logkit.KeyTook, res.Took)
 	return command.PrepareResult{Paths: res.Paths, Mode: res.Mode, Bytes: res.Bytes, Took: res.Took}, nil
+}
+
+// needed is what preparing is expected to write, in bytes.
+func needed(rep *replica.Machine, in command.PrepareRequest) int64 {
+	r, err := rep.Room(in.Point)
+	if err != nil {
+		return 0
+	}
+	return r.Needed
 }
 
 // prepared reports whether just this was done already.
@@ -141,8 +151,9 @@ func (m *machine) prepareTest(ctx context.Context, in command.PrepareRequest) (c
 	if err != nil {
 		return command.PrepareResult{}, err
 	}
-	defer m.busy("prepare")()
-	res, err := rep.PrepareTest(ctx, in.Test, in.Point, nil)
+	progress, done := m.busy("prepare", needed(rep, in))
+	defer done()
+	res, err := rep.PrepareTest(ctx, in.Test, in.Point, progress)
 	if err != nil {
 		return command.PrepareResult{}, err
 	}
@@ -170,6 +181,7 @@ func (m *machine) cleanup(ctx context.Context, test string) error {
 // commit ends the uncommitted state at this host: at the active site the
 // overlay becomes the machine's disk, at the other what was stored is applied.
 func (m *machine) commit(ctx context.Context) error {
+	m.interrupt(fault.Errorf(fault.Interrupted, "the failover of machine %s is committed", m.name))
 	release, err := m.role.take(ctx)
 	if err != nil {
 		return err
@@ -217,8 +229,9 @@ func (m *machine) found(ctx context.Context, run string) (command.FoundResult, e
 	if !rec.Own {
 		return command.FoundResult{}, fault.Errorf(fault.Refused, "the disks of machine %s at host %s are a replica: nothing is only there", m.name, m.a.host())
 	}
-	defer m.busy("found")()
-	res, err := m.keepFound(ctx, &rec)
+	progress, done := m.busy("found", 0)
+	defer done()
+	res, err := m.keepFound(ctx, &rec, progress)
 	if err != nil {
 		return command.FoundResult{}, err
 	}
@@ -231,7 +244,7 @@ func (m *machine) found(ctx context.Context, run string) (command.FoundResult, e
 
 // keepFound makes the point "as found" on top of the newest point that both
 // sites have.
-func (m *machine) keepFound(ctx context.Context, rec *record) (command.FoundResult, error) {
+func (m *machine) keepFound(ctx context.Context, rec *record, progress func(int64)) (command.FoundResult, error) {
 	dir := m.store(&rec.Assignment)
 	if dir == "" {
 		return command.FoundResult{}, fault.Errorf(fault.Refused, "host %s has no store: what machine %s wrote there cannot be kept", m.a.host(), m.name).
@@ -244,7 +257,7 @@ func (m *machine) keepFound(ctx context.Context, rec *record) (command.FoundResu
 	}
 	rep := m.replica()
 	if _, point, live := rep.Live(); live && m.source() == nil {
-		res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, &point, rep.LiveTables(), nil)
+		res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, &point, rep.LiveTables(), progress)
 		return res, err
 	}
 	if m.source() == nil {
@@ -257,7 +270,7 @@ func (m *machine) keepFound(ctx context.Context, rec *record) (command.FoundResu
 		m.mu.Unlock()
 	}
 	common, tables := m.commonPoint(rec)
-	res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, common, tables, nil)
+	res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, common, tables, progress)
 	return res, errors.Join(err, m.closeSource())
 }
 
@@ -337,6 +350,7 @@ func (m *machine) verify(ctx context.Context, in command.VerifyRequest) (command
 	if err != nil {
 		return command.VerifyResult{}, err
 	}
-	defer m.busy("verify")()
-	return rep.Verify(ctx, in.Point, nil)
+	progress, done := m.busy("verify", 0)
+	defer done()
+	return rep.Verify(ctx, in.Point, progress)
 }

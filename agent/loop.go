@@ -77,11 +77,18 @@ func (m *machine) unsettled(rec *record) bool {
 	src, rep := m.source(), m.replica()
 	switch rec.role(m.a.host()) {
 	case roleSource:
-		return rec.Own && (src == nil || rec.Sending != rec.Authority.Epoch)
+		return m.mayReclaim(rec) || rec.Own && (src == nil || rec.Sending != rec.Authority.Epoch)
 	case roleTarget:
 		return rec.Own || rep == nil || src != nil || rep.Held() != rec.Authority.Uncommitted
 	}
-	return src != nil
+	return src != nil || m.mayReclaim(rec)
+}
+
+// mayReclaim reports whether the heads of the replica here are the machine's
+// own disks again: a rollback gave this site the authority back.
+func (m *machine) mayReclaim(rec *record) bool {
+	rep := m.replica()
+	return rep != nil && rep.Held() && !rec.Own && rec.Authority.Active == m.a.site() && !rec.Authority.Uncommitted
 }
 
 func (m *machine) roleProblem() error {
@@ -184,7 +191,11 @@ func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, err
 			return source.Result{}, fault.Errorf(fault.Refused, "machine %s is %s: its final point needs it stopped", m.name, st.Power)
 		}
 	}
-	slot, err := lock(m.a.scan).take(ctx)
+	slots := m.a.scan
+	if _, ok := src.Tip(); !ok {
+		slots = m.a.seed
+	}
+	slot, err := slots.take(ctx)
 	if err != nil {
 		return source.Result{}, err
 	}

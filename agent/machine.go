@@ -51,9 +51,9 @@ type machine struct {
 	sendErr   error // why the last cycle failed
 	applyErr  error // why the target does not apply or thin
 	lastApp   time.Time
-	roleErr   error  // why the role could not be taken
-	startErr  string // why the machine was not started, or was stopped
-	phase     string // prepare, found, …: what it is busy with
+	roleErr   error             // why the role could not be taken
+	startErr  string            // why the machine was not started, or was stopped
+	busyWith  *command.Progress // prepare, found, …
 	confirmed ident.Epoch
 }
 
@@ -93,20 +93,15 @@ func (m *machine) open(ctx context.Context, rec record) error {
 	if err := m.adoptProcesses(ctx); err != nil {
 		return err
 	}
-	release, err := m.role.take(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	m.settle(ctx)
-	return nil
+	// The rest may take long (disks that turn into a replica): the loop does it.
+	return m.openReplica(&rec, rec.role(m.a.host()))
 }
 
 func (m *machine) makeProvider() error {
 	if err := m.a.o.FS.MkdirAll(filepath.Join(m.dir, "ops"), 0o700); err != nil {
 		return fmt.Errorf("cannot make folder of machine %s: %w", m.name, err)
 	}
-	p, err := m.a.o.Provider(m.rec.Assignment, m.dir)
+	p, err := m.a.o.Provider(*m.assignment(), m.dir)
 	if err != nil {
 		return err
 	}
@@ -166,10 +161,12 @@ func (m *machine) note(set func(*machine)) {
 	set(m)
 }
 
-// busy shows what the machine is busy with until the returned function runs.
-func (m *machine) busy(phase string) func() {
-	m.note(func(m *machine) { m.phase = phase })
-	return func() { m.note(func(m *machine) { m.phase = "" }) }
+// busy shows what the machine is busy with until done is called; total is in
+// bytes, 0 where it is not known.
+func (m *machine) busy(phase string, total int64) (progress func(bytes int64), done func()) {
+	set := func(p *command.Progress) { m.note(func(m *machine) { m.busyWith = p }) }
+	set(&command.Progress{Phase: phase, Total: total})
+	return func(n int64) { set(&command.Progress{Phase: phase, Done: n, Total: max(total, n)}) }, func() { set(nil) }
 }
 
 // nudge makes the loop look again.

@@ -49,7 +49,7 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 		Tests: slices.Sorted(maps.Keys(rec.Tests)),
 	}
 	m.mu.Lock()
-	src, rep, phase := m.src, m.rep, m.phase
+	src, rep, busy := m.src, m.rep, m.busyWith
 	sendErr, roleErr, applyErr, startErr := m.sendErr, m.roleErr, m.applyErr, m.startErr
 	m.mu.Unlock()
 	if st.Role != roleSource {
@@ -70,8 +70,8 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	if src != nil {
 		src.Report(&st)
 	}
-	if phase != "" {
-		st.Progress = &command.Progress{Phase: phase}
+	if busy != nil {
+		st.Progress = busy
 	}
 	late := m.late(&rec, &st)
 	st.State = lifeState(&rec, &st, m.a.site(), sendErr != nil || roleErr != nil || applyErr != nil || late != "")
