@@ -183,6 +183,9 @@ func (d *driver) advance() (next time.Time) {
 
 // act journals the begin of an effect, then starts it.
 func (d *driver) act(eff state.Effect) error {
+	if eff.Section != "" {
+		return d.beginSection(eff.Section, "the plan's commit window")
+	}
 	st := d.st.Steps[eff.Step]
 	if eff.Timeout {
 		return d.append(state.Record{Kind: state.TimedOut, Step: eff.Step, Attempt: eff.Attempt})

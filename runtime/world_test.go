@@ -30,6 +30,7 @@ type world struct {
 	slow   map[string]time.Duration
 	broken []string // contract breaches
 	kinds  map[string]fault.Kind
+	sticky map[string]bool // the first operation stores that a peer was not reached
 }
 
 type fakeHost struct {
@@ -151,6 +152,9 @@ func (w *world) serve(h *fakeHost, host, verb string, meta command.Meta, raw []b
 	}
 	if res, ok := m.results[verb+" "+meta.Op]; ok {
 		return res, nil
+	}
+	if key := host + " " + verb + " " + meta.Machine; w.sticky[key] && !strings.HasSuffix(meta.Op, ".1") {
+		return nil, fault.Errorf(fault.Unreachable, "operation %s: the peer was not reached", meta.Op)
 	}
 	res, err := w.do(h, host, verb, m, raw)
 	if err != nil {

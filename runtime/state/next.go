@@ -12,13 +12,14 @@ import (
 	"github.com/drrun/drrun/runtime/report"
 )
 
-// Effect is something to do: start a step (not before At), or, with Timeout,
-// record at At that nobody answered.
+// Effect is something to do: start a step (not before At); with Timeout,
+// record at At that nobody answered; with Section, begin a section at At.
 type Effect struct {
 	Step    string
 	Attempt int
 	At      time.Time // zero: now
 	Timeout bool
+	Section string
 }
 
 // Next returns what may start now and which deadlines run, in program order.
@@ -35,8 +36,25 @@ func (s *State) Next() []Effect {
 	if s.stop != nil || s.paused || s.refused {
 		return out
 	}
+	if due := s.commitDue(); !due.IsZero() {
+		out = append(out, Effect{Section: program.SectionCommit, At: due})
+	}
 	s.walk(&s.Program().Root, &out)
 	return out
+}
+
+// commitDue is when the commit window of the run ends; zero: a person commits.
+// A window that ended while no runtime looked after the run commits nothing.
+func (s *State) commitDue() time.Time {
+	c := s.Run.Commit
+	if s.Status != report.RunUncommitted || s.Type == recovery.Test || c.Mode != "window" || c.OnTimeout != "commit" {
+		return time.Time{}
+	}
+	due := s.SectionEnd.Add(c.Within)
+	if s.ResumedAt.After(due) {
+		return time.Time{}
+	}
+	return due
 }
 
 func later(a, b time.Time) time.Time {
@@ -240,6 +258,9 @@ func (s *State) endedFailover(p *program.Program) {
 	default:
 		s.Status = report.RunUncommitted
 		s.Reason, s.Hint = "the machines run at "+p.To, "drrun commit "+s.Run.ID
+		if due := s.commitDue(); !due.IsZero() {
+			s.Reason += "; they are committed at " + due.Format(time.RFC3339)
+		}
 		if test {
 			s.Reason, s.Hint = "the test stands at "+p.To, "drrun cleanup "+s.Run.ID
 		}
