@@ -46,13 +46,13 @@ func (o *answerOptions) run(ctx context.Context, c *cli, args []string) error {
 	if len(args) == 3 {
 		req.Wait = args[1]
 	}
-	return c.with(ctx, false, func(s *session) error {
+	return c.with(ctx, need{drive: true}, func(s *session) error {
 		begin := time.Now()
 		r, err := s.Answer(ctx, req)
 		if err != nil {
 			return err
 		}
-		if s.embedded != nil || o.follow {
+		if s.embedded() != nil || o.follow {
 			return c.followSince(ctx, s, r, begin)
 		}
 		if c.output == "json" {

@@ -47,7 +47,7 @@ func (o *applyOptions) run(ctx context.Context, c *cli, args []string) error {
 	if err := checkBundles(bundles); err != nil {
 		return err
 	}
-	return c.with(ctx, true, func(s *session) error {
+	return c.with(ctx, need{makeState: true}, func(s *session) error {
 		for i := range bundles {
 			bundles[i] = portable(bundles[i])
 		}

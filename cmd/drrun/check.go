@@ -70,7 +70,7 @@ func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
 // else estate.lua beside the plan; nil if there is neither.
 func (c *cli) estateFor(ctx context.Context, planFile string) (*plans.Estate, error) {
 	var applied *plans.Estate
-	err := c.with(ctx, false, func(s *session) error {
+	err := c.with(ctx, need{}, func(s *session) error {
 		e, err := s.Estate(ctx)
 		applied = e.Revision.Estate
 		return err

@@ -50,7 +50,7 @@ func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
 	}
 	if !isFile(args[0]) {
 		r.Plan = args[0]
-		return c.with(ctx, false, func(s *session) error { return c.explain(ctx, s, r) })
+		return c.with(ctx, need{}, func(s *session) error { return c.explain(ctx, s, r) })
 	}
 	b, err := readBundle(args[0])
 	if err != nil {
@@ -62,7 +62,7 @@ func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
 	if o.estate == "" {
 		pb := portable(b)
 		r.Bundle = &pb
-		err := c.with(ctx, false, func(s *session) error { return c.explain(ctx, s, r) })
+		err := c.with(ctx, need{}, func(s *session) error { return c.explain(ctx, s, r) })
 		if err == nil || !fault.Is(err, fault.Refused) || !strings.HasPrefix(err.Error(), "no estate is applied") {
 			return err
 		}

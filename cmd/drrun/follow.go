@@ -52,6 +52,7 @@ type follower struct {
 	heard  time.Time // when it came
 	looked time.Time // when the run was last asked how it stands
 	ended  bool      // the last event says that nothing more happens by itself
+	calm   bool      // when it was last asked nothing was going on; no event since
 	asking string    // step of the question on the terminal; empty: none
 	paused bool      // the user interrupted: the run is to pause
 }
@@ -124,7 +125,7 @@ func (f *follower) arrived(a arrival) (done bool, err error) {
 			WithHint("drrun watch %s", f.run.ID)
 	}
 	f.last, f.heard = max(f.last, a.ev.Seq), time.Now()
-	f.ended = a.ev.Kind == report.EventEnd
+	f.ended, f.calm = a.ev.Kind == report.EventEnd, false
 	old := a.ev.Time.Before(f.since)
 	if f.output == "json" && !old {
 		return false, f.printLine(a.ev)
@@ -174,7 +175,11 @@ func (f *follower) look(ctx context.Context, now time.Time) (done bool, err erro
 		return false, nil
 	}
 	working := slices.ContainsFunc(run.Steps, func(s report.Step) bool { return s.Status == report.StepRunning })
-	return !run.Status.Busy() && !working, nil
+	// Twice, with no event in between: what it said last has been shown.
+	calm := !run.Status.Busy() && !working
+	done = calm && f.calm
+	f.calm = calm
+	return done, nil
 }
 
 // ask puts a question on the terminal, below everything else.
@@ -210,13 +215,13 @@ func (f *follower) typed(ctx context.Context, line string, ok bool) error {
 func (f *follower) interrupted(ctx context.Context) error {
 	f.asking = ""
 	switch {
-	case f.s.embedded == nil:
+	case f.s.embedded() == nil:
 		f.painter.Clear()
 		f.errorf("detached; the run goes on: drrun watch %s\n", f.run.ID)
 		return exitError{fault.ExitInterrupted}
 	case f.paused:
 		f.painter.Clear()
-		f.s.embedded.Leave()
+		f.s.embedded().Leave()
 		f.errorf("left at once; drrun resume %s goes on\n", f.run.ID)
 		return exitError{fault.ExitInterrupted}
 	}

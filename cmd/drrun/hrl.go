@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 
@@ -41,6 +43,9 @@ func (hrlOptions) run(_ context.Context, c *cli, args []string) error {
 	var worst error
 	for _, file := range args[1:] {
 		d, err := read(vfs.OS{}, file)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = usage("cannot read %s: there is no such file", file)
+		}
 		if err != nil {
 			if worst != nil {
 				c.printError(worst)

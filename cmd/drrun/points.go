@@ -47,7 +47,7 @@ func (o *pointsOptions) run(ctx context.Context, c *cli, args []string) error {
 			return usage("--point: %v", err).WithHint("drrun points %s -o json shows the ids", args[0])
 		}
 	}
-	return c.with(ctx, false, func(s *session) error {
+	return c.with(ctx, need{}, func(s *session) error {
 		if o.verify {
 			return o.verifyPoints(ctx, c, s, args[0], id)
 		}

@@ -36,8 +36,8 @@ func (o *reverseOptions) run(ctx context.Context, c *cli, args []string) error {
 		return usage("reverse overwrites the old site's disks: without a terminal it needs --yes")
 	}
 	req := control.ReverseRequest{By: c.User}
-	return c.with(ctx, false, func(s *session) error {
-		if o.detach && s.embedded != nil {
+	return c.with(ctx, need{drive: true}, func(s *session) error {
+		if o.detach && s.embedded() != nil {
 			return usage("--detach needs a controller to go on with the run").WithHint("drrun serve")
 		}
 		e, err := s.Estate(ctx)

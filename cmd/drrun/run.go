@@ -154,8 +154,8 @@ func (o *failoverFlags) start(ctx context.Context, c *cli, r control.StartReques
 	if !o.dryRun && r.Type != recovery.Test && !o.yes && !c.Asks {
 		return usage("a real failover asks for the target site's name: without a terminal it needs --yes")
 	}
-	return c.with(ctx, false, func(s *session) error {
-		if o.detach && s.embedded != nil {
+	return c.with(ctx, need{drive: !o.dryRun}, func(s *session) error {
+		if o.detach && s.embedded() != nil {
 			return usage("--detach needs a controller to go on with the run").WithHint("drrun serve")
 		}
 		if o.dryRun || r.Type != recovery.Test && !o.yes {

@@ -31,7 +31,7 @@ func runsRun(ctx context.Context, c *cli, args []string) error {
 	if err := c.wantArgs("runs", args, 0, 0); err != nil {
 		return err
 	}
-	return c.with(ctx, false, func(s *session) error {
+	return c.with(ctx, need{}, func(s *session) error {
 		runs, err := s.Runs(ctx)
 		if err != nil {
 			return err
@@ -64,7 +64,7 @@ func showRun(ctx context.Context, c *cli, args []string) error {
 	if err := c.wantArgs("show", args, 1, 1); err != nil {
 		return err
 	}
-	return c.with(ctx, false, func(s *session) error {
+	return c.with(ctx, need{}, func(s *session) error {
 		r, err := s.Run(ctx, args[0])
 		if err != nil {
 			return err
@@ -90,7 +90,7 @@ func watchRun(ctx context.Context, c *cli, args []string) error {
 	if err := c.wantArgs("watch", args, 1, 1); err != nil {
 		return err
 	}
-	return c.with(ctx, false, func(s *session) error {
+	return c.with(ctx, need{}, func(s *session) error {
 		r, err := s.Run(ctx, args[0])
 		if err != nil {
 			return err
@@ -129,8 +129,8 @@ func (o *operation) run(ctx context.Context, c *cli, args []string) error {
 	if o.as != "" && o.as != "unplanned" {
 		return usage("--as %q: only unplanned is possible", o.as)
 	}
-	return c.with(ctx, false, func(s *session) error {
-		if o.detach && s.embedded != nil {
+	return c.with(ctx, need{drive: true}, func(s *session) error {
+		if o.detach && s.embedded() != nil {
 			return usage("--detach needs a controller to go on with the run").WithHint("drrun serve")
 		}
 		begin := time.Now()

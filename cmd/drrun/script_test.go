@@ -1,12 +1,17 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,30 +20,63 @@ import (
 	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/vfs"
+	"github.com/drrun/drrun/runtime/report"
 )
 
 // The scripts run drrun as a user does: as a process of its own, which is this
 // test binary under another name.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(tests{m}, map[string]func(){
 		"drrun": main,
 		"mkhrl": makeLog,
 	})
 }
+
+// tests removes what was built for all scripts when they have ended.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	code := t.M.Run()
+	if agentDir != "" {
+		_ = os.RemoveAll(agentDir) // a temporary folder
+	}
+	return code
+}
+
+// agentDir is where buildAgent has put drrun-agent.
+var agentDir string
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "flip": flip, "until": until,
+			"exits": exits, "flip": flip, "until": until, "port": port, "fill": fill, "join": join, "listening": listening, "again": again, "runid": runID,
 		},
 		Setup: func(e *testscript.Env) error {
+			dir, err := buildAgent()
+			if err != nil {
+				return err
+			}
+			e.Setenv("PATH", e.Getenv("PATH")+string(os.PathListSeparator)+dir)
+			e.Defer(func() { endMachine(filepath.Join(e.WorkDir, "db1.pid")) })
 			e.Setenv("DRRUN_STATE", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("NO_COLOR", "1")
 			return nil
 		},
 	})
+}
+
+// endMachine kills the machine that a script's agents started: machines outlive
+// their agents.
+func endMachine(pidFile string) {
+	text, err := os.ReadFile(pidFile)
+	if err != nil {
+		return // no machine was started
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 1 {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	}
 }
 
 // exits CODE PROGRAM ARG… runs a program and wants that exit code.
@@ -59,6 +97,79 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// buildAgent builds drrun-agent once for all scripts.
+var buildAgent = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "drrun-scripts-"); err != nil {
+		return "", err
+	}
+	agentDir = dir
+	out, err := exec.Command("go", "build", "-o", dir, "../drrun-agent").CombinedOutput()
+	if err != nil {
+		return dir, fmt.Errorf("cannot build drrun-agent: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// port NAME sets a variable to a free address on loopback.
+func port(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], c.LocalAddr().String())
+	ts.Check(c.Close())
+}
+
+// fill FILE puts the values of variables into a file.
+func fill(ts *testscript.TestScript, _ bool, args []string) {
+	name := ts.MkAbs(args[0])
+	text, err := os.ReadFile(name)
+	ts.Check(err)
+	ts.Check(os.WriteFile(name, []byte(os.Expand(string(text), ts.Getenv)), 0o600))
+}
+
+// join FILE gives an agent the token in a file.
+func join(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(ts.Exec("drrun-agent", "join", strings.TrimSpace(ts.ReadFile(args[0]))))
+}
+
+// listening ADDRESS waits, for at most ten seconds, until a UDP address is
+// taken.
+func listening(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for giveUp := time.Now().Add(10 * time.Second); time.Now().Before(giveUp); <-tick.C {
+		c, err := net.ListenPacket("udp", args[0])
+		if err != nil {
+			return
+		}
+		ts.Check(c.Close())
+	}
+	ts.Fatalf("nothing listens at %s", args[0])
+}
+
+// again TEXT PROGRAM ARG… runs a program, for at most 20 seconds, until it
+// prints a text.
+func again(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for giveUp := time.Now().Add(20 * time.Second); time.Now().Before(giveUp); <-tick.C {
+		if err := ts.Exec(args[1], args[2:]...); err == nil && strings.Contains(ts.ReadFile("stdout"), args[0]) {
+			return
+		}
+	}
+	ts.Fatalf("%s does not print %q", strings.Join(args[1:], " "), args[0])
+}
+
+// runid NAME sets a variable to the name of the newest run.
+func runID(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(ts.Exec("drrun", "runs", "-o", "json"))
+	var runs []report.Run
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &runs))
+	if len(runs) == 0 {
+		ts.Fatalf("there is no run")
+	}
+	ts.Setenv(args[0], runs[len(runs)-1].ID)
 }
 
 // flip FILE OFFSET turns the bits of one byte; a negative offset counts from

@@ -31,7 +31,7 @@ func (o *statusOptions) run(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	machine := strings.Join(args, "")
-	return c.with(ctx, false, func(s *session) error {
+	return c.with(ctx, need{}, func(s *session) error {
 		st, err := s.Status(ctx, machine)
 		if err != nil {
 			return err

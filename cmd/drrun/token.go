@@ -15,7 +15,7 @@ func tokenRun(ctx context.Context, c *cli, args []string) error {
 	if err := c.wantArgs("token", args, 1, 1); err != nil {
 		return err
 	}
-	return c.with(ctx, false, func(s *session) error {
+	return c.with(ctx, need{}, func(s *session) error {
 		t, err := s.Token(ctx, args[0])
 		if err != nil {
 			return err

@@ -33,7 +33,7 @@ func (o *unprotectOptions) run(ctx context.Context, c *cli, args []string) error
 	if !o.yes && !c.Asks {
 		return usage("unprotect ends the protection of a machine: without a terminal it needs --yes")
 	}
-	return c.with(ctx, false, func(s *session) error {
+	return c.with(ctx, need{}, func(s *session) error {
 		if !o.yes {
 			what := "Ends the protection of " + args[0] + "; its recovery points stay."
 			if o.deleteReplica {

@@ -19,6 +19,9 @@ type Info struct {
 	State   string `json:"state"` // folder
 	// Embedded says that the runtime lives only as long as one command.
 	Embedded bool `json:"embedded"`
+	// Drives says that the command drives runs and takes in those of others;
+	// an embedded runtime that does not is gone in a moment.
+	Drives bool `json:"drives,omitempty"`
 }
 
 // StartRequest asks for a run of a plan: one that comes with the request, one

@@ -22,12 +22,27 @@ import (
 type Client struct {
 	http *http.Client
 	path string
+	gone func(ctx context.Context) error
 }
 
-// NewClient makes a client; it connects with the first call.
-func NewClient(path string) *Client {
-	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) }}
-	return &Client{http: &http.Client{Transport: t}, path: path}
+// NewClient makes a client; it connects with the first call. gone (nil: none)
+// is called when nobody serves the socket any more: if it returns nil, somebody
+// does again, and the call goes on. It may be called from several goroutines.
+func NewClient(path string, gone func(ctx context.Context) error) *Client {
+	c := &Client{path: path, gone: gone}
+	c.http = &http.Client{Transport: &http.Transport{DialContext: c.dial}}
+	return c
+}
+
+func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	conn, err := dial(ctx, c.path)
+	if err == nil || c.gone == nil || !fault.Is(err, fault.Unreachable) {
+		return conn, err
+	}
+	if err := c.gone(ctx); err != nil {
+		return nil, err
+	}
+	return dial(ctx, c.path)
 }
 
 // Close drops idle connections.
@@ -61,7 +76,8 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	if fault.Is(err, fault.Unreachable) {
+	var fe *fault.Error
+	if errors.As(err, &fe) {
 		return err
 	}
 	return fault.Errorf(fault.Unreachable, "the runtime at %s went away: %w", c.path, err).

@@ -66,7 +66,7 @@ func serve(t *testing.T, e control.Engine, path string) *control.Client {
 	done := make(chan error, 1)
 	s := control.NewServer(e, cat, control.Info{Version: "1.2.3", PID: 7}, log)
 	go func() { done <- s.Serve(ctx, l, path) }()
-	c := control.NewClient(path)
+	c := control.NewClient(path, nil)
 	t.Cleanup(func() {
 		c.Close()
 		cancel()
@@ -177,8 +177,23 @@ func TestLongPathsAndOldSockets(t *testing.T) {
 
 func TestNobodyServes(t *testing.T) {
 	t.Parallel()
-	_, err := control.NewClient(filepath.Join(t.TempDir(), "none.sock")).Info(t.Context())
+	_, err := control.NewClient(filepath.Join(t.TempDir(), "none.sock"), nil).Info(t.Context())
 	if !fault.Is(err, fault.Unreachable) || !strings.Contains(err.Error(), "no drrun runtime serves") {
 		t.Errorf("err = %v (%v)", err, fault.KindOf(err))
+	}
+}
+
+func TestClientGoesOnWithTheNextRuntime(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), control.SocketName)
+	asked := 0
+	c := control.NewClient(path, func(context.Context) error {
+		asked++
+		serve(t, &engine{}, path)
+		return nil
+	})
+	t.Cleanup(c.Close)
+	if _, err := c.Info(t.Context()); err != nil || asked != 1 {
+		t.Errorf("after %d times nobody: %v", asked, err)
 	}
 }
