@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"path"
 	"slices"
 	"strings"
 
@@ -144,16 +143,24 @@ func (c *planCheck) protected(rm ResolvedMachine) {
 		c.fs.add(rm.Ref.Pos, "machine %q is not protected (protected = false in the estate)", m.Name)
 		return
 	}
+	_, known := c.e.Site(c.From)
+	_, knownTo := c.e.Site(c.To)
+	if !known || !knownTo {
+		return // said once, for the plan
+	}
 	home, _ := c.e.HomeSite(m.Name)
 	if home != c.From && home != c.To && home != "" {
 		c.fs.add(rm.Ref.Pos, "machine %q lives at %q, the plan goes from %q to %q", m.Name, home, c.From, c.To)
 		return
 	}
-	if t, ok := c.e.Target(m.Name); ok {
-		site, _ := c.e.HostSite(t.Name)
-		if site != c.From && site != c.To {
-			c.fs.add(rm.Ref.Pos, "machine %q is replicated to %q, the plan goes from %q to %q", m.Name, site, c.From, c.To)
+	site := ""
+	for _, t := range c.e.Targets(m.Name) {
+		if site, _ = c.e.HostSite(t.Name); site == c.From || site == c.To {
+			return
 		}
+	}
+	if site != "" {
+		c.fs.add(rm.Ref.Pos, "machine %q is replicated to %q, the plan goes from %q to %q", m.Name, site, c.From, c.To)
 	}
 }
 
@@ -194,8 +201,8 @@ func (c *planCheck) execOn(what string, s *Step) {
 	}
 }
 
-// hostsOf returns the hosts that on can mean: the host itself, or the home and
-// the replica's host of a machine.
+// hostsOf returns the hosts that on can mean: the host itself, or the home of a
+// machine and every host its replica may be on.
 func (c *planCheck) hostsOf(on string) []*Host {
 	if h, ok := c.e.Host(on); ok {
 		return []*Host{h}
@@ -208,22 +215,13 @@ func (c *planCheck) hostsOf(on string) []*Host {
 	if h, ok := c.e.Host(m.Host); ok {
 		hosts = append(hosts, h)
 	}
-	if t, ok := c.e.Target(on); ok {
-		hosts = append(hosts, t)
-	}
-	return hosts
+	return append(hosts, c.e.Targets(on)...)
 }
 
-// Allows reports whether a host's allow list lets plans run a program: by its
-// whole path, or by its base name where the list and the command say only that.
+// Allows reports whether a host's allow list lets plans run a program: as it
+// is written there, and as agents compare it. A shell line is the program sh.
 func Allows(allow []string, program string) bool {
-	return slices.Contains(allow, program) ||
-		strings.HasPrefix(program, "/") && slices.Contains(allow, path.Base(program)) && trusted(path.Dir(program))
-}
-
-// trusted are the folders in which a base name is the program it says.
-func trusted(dir string) bool {
-	return slices.Contains([]string{"/bin", "/sbin", "/usr/bin", "/usr/sbin"}, dir)
+	return slices.Contains(allow, program) || program == "/bin/sh" && slices.Contains(allow, "sh")
 }
 
 // checkHost checks that a check asks a machine, or a name with a dot or an

@@ -85,7 +85,7 @@ func (p *page) fields(b *body, t *lua.LTable, fields []registry.Field, n *node) 
 		}
 		return b.pos
 	}
-	t.ForEach(func(k, v lua.LValue) {
+	sandbox.ForEach(t, func(k, v lua.LValue) {
 		switch key := k.(type) {
 		case lua.LString:
 			p.key(b, string(key), v, line(string(key)), fields)
@@ -129,7 +129,7 @@ func (p *page) placeInside(v lua.LValue, depth int) {
 		n.placed++
 		p.markInside(n, depth)
 	} else if t, ok := v.(*lua.LTable); ok && depth < 20 {
-		t.ForEach(func(_, v lua.LValue) { p.placeInside(v, depth+1) })
+		sandbox.ForEach(t, func(_, v lua.LValue) { p.placeInside(v, depth+1) })
 	}
 }
 
@@ -217,7 +217,7 @@ func (p *page) each(b *body, t *lua.LTable, depth int, f func(v lua.LValue, pos 
 
 func hasKeys(t *lua.LTable) bool {
 	found := false
-	t.ForEach(func(k, _ lua.LValue) { found = found || k.Type() == lua.LTString })
+	sandbox.ForEach(t, func(k, _ lua.LValue) { found = found || k.Type() == lua.LTString })
 	return found
 }
 

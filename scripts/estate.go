@@ -158,7 +158,7 @@ func (p *estateBuilder) disk(n *node) plans.Disk {
 
 // pairs calls f with the keys of a table whose keys are names.
 func (p *page) pairs(b *body, key string, t *lua.LTable, f func(name string, v lua.LValue, pos plans.Pos)) {
-	t.ForEach(func(k, v lua.LValue) {
+	sandbox.ForEach(t, func(k, v lua.LValue) {
 		if sandbox.IsUnknown(k) || sandbox.IsUnknown(v) {
 			return
 		}

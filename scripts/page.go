@@ -359,7 +359,7 @@ func (p *page) markInside(n *node, depth int) {
 		if depth > 50 {
 			return
 		}
-		t.ForEach(func(_, v lua.LValue) {
+		sandbox.ForEach(t, func(_, v lua.LValue) {
 			if c, ok := asNode(v); ok {
 				if c.placed == 0 {
 					c.placed = 1

@@ -11,6 +11,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/scripts/registry"
+	"github.com/drrun/drrun/scripts/sandbox"
 )
 
 // function is a function of the plan, in the order of the page.
@@ -220,7 +221,7 @@ func (p *planBuilder) params(b *body, set map[string]string) map[string]any {
 	t := get[*lua.LTable](b, "params")
 	var names []string
 	if t != nil {
-		t.ForEach(func(k, v lua.LValue) {
+		sandbox.ForEach(t, func(k, v lua.LValue) {
 			name, ok := k.(lua.LString)
 			if !ok {
 				p.fault(b.at("params"), "plan: params: a key is %s, want a name", describe(k))

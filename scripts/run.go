@@ -39,7 +39,9 @@ func (l *Loader) RunFunc(ctx context.Context, b plans.Bundle, ref plans.FuncRef,
 	if len(src.faults) > 0 {
 		return false, "", src.faults.Sorted().WithSource(b)
 	}
-	p := newPage(ctx, src, l.limits(), l.o)
+	limits := l.limits()
+	limits.Time *= 10 // the page was evaluated before; a busy host must not stop a run
+	p := newPage(ctx, src, limits, l.o)
 	defer p.box.Close()
 	env := l.env(p, info, host)
 	p.modules = func(name string) lua.LValue { return p.module(env, name) }

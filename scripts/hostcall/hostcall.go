@@ -191,7 +191,7 @@ func (e *Env) Address(hostport string) string {
 
 // Keys refuses keys of an options table that are not known.
 func Keys(L *lua.LState, what string, t *lua.LTable, known []string) {
-	t.ForEach(func(k, _ lua.LValue) {
+	sandbox.ForEach(t, func(k, _ lua.LValue) {
 		if s, ok := k.(lua.LString); ok && !slices.Contains(known, string(s)) {
 			hint := ""
 			if near := plans.Nearest(string(s), known); near != "" {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/drrun/drrun/scripts/sandbox"
 	lua "github.com/yuin/gopher-lua"
 )
 
@@ -77,7 +78,7 @@ func fromTable(t *lua.LTable, text func(lua.LValue) (string, error), depth int) 
 	n := t.Len()
 	list, object := make([]any, 0, n), make(map[string]any)
 	var err error
-	t.ForEach(func(k, v lua.LValue) {
+	sandbox.ForEach(t, func(k, v lua.LValue) {
 		if err != nil {
 			return
 		}

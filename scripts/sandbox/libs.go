@@ -51,7 +51,7 @@ func (b *Box) open() {
 
 // guardAll puts every function of a library behind recover.
 func (b *Box) guardAll(t *lua.LTable) {
-	t.ForEach(func(k, v lua.LValue) {
+	ForEach(t, func(k, v lua.LValue) {
 		if fn, ok := v.(*lua.LFunction); ok && fn.IsG {
 			fn.GFunction = b.guard(fn.GFunction)
 		}
@@ -283,4 +283,12 @@ func (b *Box) List(L *lua.LState) int {
 	}
 	L.Push(t)
 	return 1
+}
+
+// ForEach calls f with the keys and values of a table, in the order in which
+// they were put there. The library's own ForEach has no order.
+func ForEach(t *lua.LTable, f func(k, v lua.LValue)) {
+	for k, v := t.Next(lua.LNil); k != lua.LNil; k, v = t.Next(k) {
+		f(k, v)
+	}
 }

@@ -34,7 +34,7 @@ func TestGlobals(t *testing.T) {
 	b := box(t, Limits{})
 	g, _ := b.L.Get(lua.GlobalsIndex).(*lua.LTable)
 	var names []string
-	g.ForEach(func(k, _ lua.LValue) { names = append(names, k.String()) })
+	ForEach(g, func(k, _ lua.LValue) { names = append(names, k.String()) })
 	slices.Sort(names)
 	want := []string{"_VERSION", "assert", "error", "getmetatable", "ipairs", "math", "next", "pairs", "pcall", "print", "rawequal",
 		"rawget", "rawset", "select", "setmetatable", "string", "table", "tonumber", "tostring", "type", "unpack", "xpcall"}

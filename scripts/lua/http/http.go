@@ -19,6 +19,7 @@ import (
 
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/scripts/hostcall"
+	"github.com/drrun/drrun/scripts/sandbox"
 )
 
 // Open returns the functions of the module.
@@ -65,7 +66,7 @@ func send(e *hostcall.Env, L *lua.LState, method, target string, o *lua.LTable) 
 		body: o.RawGetString("body"), json: o.RawGetString("json"),
 		within: hostcall.Within(L, o.RawGetString("within"), hostcall.DefaultWithin)}
 	if h, ok := o.RawGetString("headers").(*lua.LTable); ok {
-		h.ForEach(func(k, v lua.LValue) { r.headers[k.String()] = v })
+		sandbox.ForEach(h, func(k, v lua.LValue) { r.headers[k.String()] = v })
 	}
 	if r.body != lua.LNil && r.json != lua.LNil {
 		L.RaiseError("http: only one of body and json can be said")
@@ -200,7 +201,7 @@ func expected(L *lua.LState, method, target string, got response, v lua.LValue) 
 		ok = true
 	case *lua.LTable:
 		var list []int
-		want.ForEach(func(_, s lua.LValue) {
+		sandbox.ForEach(want, func(_, s lua.LValue) {
 			if n, isNumber := s.(lua.LNumber); isNumber {
 				list = append(list, int(n))
 			}
