@@ -58,6 +58,9 @@ func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
 	} else if err := l.check(); err != nil {
 		return err
 	}
+	if c.output == "json" {
+		return c.printJSON(map[string][]string{"checked": files})
+	}
 	for _, f := range files {
 		if err := c.printf("%s: ok\n", f); err != nil {
 			return err

@@ -169,8 +169,16 @@ func (s *session) embed(ctx context.Context) error {
 	}
 	rt, err := compose.Open(ctx, compose.Options{State: s.dir, Embedded: true, Drives: s.drive, Version: version, Clock: clock.Real{}, Log: s.cli.log})
 	if err != nil {
-		return err
+		return openError(err)
 	}
 	s.rt = rt
 	return nil
+}
+
+// openError gives what the file system refuses its kind.
+func openError(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fault.Errorf(fault.Refused, "%w", err).WithHint("run drrun as the user who owns the state folder, or choose another one with --state")
+	}
+	return err
 }

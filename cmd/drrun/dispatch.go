@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -82,7 +84,7 @@ func Main(env Env) int {
 	defer cancel(nil)
 	c.signals = &signals{cancel: cancel}
 	go c.signals.route(ctx, env.Signals)
-	err := c.dispatch(ctx)
+	err := c.guarded(ctx)
 	var exit exitError
 	switch {
 	case err == nil:
@@ -92,6 +94,31 @@ func Main(env Env) int {
 	}
 	c.printError(err)
 	return fault.ExitCode(err)
+}
+
+// guarded is dispatch, with a report of a panic in place of its trace.
+func (c *cli) guarded(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.crashReport(p, debug.Stack())
+		}
+	}()
+	return c.dispatch(ctx)
+}
+
+// crashReport writes what is known of a bug to a file of its own.
+func (c *cli) crashReport(p any, stack []byte) error {
+	text := fmt.Sprintf("%s\ncommand: %q\n%v\n\n%s", versionLine(), c.Args, p, stack)
+	e := fault.Errorf(fault.Internal, "internal error: %v", p)
+	f, err := os.CreateTemp("", "drrun-report-*.txt")
+	if err != nil {
+		return e.WithHint("the report cannot be written (%v):\n%s", err, text)
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return e.WithHint("the report cannot be written (%v):\n%s", err, text)
+	}
+	return e.WithHint("this is a bug in drrun; the report is in %s", f.Name())
 }
 
 // printError writes an error and what can be done about it.

@@ -53,8 +53,8 @@ func runsRun(ctx context.Context, c *cli, args []string) error {
 
 var showCommand = &command{
 	name: "show", args: "RUN", short: "one run: machines, steps, errors, what is allowed now",
-	long: `Shows a run in full. RUN is its name as drrun runs lists it, or the beginning of it. The exit status says
-how the run stands: 0 well, 4 stopped, 5 waits for a person, and so on as below.`,
+	long: `Shows a run in full: how it stands, its machines with their recovery points, every step, errors, notes and who
+answered for what. RUN is its name as drrun runs lists it, or the beginning of it.`,
 	examples: "drrun show erp-3f9a01\ndrrun show erp-3f9a01 -o json",
 	exits:    askExits,
 	make:     func() action { return noFlags{showRun} },

@@ -43,7 +43,7 @@ func (o *serveOptions) run(ctx context.Context, c *cli, args []string) error {
 	}
 	rt, err := compose.Open(ctx, compose.Options{State: dir, Version: version, Clock: clock.Real{}, Log: c.log})
 	if err != nil {
-		return err
+		return openError(err)
 	}
 	c.errorf("drrun serves %s\n", rt.Socket())
 	if !o.noResume {

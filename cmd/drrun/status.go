@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/drrun/drrun/cmd/internal/term"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/runtime/estate"
 )
@@ -40,13 +39,13 @@ func (o *statusOptions) run(ctx context.Context, c *cli, args []string) error {
 			return c.printJSON(st)
 		}
 		if machine != "" && len(st.Machines) == 1 {
-			return c.printf("%s", machineText(&st.Machines[0], c.Stdout))
+			return c.printf("%s", machineText(&st.Machines[0]))
 		}
-		return c.printf("%s", statusText(&st, c.Stdout))
+		return c.printf("%s", statusText(&st))
 	})
 }
 
-func statusText(st *estate.Status, out term.Terminal) string {
+func statusText(st *estate.Status) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "estate %s, revision %d\n\n", st.Estate, st.Revision)
 	t := newTable("MACHINE", "STATE", "ACTIVE", "POWER", "RPO NOW", "RPO", "POINTS", "REPLICATES", "REMARK")
@@ -156,7 +155,7 @@ func hostRemark(h estate.HostStatus) string {
 }
 
 // machineText shows one machine in full.
-func machineText(m *estate.MachineStatus, out term.Terminal) string {
+func machineText(m *estate.MachineStatus) string {
 	t := newTable()
 	add := func(name, value string) {
 		if value != "" {

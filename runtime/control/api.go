@@ -67,7 +67,7 @@ type ReverseRequest struct {
 	By       string        `json:"by"`
 }
 
-// RunsResult lists runs, the newest first, without their steps.
+// RunsResult lists runs, the newest last, without their steps.
 type RunsResult struct {
 	Runs []report.Run `json:"runs"`
 }

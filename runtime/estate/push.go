@@ -120,6 +120,20 @@ func (c *Catalogue) work(ctx context.Context) ([]todo, error) {
 func (c *Catalogue) Push(ctx context.Context) ([]Push, error) {
 	c.pushing.Lock()
 	defer c.pushing.Unlock()
+	return c.push(ctx)
+}
+
+// pushUnlessBusy is Push for callers who do not wait for one that is under way.
+func (c *Catalogue) pushUnlessBusy(ctx context.Context) error {
+	if !c.pushing.TryLock() {
+		return nil
+	}
+	defer c.pushing.Unlock()
+	_, err := c.push(ctx)
+	return err
+}
+
+func (c *Catalogue) push(ctx context.Context) ([]Push, error) {
 	work, err := c.work(ctx)
 	if err != nil {
 		return nil, err

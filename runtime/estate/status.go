@@ -132,7 +132,7 @@ func (c *Catalogue) Status(ctx context.Context, machine string) (*Status, error)
 		}
 		records = map[string]Record{machine: r}
 	}
-	if _, err := c.Push(ctx); err != nil {
+	if err := c.pushUnlessBusy(ctx); err != nil {
 		return nil, err
 	}
 	st := &Status{Estate: current.Estate.Name, Revision: current.Number, Now: c.clock.Now().UTC(),

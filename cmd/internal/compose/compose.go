@@ -30,6 +30,13 @@ type Options struct {
 	Log      *slog.Logger
 }
 
+// A runtime notices sooner than agents do that a host is gone: an unplanned
+// failover begins with asking hosts that may be.
+const (
+	keepAlive = time.Second
+	silence   = 4 * time.Second
+)
+
 // Runtime is a whole runtime that holds a state folder and serves its socket.
 type Runtime struct {
 	o         Options
@@ -65,7 +72,7 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r.medium = quicnet.New(tr, quicnet.Options{Clock: o.Clock, Log: o.Log})
+	r.medium = quicnet.New(tr, quicnet.Options{Clock: o.Clock, Log: o.Log, KeepAlive: keepAlive, IdleTimeout: silence, HandshakeTimeout: silence})
 	r.agents = &agents{trust: tr, medium: r.medium, version: o.Version, log: o.Log}
 	loader := scripts.New(scripts.Options{})
 	r.catalogue = estate.New(estate.Options{Store: r.store, Loader: loader, Trust: tr, Caller: r.agents, Clock: o.Clock, Log: o.Log})

@@ -13,11 +13,11 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	xterm "golang.org/x/term"
 
+	"github.com/drrun/drrun/internal/logkit"
 	"github.com/drrun/drrun/internal/quantity"
 )
 
@@ -25,28 +25,14 @@ import (
 // that are no text become visible escapes. Line breaks stay only if lines is
 // true.
 func Escape(s string, lines bool) string {
-	clean := func(r rune) bool {
-		return r == utf8.RuneError || r != '\t' && (r != '\n' || !lines) && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r))
+	if !lines {
+		return logkit.Clean(s)
 	}
-	if strings.IndexFunc(s, clean) < 0 {
-		return s
+	all := strings.Split(s, "\n")
+	for i := range all {
+		all[i] = logkit.Clean(all[i])
 	}
-	var b strings.Builder
-	for i, w := 0, 0; i < len(s); i += w {
-		var r rune
-		r, w = utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && w == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case r == utf8.RuneError || !clean(r):
-			b.WriteRune(r)
-		case r < 0x80:
-			fmt.Fprintf(&b, `\x%02x`, r)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.String()
+	return strings.Join(all, "\n")
 }
 
 // Terminal is a writer that may be a terminal.

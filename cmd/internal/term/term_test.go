@@ -10,10 +10,10 @@ func TestEscapeLeavesNothingThatDrivesATerminal(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ in, want string }{
 		{"plain text, é and 世界", "plain text, é and 世界"},
-		{"\x1b[2J", `\x1b[2J`},
-		{"a\nb", `a\x0ab`},
+		{"\x1b[2J", `\u001b[2J`},
+		{"a\nb", `a\nb`},
 		{"a\u202eb", `a\u202eb`},
-		{"\x9b31m", `\x9b31m`},
+		{"\x9b31m", `\u009b31m`},
 		{"\u009b31m", `\u009b31m`},
 		{"\ufffd", "\ufffd"},
 	} {
@@ -21,7 +21,7 @@ func TestEscapeLeavesNothingThatDrivesATerminal(t *testing.T) {
 			t.Errorf("Escape(%q) = %q, want %q", c.in, got, c.want)
 		}
 	}
-	if got := Escape("a\nb\r", true); got != "a\nb\\x0d" {
+	if got := Escape("a\nb\r", true); got != "a\nb\\r" {
 		t.Errorf("with lines kept: %q", got)
 	}
 }
