@@ -294,3 +294,19 @@ func TestCancelEndsFunction(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// One loader serves the branches of a run at the same time.
+func TestFunctionsAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	l := loader()
+	b := action(`local n = 0 for i = 1, 1000 do n = n + #(tostring(i) .. "x") end return true, run.id .. n`)
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			if ok, detail, err := l.RunFunc(t.Context(), b, ref, testRun, &journal{}); !ok || err != nil || detail != "r13893" {
+				t.Errorf("%v %q %v", ok, detail, err)
+			}
+		})
+	}
+	wg.Wait()
+}
