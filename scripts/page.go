@@ -186,7 +186,8 @@ func (p *page) recorder(L *lua.LState, name string) lua.LValue {
 	mod, ok := registry.Module(short)
 	if !ok {
 		if !p.source.reported[name] {
-			p.faultNear(p.here(L), name, registry.ModuleNames(), "there is no module %q in this build", name)
+			p.fault(p.here(L), "there is no module %q in this build", name)
+			p.faults[len(p.faults)-1].Suggestion = nearModule(name)
 		}
 		return p.unknown
 	}

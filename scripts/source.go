@@ -150,7 +150,7 @@ func (s *source) imports(file string, u *syntax.Unit) {
 			f.Message = fmt.Sprintf("module %q is not part of this build", im.Name)
 		case strings.HasPrefix(im.Name, "drrun."):
 			f.Message = fmt.Sprintf("there is no module %q", im.Name)
-			f.Suggestion = plans.Nearest(im.Name, registry.ModuleNames())
+			f.Suggestion = nearModule(im.Name)
 		case !modulePath.MatchString(im.Name):
 			f.Message = fmt.Sprintf("module %q: a module is NAME.lua beside the file, so its name has only letters, digits, _ and -", im.Name)
 		case there:
@@ -161,4 +161,17 @@ func (s *source) imports(file string, u *syntax.Unit) {
 		s.reported[im.Name] = true
 		s.faults = append(s.faults, f)
 	}
+}
+
+// nearModule is the module that was probably meant; the part that all have in
+// common does not count.
+func nearModule(name string) string {
+	var short []string
+	for _, m := range registry.Modules {
+		short = append(short, m.Name)
+	}
+	if near := plans.Nearest(strings.TrimPrefix(name, "drrun."), short); near != "" {
+		return "drrun." + near
+	}
+	return ""
 }

@@ -1,6 +1,6 @@
 -- A plan with a mistake in nearly every line.
 local http = require "drrun.http"
-local shell = require "drrun.shel"
+local shell = require "drrun.htp"
 
 http.get("https://example.com/")
 
