@@ -191,6 +191,15 @@ func TestRealFailoverAsksForTheSite(t *testing.T) {
 	}
 }
 
+func TestShellWord(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{"wait:go/no-go": "wait:go/no-go", "wait:business go": "'wait:business go'", "it's": `'it'\''s'`} {
+		if got := shellWord(in); got != want {
+			t.Errorf("shellWord(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
 func waiting() *fakeEngine {
 	w := report.Wait{Step: "group/edge/wait", Name: "go/no-go", Ask: "Is the ledger consistent?", Answers: []string{"go", "stop"}}
 	e := newFake(report.RunWaiting, fault.ExitWaiting, report.Event{Kind: report.EventWait, Wait: &w}, ended)

@@ -135,6 +135,7 @@ func (f *follower) arrived(a arrival) (done bool, err error) {
 			f.asking = ""
 			f.errorf("\n")
 		}
+		f.painter.Replace(f.view.lines(time.Now()))
 		f.painter.Print(lines...)
 	}
 	return false, nil

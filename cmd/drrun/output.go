@@ -78,6 +78,15 @@ func stamp(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
+// shellWord writes a word so that a shell takes it as one.
+func shellWord(s string) string {
+	s = term.Escape(s, false)
+	if strings.ContainsAny(s, " '\"$`\\|&;<>()*?[]#~!") {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
+}
+
 func orDash(s string) string {
 	if s == "" {
 		return "-"

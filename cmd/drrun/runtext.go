@@ -51,7 +51,7 @@ func runText(r *report.Run, steps bool) string {
 		fmt.Fprintf(&b, "error: %s: %s\n", term.Escape(firstOf(e.Machine, e.Step), false), term.Escape(e.Error.Message, true))
 	}
 	for _, w := range r.Waits {
-		fmt.Fprintf(&b, "waits: %s: %s\n  drrun answer %s %s %s\n", term.Escape(w.Name, false), term.Escape(w.Ask, true), r.ID, w.Step, strings.Join(w.Answers, "|"))
+		fmt.Fprintf(&b, "waits: %s: %s\n  drrun answer %s %s %s\n", term.Escape(w.Name, false), term.Escape(w.Ask, true), r.ID, shellWord(w.Step), strings.Join(w.Answers, "|"))
 	}
 	if steps {
 		for _, s := range r.Statements {

@@ -140,7 +140,7 @@ func (v *view) wait(w report.Wait) []string {
 	if w.Role != "" {
 		line += " (" + term.Escape(w.Role, false) + ")"
 	}
-	lines := []string{line, fmt.Sprintf("  drrun answer %s %s %s", v.run.ID, w.Step, strings.Join(w.Answers, "|"))}
+	lines := []string{line, fmt.Sprintf("  drrun answer %s %s %s", v.run.ID, shellWord(w.Step), strings.Join(w.Answers, "|"))}
 	if !w.Deadline.IsZero() {
 		lines = append(lines, fmt.Sprintf("  until %s, then: %s", stamp(w.Deadline), orDash(w.Timeout)))
 	}

@@ -124,6 +124,13 @@ func (p *Painter) Draw(now time.Time, lines []string) {
 	p.write(p.erase() + p.blockText())
 }
 
+// Replace changes what Draw has drawn, from the next Print on.
+func (p *Painter) Replace(lines []string) {
+	if p.drawn > 0 {
+		p.block = lines
+	}
+}
+
 // Print puts lines above the block, for good.
 func (p *Painter) Print(lines ...string) {
 	text := strings.Join(lines, "\n") + "\n"
