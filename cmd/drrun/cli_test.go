@@ -16,6 +16,7 @@ import (
 	"github.com/drrun/drrun/cmd/internal/term"
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/control"
 	"github.com/drrun/drrun/runtime/estate"
 	"github.com/drrun/drrun/runtime/report"
@@ -312,6 +313,16 @@ func TestJSONIsOneEventALine(t *testing.T) {
 	}
 	if len(lines) != 3 || !strings.Contains(lines[2], `"exit_code":7`) {
 		t.Errorf("lines:\n%s", s.out)
+	}
+}
+
+func TestNoPlanHasTheNameOfACommand(t *testing.T) {
+	t.Parallel()
+	for _, name := range commandNames() {
+		err := plans.ValidatePlan(&plans.Plan{Name: name, From: "paris", To: "lyon"})
+		if err == nil || !strings.Contains(err.Error(), "is a command of drrun") {
+			t.Errorf("a plan named %q: %v", name, err)
+		}
 	}
 }
 

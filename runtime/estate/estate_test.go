@@ -375,3 +375,76 @@ func TestForgetfulHostGetsItsPartAgain(t *testing.T) {
 		t.Errorf("a host that lost its state was not told again: %v", w.agents.assigned["par-1"])
 	}
 }
+
+func TestApplyIsRefusedWhenTheEstateMovedOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.apply()
+	old := uint64(0)
+	_, err := w.Apply(t.Context(), estate.ApplyRequest{Bundles: []plans.Bundle{estateBundle}, Base: &old})
+	if !fault.Is(err, fault.Conflict) {
+		t.Errorf("apply against revision 0 of an estate at 1: %v", err)
+	}
+	w.estate.Name = "other"
+	if _, err := w.Apply(t.Context(), estate.ApplyRequest{Bundles: []plans.Bundle{estateBundle}}); !fault.Is(err, fault.Refused) {
+		t.Errorf("apply of another estate: %v", err)
+	}
+}
+
+func TestPlansAreAppliedByName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	bundle := func(text string) plans.Bundle {
+		return plans.Bundle{Main: "erp.lua", Files: map[string]string{"erp.lua": text}}
+	}
+	plan := &plans.Plan{Name: "erp", From: "paris", To: "lyon", Items: []plans.Item{{Group: &plans.Group{Name: "g", Machines: []plans.MachineRef{{Name: "db1"}}}}}}
+	w.loader.plans["erp.lua"] = plan
+	apply := func(bundles ...plans.Bundle) (*estate.ApplyResult, error) {
+		return w.Apply(t.Context(), estate.ApplyRequest{Bundles: bundles, By: "ada"})
+	}
+	if _, err := apply(bundle("1")); !fault.Is(err, fault.Refused) {
+		t.Fatalf("a plan without an estate: %v", err)
+	}
+	if res, err := apply(estateBundle, bundle("1")); err != nil || !res.Applied {
+		t.Fatalf("estate and plan: %+v, %v", res, err)
+	}
+	if res, err := apply(bundle("1")); err != nil || res.Applied {
+		t.Errorf("the same plan again: %+v, %v", res, err)
+	}
+	res, err := apply(bundle("2"))
+	if err != nil || !res.Applied || res.Diff.Next != 1 || !strings.Contains(res.Diff.Text(), "~ plan erp") {
+		t.Errorf("a changed plan: %+v, %v", res, err)
+	}
+	if b, err := w.AppliedPlan(t.Context(), "erp"); err != nil || b.Files["erp.lua"] != "2" {
+		t.Errorf("the applied plan: %+v, %v", b, err)
+	}
+	w.estate.Machines = w.estate.Machines[1:]
+	res, err = apply(estateBundle)
+	if err != nil || len(res.Warnings) != 1 {
+		t.Errorf("an estate that lacks a machine of the plan: %+v, %v", res, err)
+	}
+	if _, err := w.AppliedPlan(t.Context(), "erq"); !fault.Is(err, fault.NotFound) || !strings.Contains(fault.Hint(err), "erp") {
+		t.Errorf("a plan that is not applied: %v", err)
+	}
+}
+
+func TestReplicaGoesWhereMostSpaceIs(t *testing.T) {
+	t.Parallel()
+	for _, free := range []map[string]int64{{"lyo-1": 5, "lyo-2": 9}, {"lyo-1": 9, "lyo-2": 5}} {
+		w := newWorld(t)
+		w.agents.free = free
+		w.apply()
+		want := "lyo-1"
+		if free["lyo-2"] > free["lyo-1"] {
+			want = "lyo-2"
+		}
+		if r, err := w.Record(t.Context(), "db1"); err != nil || r.Replica != want {
+			t.Errorf("free %v: replica on %s, %v", free, r.Replica, err)
+		}
+	}
+	w := newWorld(t)
+	w.estate.Machines[0].Replica = "par-1"
+	if _, err := w.Apply(t.Context(), estate.ApplyRequest{Bundles: []plans.Bundle{estateBundle}}); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a replica at the machine's own site: %v", err)
+	}
+}
