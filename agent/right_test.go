@@ -231,3 +231,37 @@ func TestBadStart(t *testing.T) {
 		t.Errorf("record of a newer program: %v", err)
 	}
 }
+
+// Two records of one epoch: both hosts refuse until a person grants the next.
+func TestTwoRecordsOfOneEpoch(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	base := p.auth
+	here := recovery.Authority{Epoch: 2, Active: "paris", Direction: base.Direction, Run: "run-a"}
+	there := recovery.Authority{Epoch: 2, Active: "lyon", Run: "run-b", Uncommitted: true}
+	p.a.end() // so that the two cannot talk while both are granted
+	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("run-b"), Expect: base, Next: there})
+	p.b.end()
+	p.a.start()
+	grant := command.GrantRequest{Meta: p.meta("run-a"), Expect: base, Next: here}
+	p.until("par-1", "it answers", func(command.MachineStatus) bool { return true })
+	call(p, command.Grant, "par-1", grant)
+	p.b.start()
+	for host, other := range map[string]string{"par-1": "run-b", "lyo-1": "run-a"} {
+		st := p.until(host, "the conflict is shown", func(st command.MachineStatus) bool { return strings.Contains(st.Reason, "two records of epoch 2") })
+		if !strings.Contains(st.Reason, other) {
+			t.Errorf("%s: reason is %q", host, st.Reason)
+		}
+	}
+	p.auth = there
+	if _, err := try(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("run-b")}); !fault.Is(err, fault.Refused) {
+		t.Errorf("start in a conflict: %v", err)
+	}
+	next := recovery.Authority{Epoch: 3, Active: "paris", Direction: base.Direction, Run: "run-c"}
+	m := p.meta("run-c")
+	m.Epoch = 0
+	call(p, command.Grant, "par-1", command.GrantRequest{Meta: m, Expect: here, Next: next})
+	p.until("lyo-1", "the next record ends it", func(st command.MachineStatus) bool { return st.Authority.Epoch == 3 && st.Reason == "" })
+	p.points("lyo-1", 1)
+}

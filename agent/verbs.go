@@ -248,10 +248,13 @@ func (r *record) sends(from, to string) error {
 
 // agentVerbs registers what other agents ask.
 func (a *Agent) agentVerbs(mux *rpc.Mux) {
-	rpc.Handle(mux, command.Confirm.Name, func(_ context.Context, p transport.Peer, in command.ConfirmRequest) (command.ConfirmResult, error) {
+	rpc.Handle(mux, command.Confirm.Name, func(ctx context.Context, p transport.Peer, in command.ConfirmRequest) (command.ConfirmResult, error) {
 		m, err := a.fromHost(p, in.Machine)
 		if err != nil {
 			return command.ConfirmResult{}, err
+		}
+		if in.Authority.Epoch != 0 {
+			m.learn(ctx, in.Authority, p.Host)
 		}
 		return command.ConfirmResult{Authority: m.snapshot().Authority}, nil
 	})

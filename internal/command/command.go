@@ -344,6 +344,9 @@ type VerifyResult struct {
 // ConfirmRequest asks for the authority record of a machine.
 type ConfirmRequest struct {
 	Machine string `json:"machine"`
+	// Authority is the asker's own record, if it has one: a newer one teaches
+	// the peer, another one of the same epoch is a conflict at both.
+	Authority recovery.Authority `json:"authority,omitzero"`
 }
 
 // ConfirmResult is the peer's record.
