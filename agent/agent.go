@@ -67,7 +67,8 @@ type Agent struct {
 	// their own, so that protected machines do not wait for them.
 	scan, seed lock
 	started    time.Time
-	assigning  lock // one new assignment at a time
+	instance   string // random at each start
+	assigning  lock   // one new assignment at a time
 
 	ready chan struct{} // closed when it listens
 	addr  net.Addr
@@ -76,10 +77,11 @@ type Agent struct {
 	end  context.CancelCauseFunc
 	work sync.WaitGroup
 
-	mu       sync.Mutex
-	peers    *client.Client // made when the agent has joined
-	machines map[string]*machine
-	running  bool // the loops of machines have been started
+	mu        sync.Mutex
+	peers     *client.Client    // made when the agent has joined
+	instances map[string]string // of other agents, as they last said
+	machines  map[string]*machine
+	running   bool // the loops of machines have been started
 }
 
 var errEnds = fault.Errorf(fault.Interrupted, "the agent is shutting down")
@@ -107,7 +109,7 @@ func Open(ctx context.Context, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		o: o, log: o.Log, unlock: unlock, tracker: tracker.NewScan(o.FS, 0),
-		scan: make(lock, maxScanning), seed: make(lock, maxSeeding), started: o.Clock.Now(),
+		scan: make(lock, maxScanning), seed: make(lock, maxSeeding), started: o.Clock.Now(), instance: ident.NewID().String(), instances: map[string]string{},
 		ready: make(chan struct{}), assigning: newLock(), machines: map[string]*machine{},
 	}
 	a.life, a.end = context.WithCancelCause(context.Background())
@@ -244,6 +246,24 @@ func (a *Agent) peer(host string) (*rpc.Client, error) {
 	c := a.peers
 	a.mu.Unlock()
 	return c.Session(host)
+}
+
+// sawInstance ends the session with an agent that was started anew: what the
+// old one left of it would have to time out first.
+func (a *Agent) sawInstance(host, instance string) {
+	a.mu.Lock()
+	fresh := instance != "" && a.instances[host] != instance
+	if fresh {
+		a.instances[host] = instance
+	}
+	peers := a.peers
+	a.mu.Unlock()
+	if !fresh || peers == nil {
+		return
+	}
+	if err := peers.Drop(host); err != nil {
+		a.log.Debug("cannot close the session with an earlier agent", logkit.KeyHost, host, logkit.KeyError, err)
+	}
 }
 
 // self returns the agent's own names; empty ones while it has not joined.

@@ -325,7 +325,7 @@ func (m *machine) confirmAt(ctx context.Context, host string) (recovery.Authorit
 		return recovery.Authority{}, err
 	}
 	var out command.ConfirmResult
-	err = p.Call(ctx, command.Confirm.Name, command.ConfirmRequest{Machine: m.name, Authority: m.snapshot().Authority}, &out)
+	err = p.Call(ctx, command.Confirm.Name, command.ConfirmRequest{Machine: m.name, Authority: m.snapshot().Authority, Instance: m.a.instance}, &out)
 	return out.Authority, err
 }
 

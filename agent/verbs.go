@@ -253,6 +253,7 @@ func (a *Agent) agentVerbs(mux *rpc.Mux) {
 		if err != nil {
 			return command.ConfirmResult{}, err
 		}
+		a.sawInstance(p.Host, in.Instance)
 		if in.Authority.Epoch != 0 {
 			m.learn(ctx, in.Authority, p.Host)
 		}

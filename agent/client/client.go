@@ -85,6 +85,19 @@ func (c *Client) Session(host string) (*rpc.Client, error) {
 	return s.rpc, nil
 }
 
+// Drop ends the session with a host; the next call dials anew. Calls in flight
+// return fault.Unreachable.
+func (c *Client) Drop(host string) error {
+	c.mu.Lock()
+	s := c.sessions[host]
+	delete(c.sessions, host)
+	c.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	return s.rpc.Close()
+}
+
 // Close ends all sessions.
 func (c *Client) Close() error {
 	c.mu.Lock()

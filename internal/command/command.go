@@ -347,6 +347,9 @@ type ConfirmRequest struct {
 	// Authority is the asker's own record, if it has one: a newer one teaches
 	// the peer, another one of the same epoch is a conflict at both.
 	Authority recovery.Authority `json:"authority,omitzero"`
+	// Instance is random at each start of the asking agent: a new one says
+	// that sessions with an earlier one are dead.
+	Instance string `json:"instance,omitempty"`
 }
 
 // ConfirmResult is the peer's record.
