@@ -176,7 +176,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 	if total < 400 {
 		t.Fatalf("the scenario has %d steps only", total)
 	}
-	stride := 13
+	stride := 23
 	if *every {
 		stride = 1
 	}

@@ -56,75 +56,132 @@ func (b *batch) close() error {
 	return errors.Join(errs...)
 }
 
-// read lays the logs over p, which stands for the disk from off. What no log
-// holds becomes zero: the rest of the last block of a disk that was shorter.
-func (b *batch) read(off int64, p []byte) error {
-	clear(p)
+func alignUp(n int64) int64 { return (n + blocksum.BlockSize - 1) &^ (blocksum.BlockSize - 1) }
+
+// logHead is where a log stands while a batch is read.
+type logHead struct {
+	r    *hrl.Reader
+	e    hrl.Extent // the next one, or what is left of it
+	next func() (hrl.Extent, error, bool)
+	ok   bool
+}
+
+func (h *logHead) advance() (err error) {
+	h.e, err, h.ok = h.next()
+	return err
+}
+
+// part is a piece of an extent inside the window that is read.
+type part struct {
+	r *hrl.Reader
+	e hrl.Extent
+}
+
+// eachChunk calls fn with all blocks below size that the batch holds, in order,
+// in pieces that fit buf, whose length is a multiple of the block size. A block
+// is the whole of what the last log says of it: behind the end of a disk that
+// was shorter then it is zero. Only the disk's last block may be short.
+func (b *batch) eachChunk(size int64, buf []byte, fn func(off int64, p []byte) error) error {
+	heads := make([]*logHead, 0, len(b.logs))
 	for _, r := range b.logs {
-		if _, err := r.Overlay(off, p); err != nil {
+		next, stop := iter.Pull2(r.Extents())
+		defer stop()
+		h := &logHead{r: r, next: next}
+		if err := h.advance(); err != nil {
 			return err
 		}
+		heads = append(heads, h)
+	}
+	var parts []part
+	covered := make([]bool, len(buf)/blocksum.BlockSize)
+	for {
+		pos := size
+		for _, h := range heads {
+			if h.ok {
+				pos = min(pos, h.e.Off)
+			}
+		}
+		if pos >= size {
+			return nil
+		}
+		end := min(pos+int64(len(buf)), size)
+		var err error
+		if parts, err = takeParts(heads, end, parts[:0]); err != nil {
+			return err
+		}
+		clear(covered)
+		if err := readParts(parts, pos, buf[:end-pos], covered); err != nil {
+			return err
+		}
+		if err := eachRun(pos, buf[:end-pos], covered, fn); err != nil {
+			return err
+		}
+	}
+}
+
+// takeParts moves all heads to end and returns what they passed, log by log.
+func takeParts(heads []*logHead, end int64, parts []part) ([]part, error) {
+	for _, h := range heads {
+		for h.ok && h.e.Off < end {
+			e := h.e
+			if e.End() > end {
+				e.Len = end - e.Off
+				h.e.Len -= e.Len
+				h.e.Off = end
+			} else if err := h.advance(); err != nil {
+				return nil, err
+			}
+			parts = append(parts, part{h.r, e})
+		}
+	}
+	return parts, nil
+}
+
+// readParts fills p, the disk from pos on, and marks the blocks that are
+// covered. Extents of which nothing would stay are not read.
+func readParts(parts []part, pos int64, p []byte, covered []bool) error {
+	for i := len(parts) - 1; i >= 0; i-- {
+		seen := true
+		e := parts[i].e
+		for k := (e.Off - pos) / blocksum.BlockSize; k < (e.End()-pos+blocksum.BlockSize-1)/blocksum.BlockSize; k++ {
+			seen = seen && covered[k]
+			covered[k] = true
+		}
+		if seen {
+			parts[i].r = nil
+		}
+	}
+	for _, q := range parts {
+		if q.r == nil {
+			continue
+		}
+		from, to := q.e.Off-pos, q.e.End()-pos
+		if q.e.Kind != hrl.Data {
+			clear(p[from:to])
+		} else if err := q.r.ReadExtent(q.e, p[from:to]); err != nil {
+			return err
+		}
+		clear(p[to:min(alignUp(to), int64(len(p)))])
 	}
 	return nil
 }
 
-// run is a piece of a disk.
-type run struct{ off, n int64 }
-
-func alignUp(n int64) int64 { return (n + blocksum.BlockSize - 1) &^ (blocksum.BlockSize - 1) }
-
-// runs yields the blocks below size that the logs hold, without gaps and
-// overlaps, in order, in pieces of at most chunkBytes. Only the disk's last
-// block may be short.
-func (b *batch) runs(size int64) iter.Seq2[run, error] {
-	return func(yield func(run, error) bool) {
-		type head struct {
-			hrl.Extent
-			next func() (hrl.Extent, error, bool)
+// eachRun calls fn with the runs of covered blocks of p.
+func eachRun(pos int64, p []byte, covered []bool, fn func(off int64, p []byte) error) error {
+	for i := 0; i < len(covered); {
+		j := i
+		for j < len(covered) && covered[j] {
+			j++
 		}
-		var heads []head
-		for _, r := range b.logs {
-			next, stop := iter.Pull2(r.Extents())
-			defer stop()
-			e, err, ok := next()
-			if err != nil {
-				yield(run{}, err)
-				return
-			}
-			if ok {
-				heads = append(heads, head{e, next})
+		if j > i {
+			from, to := i*blocksum.BlockSize, min(j*blocksum.BlockSize, len(p))
+			if err := fn(pos+int64(from), p[from:to]); err != nil {
+				return err
 			}
 		}
-		pos := int64(0) // everything before it was yielded
-		for len(heads) > 0 {
-			first := 0
-			for i := range heads {
-				if heads[i].Off < heads[first].Off {
-					first = i
-				}
-			}
-			h := &heads[first]
-			end := min(alignUp(h.End()), size)
-			for start := max(h.Off, pos); start < end; {
-				n := min(chunkBytes, end-start)
-				if !yield(run{start, n}, nil) {
-					return
-				}
-				start += n
-			}
-			pos = max(pos, end)
-			e, err, ok := h.next()
-			if err != nil {
-				yield(run{}, err)
-				return
-			}
-			if ok {
-				h.Extent = e
-			} else {
-				heads = append(heads[:first], heads[first+1:]...)
-			}
-		}
+		i = max(j, i+1)
 	}
+	return nil
 }
 
 // layers are all logs between a disk's image and a point of it.

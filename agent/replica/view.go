@@ -315,22 +315,6 @@ func (m *Machine) hashLayers(ctx context.Context, l layerStep, disk string, c *b
 	})
 }
 
-// eachChunk calls fn with all that the batch holds below size, in order.
-func (b *batch) eachChunk(size int64, buf []byte, fn func(off int64, p []byte) error) error {
-	for r, err := range b.runs(size) {
-		if err != nil {
-			return err
-		}
-		if err := b.read(r.off, buf[:r.n]); err != nil {
-			return err
-		}
-		if err := fn(r.off, buf[:r.n]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // putHashes hashes p, the disk's content from off, into a table.
 func putHashes(c *blocksum.Table, key uint64, off int64, p []byte, hashes []uint64) error {
 	for len(p) > 0 {

@@ -108,6 +108,9 @@ func against(ctx context.Context, bin string, size, data int64) (firstWire int64
 		}
 	}
 	row("1 % scattered (median)", median(mine), median(theirs))
+	if _, err := r.measure(ctx, p.disk); err != nil { // the deltas it was spared
+		return 0, err
+	}
 	if err := p.equal(filepath.Join(p.Root, "rsync", filepath.Base(p.disk))); err != nil {
 		return 0, fmt.Errorf("rsync's copy: %w", err)
 	}
