@@ -164,7 +164,11 @@ func (c *Client) result(ctx context.Context, st transport.Stream, verb string, o
 func finish(st transport.Stream, verb string, t wire.Type, b []byte, out any) error {
 	_ = st.CloseWrite() // the exchange is over; a dead stream changes nothing
 	if t == wire.TypeFault {
-		return wire.DecodeFault(b)
+		f := wire.DecodeFault(b)
+		if f.Kind == fault.Unreachable { // cut short there, or it did not reach somebody else
+			return &lostError{f}
+		}
+		return f
 	}
 	if out == nil {
 		return nil
@@ -197,7 +201,8 @@ func (e *lostError) Error() string { return e.fault.Message }
 func (e *lostError) Unwrap() error { return e.fault }
 
 // OutcomeUnknown reports whether err is of a Call or Upload whose request had
-// been sent: the other end may have carried it out. Other errors of kind
+// been sent and whose answer did not come, or was itself fault.Unreachable: the
+// other end may have carried it out, in part or whole. Other errors of kind
 // fault.Unreachable mean that nothing was sent.
 func OutcomeUnknown(err error) bool {
 	var l *lostError

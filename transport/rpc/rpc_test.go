@@ -182,7 +182,11 @@ func TestHandlerContext(t *testing.T) {
 
 		asked = ask(t.Context())
 		b.stop()
-		wantFault(t, <-asked, fault.Unreachable, "shutting down")
+		err = <-asked
+		wantFault(t, err, fault.Unreachable, "shutting down")
+		if !rpc.OutcomeUnknown(err) {
+			t.Error("a request that was cut short says that nothing was sent")
+		}
 		<-ended
 	})
 }

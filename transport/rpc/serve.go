@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,10 @@ const headTimeout = 30 * time.Second
 
 // answerTimeout bounds the sending of an answer to a caller that does not read.
 const answerTimeout = time.Minute
+
+// stallTimeout is how long an upload may rest. Far longer than any policy's
+// rate spreads two pieces, so that only a sender that hangs is given up.
+const stallTimeout = 15 * time.Minute
 
 // copySize is the size of the buffers that uploads go through.
 const copySize = 256 << 10
@@ -310,15 +315,23 @@ func takeBytes(ctx context.Context, st transport.Stream, sink *erasedSink, verb 
 	}
 	stop := context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	defer func() { _ = st.SetDeadline(time.Time{}) }()
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	for off < size {
+		_ = st.SetDeadline(time.Now().Add(stallTimeout)) // a dead stream shows at the next read
+		if ctx.Err() != nil {                            // and that deadline may have taken off the one of stop
+			return fault.Errorf(fault.Unreachable, "%s broke off at byte %d of %d: %w", verb, off, size, context.Cause(ctx))
+		}
 		n, err := st.Read((*buf)[:min(int64(copySize), size-off)])
 		if n > 0 {
 			if _, err := sink.write((*buf)[:n]); err != nil {
 				return err
 			}
 			off += int64(n)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+			err = fmt.Errorf("nothing came for %s", stallTimeout)
 		}
 		if err != nil && off < size {
 			return fault.Errorf(fault.Unreachable, "%s broke off at byte %d of %d: %w", verb, off, size, err)

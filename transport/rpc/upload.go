@@ -115,6 +115,9 @@ func (c *Client) sendBytes(ctx context.Context, st transport.Stream, verb string
 	if f.err != nil {
 		return c.lost(ctx, verb, errors.Join(werr, f.err))
 	}
+	if werr != nil && f.t == wire.TypeResult {
+		return c.lost(ctx, verb, errors.New("it acknowledged bytes that it had not been sent"))
+	}
 	return finish(st, verb, f.t, f.b, out)
 }
 

@@ -7,10 +7,14 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/transport"
 	"github.com/drrun/drrun/transport/rpc"
+	"github.com/drrun/drrun/transport/simnet"
+	"github.com/drrun/drrun/transport/wire"
 )
 
 func TestUpload(t *testing.T) {
@@ -135,6 +139,101 @@ func (s brokenSource) ReadAt(p []byte, off int64) (int, error) {
 		return 0, errors.New("disk gone")
 	}
 	return copy(p, s.b[off:]), nil
+}
+
+// TestUploadStalls: a sender that hangs with its connection alive is given up,
+// and what it sent stays with the sink.
+func TestUploadStalls(t *testing.T) {
+	m := rpc.NewMux()
+	s := &sink{}
+	rpc.HandleUpload(m, "put", func(context.Context, transport.Peer, text) (rpc.Sink[text], error) { return s, nil })
+	in(t, m, func(t *testing.T, b *bundle) {
+		if err := b.client.Upload(t.Context(), "put", text{}, hanging{0, 10 * time.Minute}, 3<<18, nil, nil); err != nil {
+			t.Errorf("slow, but alive: %v", err)
+		}
+		const size = 10 << 20
+		err := b.client.Upload(t.Context(), "put", text{}, hanging{size / 2, 20 * time.Minute}, size, nil, nil)
+		wantFault(t, err, fault.Unreachable, "put broke off at byte", "nothing came for 15m0s")
+		b.stop()
+		if s.aborted.Load() != 1 || s.committed.Load() != 1 || s.Len() < size/2 {
+			t.Errorf("%d aborts, %d commits, %d bytes", s.aborted.Load(), s.committed.Load(), s.Len())
+		}
+	})
+}
+
+// hanging is a source that takes its time for each piece from a byte on.
+type hanging struct {
+	from int64
+	d    time.Duration
+}
+
+func (h hanging) ReadAt(p []byte, off int64) (int, error) {
+	if off >= h.from {
+		<-time.After(h.d) // of the bubble
+	}
+	return len(p), nil
+}
+
+// TestEarlyAcknowledgement: a result before the last byte went out is no proof
+// of anything.
+func TestEarlyAcknowledgement(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := simnet.New(1)
+		l, err := n.Medium(host).Listen(t.Context(), ":7830")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() { served <- acknowledgeEarly(t.Context(), l) }()
+		c := rpc.NewClient(n.Medium(caller), addr, transport.Want{}, rpc.Options{Bulk: 1})
+		const size = 64 << 20 // more than any window
+		err = c.Upload(t.Context(), "put", text{}, zeros(size), size, nil, nil)
+		wantFault(t, err, fault.Unreachable, "acknowledged bytes that it had not been sent")
+		if !rpc.OutcomeUnknown(err) {
+			t.Error("the outcome counts as known")
+		}
+		if err := errors.Join(c.Close(), <-served, l.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// acknowledgeEarly is a peer that answers an upload with its offset and its
+// result at once.
+func acknowledgeEarly(ctx context.Context, l transport.Listener) error {
+	c, err := l.Accept(ctx)
+	if err != nil {
+		return err
+	}
+	hello, err := wire.Hello{Protocol: rpc.Protocol, Program: "liar", Version: "1"}.Encode()
+	if err != nil {
+		return err
+	}
+	for _, answer := range [][]byte{frame(wire.TypeHello, hello), append(frame(wire.TypeOffset, wire.EncodeOffset(0)), frame(wire.TypeResult, []byte("{}"))...)} {
+		st, err := c.Accept(ctx)
+		if err != nil {
+			return err
+		}
+		if _, _, err := wire.ReadFrame(st); err != nil {
+			return err
+		}
+		if _, err := st.Write(answer); err != nil {
+			return err
+		}
+		if err := st.CloseWrite(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func frame(t wire.Type, payload []byte) []byte {
+	b, err := wire.AppendFrame(nil, t, payload)
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 func TestNegativeUploadSize(t *testing.T) {
