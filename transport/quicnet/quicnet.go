@@ -58,8 +58,9 @@ type Options struct {
 	KeepAlive        time.Duration // 0: 5 s
 	IdleTimeout      time.Duration // silence after which a connection is dead; 0: 15 s
 	HandshakeTimeout time.Duration // silence after which a dial is given up; 0: 5 s
-	// StatelessResetKey lets a restarted listener tell dialers at once that
-	// their connections are gone. nil: derived from the identity's key.
+	// StatelessResetKey lets a restarted listener tell a dialer, at the next
+	// thing it sends, that its connection is gone; until then only the idle
+	// timeout does. nil: derived from the identity's key.
 	StatelessResetKey *[32]byte
 	// DisableGRO reads one datagram at a time, for kernels that join them wrongly.
 	DisableGRO bool
@@ -141,7 +142,7 @@ func orDefault(d, def time.Duration) time.Duration {
 	return d
 }
 
-// Close closes every socket of the medium; connections die without a word.
+// Close closes every socket of the medium; connections may die without a word.
 func (m *Medium) Close() error {
 	m.mu.Lock()
 	m.closed = true

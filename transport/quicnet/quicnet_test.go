@@ -57,7 +57,7 @@ func (e estate) host(t testing.TB, site, host string) *pki.Identity {
 
 func medium(t *testing.T, src quicnet.IdentitySource) *quicnet.Medium {
 	t.Helper()
-	m := quicnet.New(src, quicnet.Options{HandshakeTimeout: 2 * time.Second})
+	m := quicnet.New(src, quicnet.Options{HandshakeTimeout: 15 * time.Second})
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
 			t.Error(err)
