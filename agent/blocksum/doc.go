@@ -34,6 +34,9 @@
 //	52     4044 reserved, written as zero
 //	4096   8×n  entries
 //
+// Magic, version, flags and the header's CRC keep their places in every
+// version, so that a newer table is told from a damaged one.
+//
 // A file longer than its header says is what a crash in Resize leaves; opening
 // cuts it. A shorter one is corrupt.
 package blocksum

@@ -60,21 +60,22 @@ func decodeHeader(path string, b []byte) (header, error) {
 	if string(b[:8]) != magic {
 		return bad(0, "not a block table")
 	}
-	if v := le.Uint32(b[8:]); v != FormatVersion {
-		e := fault.Errorf(fault.Corrupt, "cannot open block table %s: at byte 8: format version %d is not known (this program knows %d)",
-			path, v, FormatVersion)
-		return header{}, e.WithHint("use the drrun-agent that wrote it, or a newer one")
+	newer := func(off int, format string, args ...any) (header, error) {
+		return header{}, fault.Errorf(fault.Refused, "cannot open block table %s: at byte %d: %s", path, off,
+			fmt.Sprintf(format, args...)).WithHint("use the drrun-agent that wrote it, or a newer one; the file was left as it is")
 	}
-	if got, want := crc32.Checksum(b[:48], castagnoli), le.Uint32(b[48:]); got != want {
+	if got, want := crc32.Checksum(b[:48], castagnoli), le.Uint32(b[48:]); got != want { // damage is not a newer version
 		return bad(48, "header checksum is %08x, want %08x", got, want)
+	}
+	if v := le.Uint32(b[8:]); v != FormatVersion {
+		return newer(8, "format version %d is not known (this program knows %d)", v, FormatVersion)
 	}
 	h := header{must: le.Uint32(b[12:]), may: le.Uint32(b[16:]), keyCheck: le.Uint64(b[24:]), size: int64(le.Uint64(b[32:]))}
 	if unknown := h.must &^ knownMust; unknown != 0 {
-		e := fault.Errorf(fault.Corrupt, "cannot open block table %s: at byte 12: unknown must flag %#x", path, unknown)
-		return header{}, e.WithHint("use the drrun-agent that wrote it, or a newer one")
+		return newer(12, "unknown must flag %#x", unknown)
 	}
 	if n := le.Uint32(b[20:]); n != BlockSize {
-		return bad(20, "block size %d, want %d", n, BlockSize)
+		return newer(20, "block size %d, want %d", n, BlockSize)
 	}
 	if h.size < 0 || h.size > MaxSize {
 		return bad(32, "disk size %d is out of range", h.size)

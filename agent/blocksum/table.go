@@ -51,8 +51,8 @@ func Create(fsys vfs.FS, path string, key uint64, size int64) (_ *Table, err err
 }
 
 // Open opens an existing table. fault.Corrupt: the file is no table of this
-// format, is damaged, or belongs to a disk with another key; it is left as it
-// was. A missing file satisfies errors.Is(err, fs.ErrNotExist).
+// format, is damaged, or belongs to a disk with another key; fault.Refused: a
+// newer program wrote it. Both leave it as it was. A missing file satisfies errors.Is(err, fs.ErrNotExist).
 func Open(fsys vfs.FS, path string, key uint64) (_ *Table, err error) {
 	f, err := fsys.OpenFile(path, vfs.ReadWrite, 0)
 	if err != nil {

@@ -8,7 +8,8 @@
 // applying them to a disk. It is the one door to the compression library.
 //
 // Damage is found on opening (header, index, footer) or on reading (frames) and
-// comes back as fault.Corrupt, with the file's name and the offset in it.
+// comes back as fault.Corrupt, with the file's name and the offset in it; a file
+// that a newer program wrote is fault.Refused.
 //
 // Threading: a Writer belongs to one goroutine. A Reader and a Cache are safe
 // for concurrent use.

@@ -78,7 +78,7 @@ func decodeFooter(path string, b []byte, size int64, headerCRC uint32) (Footer, 
 		f.Instant = time.Unix(0, n).UTC()
 	}
 	if int(b[16]) >= len(consistencies) {
-		return f, corrupt(path, at+16, "consistency %d is not known", b[16]).WithHint(versionHint)
+		return f, refused(path, at+16, "consistency %d is not known", b[16])
 	}
 	f.Consistency = consistencies[b[16]]
 	f.Sum = le.Uint64(b[24:])

@@ -33,10 +33,12 @@ const (
 	headerMagic = "DRRUNHRL"
 	headerSize  = 256
 	knownMust   = 0 // the must flags this version understands
+
+	offKind, offCipher = 20, 21 // in the header
 )
 
 const (
-	versionHint = "use the drrun version that wrote it, or a newer one"
+	versionHint = "use the drrun version that wrote it, or a newer one; the file was left as it is"
 	damagedHint = "the file is damaged: fetch it again from the other site, or let the next cycle compare and send what differs"
 )
 
@@ -99,9 +101,9 @@ type Header struct {
 func (h *Header) check() (int64, error) {
 	switch {
 	case h.Kind < Full || h.Kind > Undo:
-		return 20, fmt.Errorf("kind %s cannot be read by this version", h.Kind)
+		return offKind, fmt.Errorf("kind %s cannot be read by this version", h.Kind)
 	case h.Cipher != 0:
-		return 21, fmt.Errorf("cipher %d is not known", h.Cipher)
+		return offCipher, fmt.Errorf("cipher %d is not known", h.Cipher)
 	case h.SizeBefore < 0 || h.SizeBefore > MaxDisk:
 		return 112, fmt.Errorf("disk size %d is out of range", h.SizeBefore)
 	case h.SizeAfter < 0 || h.SizeAfter > MaxDisk:
@@ -145,15 +147,14 @@ func decodeHeader(path string, b []byte) (Header, error) {
 		return Header{}, corrupt(path, 0, "not a replication log")
 	}
 	h := Header{Version: le.Uint32(b[8:]), Must: le.Uint32(b[12:]), May: le.Uint32(b[16:])}
-	if h.Version != FormatVersion {
-		return h, corrupt(path, 8, "format version %d is not known (this program knows %d)", h.Version, FormatVersion).
-			WithHint(versionHint)
-	}
-	if got, want := crcOf(b[:252]), le.Uint32(b[252:]); got != want {
+	if got, want := crcOf(b[:252]), le.Uint32(b[252:]); got != want { // damage is not a newer version
 		return h, corrupt(path, 252, "header checksum is %08x, want %08x", got, want)
 	}
+	if h.Version != FormatVersion {
+		return h, refused(path, 8, "format version %d is not known (this program knows %d)", h.Version, FormatVersion)
+	}
 	if unknown := h.Must &^ knownMust; unknown != 0 {
-		return h, corrupt(path, 12, "unknown must flag %#x", unknown).WithHint(versionHint)
+		return h, refused(path, 12, "unknown must flag %#x", unknown)
 	}
 	h.Kind, h.Cipher = Kind(b[20]), b[21]
 	copy(h.File[:], b[24:])
@@ -168,16 +169,26 @@ func decodeHeader(path string, b []byte) (Header, error) {
 	copy(h.Tenant[:], b[144:])
 	copy(h.KeyID[:], b[160:])
 	if n := le.Uint32(b[140:]); n != BlockSize {
-		return h, corrupt(path, 140, "block size %d is not known", n).WithHint(versionHint)
+		return h, refused(path, 140, "block size %d is not known", n)
 	}
-	if off, err := h.check(); err != nil {
-		return h, corrupt(path, off, "%w", err).WithHint(versionHint)
+	switch off, err := h.check(); {
+	case err == nil:
+		return h, nil
+	case off == offKind || off == offCipher: // of a later version
+		return h, refused(path, off, "%w", err)
+	default:
+		return h, corrupt(path, off, "%w", err)
 	}
-	return h, nil
 }
 
 // corrupt makes the error for damage at byte off of the file at path.
 func corrupt(path string, off int64, format string, args ...any) *fault.Error {
 	return fault.Errorf(fault.Corrupt, "cannot read log %s: at byte %d: %w", path, off, fmt.Errorf(format, args...)).
 		WithHint(damagedHint)
+}
+
+// refused makes the error for a file that a newer program wrote.
+func refused(path string, off int64, format string, args ...any) *fault.Error {
+	return fault.Errorf(fault.Refused, "cannot read log %s: at byte %d: %w", path, off, fmt.Errorf(format, args...)).
+		WithHint(versionHint)
 }

@@ -22,7 +22,8 @@ type Reader struct {
 
 // Open opens a log with a cache of its own (DefaultCache bytes, taken as used).
 // Header, footer and index are checked, frames when they are read. Errors are
-// fault.Corrupt with the file and the offset of the fault, or those of fsys.
+// fault.Corrupt with the file and the offset of the fault, fault.Refused where a
+// newer program wrote it, or those of fsys.
 func Open(fsys vfs.FS, path string) (*Reader, error) {
 	return OpenCached(fsys, path, NewCache(DefaultCache))
 }
