@@ -1,9 +1,12 @@
 package replica
 
 import (
+	"context"
+	"errors"
 	"runtime"
 	"time"
 
+	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/internal/vfs"
@@ -26,6 +29,21 @@ func (m *Machine) WaitUrgent() {
 		}
 		runtime.Gosched()
 	}
+}
+
+// EachChunk reads a batch of logs through a buffer of some blocks.
+func EachChunk(fsys vfs.FS, paths []string, size int64, blocks int, fn func(off int64, p []byte) error) error {
+	b, err := openBatch(fsys, paths)
+	if err != nil {
+		return err
+	}
+	return errors.Join(b.eachChunk(size, make([]byte, blocks*blocksum.BlockSize), fn), b.close())
+}
+
+// WriteLayers lays logs over a file of a size.
+func WriteLayers(ctx context.Context, fsys vfs.FS, f vfs.File, paths []string, size int64, punch bool) error {
+	_, err := layerStep{paths: paths, size: size}.writeOver(ctx, fsys, f, punch, func(int64) {})
+	return err
 }
 
 // Encoders and decoders of the durable records.
