@@ -40,11 +40,11 @@ func (m *Machine) Adopt(ctx context.Context, tip recovery.Point, tables map[stri
 
 func (m *Machine) adopt(ctx context.Context, tip recovery.Point, tables map[string]string) error {
 	st := m.snapshot()
-	if st.Live == nil && st.Applied.Seq != 0 {
+	if newest, ok := m.tip(); ok && st.Live == nil {
 		if st.Applied.Point == tip.ID {
 			return nil
 		}
-		return fault.Errorf(fault.Refused, "machine %s: the store has points up to %s, and the disks here are not on an overlay of them", m.cfg.Machine, st.Applied.Point).
+		return fault.Errorf(fault.Refused, "machine %s: the store has points up to %s, and the disks here are not on an overlay of them", m.cfg.Machine, newest.ID).
 			WithHint("remove the replica here to begin a new one; its points are lost then")
 	}
 	if err := m.checkAdopt(&tip, tables); err != nil {
@@ -135,14 +135,12 @@ func (m *Machine) copyTable(d recovery.PointDisk, tip recovery.Point, from strin
 }
 
 // foldBase writes the undo log from the live disk's point to the base's: where
-// the two tables differ, the base's content.
+// the two tables differ, the base's content. One of an attempt that failed is
+// replaced: the machine may have run since, and the base is as it was.
 func (m *Machine) foldBase(ctx context.Context, tip recovery.Point, d recovery.PointDisk) (err error) {
 	base, err := m.point(m.snapshot().Applied.Point)
 	if err != nil {
 		return err
-	}
-	if m.exists(m.undoPath(d.Name, tip.Seq, base.Seq)) {
-		return nil
 	}
 	key := m.disks[d.Name].Key
 	now, err := blocksum.Open(m.fs, m.dir(d.Name, adoptTable), key)
@@ -235,7 +233,12 @@ func (m *Machine) finishAdopt() error {
 		if err := m.closeTable(d.Name); err != nil {
 			return err
 		}
-		if from := m.dir(d.Name, adoptTable); m.exists(from) {
+		from := m.dir(d.Name, adoptTable)
+		there, err := m.exists(from)
+		if err != nil {
+			return err
+		}
+		if there { // else it is in its place already
 			if err := m.fs.Rename(from, m.tablePath(d.Name)); err != nil {
 				return err
 			}
@@ -245,7 +248,7 @@ func (m *Machine) finishAdopt() error {
 	age := max(0, now.UTC().Sub(tip.Instant))
 	err := m.record(func(s *state) {
 		if s.Live != nil {
-			for _, d := range m.names {
+			for _, d := range m.assigned(s.Live.Point) {
 				s.Dropping = append(s.Dropping, m.disks[d].Head+baseSuffix, m.dir(d, liveTable))
 			}
 		}

@@ -103,6 +103,11 @@ func (m *Machine) applyPoint(ctx context.Context, p recovery.Point) error {
 	if err != nil {
 		return err
 	}
+	for _, d := range p.Disks {
+		if err := m.checkImage(d.Name); err != nil {
+			return err
+		}
+	}
 	st := m.snapshot()
 	if st.Applied.Seq == 0 && !st.Owned {
 		if err := m.checkHeads(); err != nil {
@@ -266,8 +271,40 @@ type image struct {
 	buf         []byte
 }
 
-// openImage opens the image of a disk for reading; a missing one is empty.
-func (m *Machine) openImage(disk string) (*image, error) { return m.openFile(m.image(disk)) }
+// openImage opens the image of a disk for reading; of a disk that no applied
+// point has it is empty.
+func (m *Machine) openImage(disk string) (*image, error) {
+	if err := m.checkImage(disk); err != nil {
+		return nil, err
+	}
+	return m.openFile(m.image(disk))
+}
+
+// hasImage reports whether the applied point has a disk.
+func (m *Machine) hasImage(disk string) bool {
+	st := m.snapshot()
+	if st.Applied.Seq == 0 {
+		return false
+	}
+	p, err := m.point(st.Applied.Point)
+	if err != nil {
+		return true
+	}
+	_, ok := p.Disk(disk)
+	return ok
+}
+
+// checkImage refuses to go on where the image of a disk is gone that has points:
+// a new file in its place would be taken for the disk.
+func (m *Machine) checkImage(disk string) error {
+	path := m.image(disk)
+	there, err := m.exists(path)
+	if err != nil || there || !m.hasImage(disk) {
+		return err
+	}
+	return fault.Errorf(fault.Corrupt, "disk %s of machine %s: its image %s is missing", disk, m.cfg.Machine, path).
+		WithHint("restore the file; without it no recovery point of the disk can be read here. What is received meanwhile is kept")
+}
 
 // openHead opens the file at a disk's head path for reading.
 func (m *Machine) openHead(disk string) (*image, error) { return m.openFile(m.disks[disk].Head) }

@@ -282,3 +282,63 @@ func TestFailedStepsAreDoneAgain(t *testing.T) {
 		must(t, w.check(m))
 	}
 }
+
+// TestUnreadableIsNotMissing: a folder that cannot be looked at for a while costs
+// nothing.
+func TestUnreadableIsNotMissing(t *testing.T) {
+	t.Parallel()
+	w, m := chain(t)
+	must(t, m.SetHold(true))
+	must(t, w.cycle(m))
+	must(t, m.Close())
+	for _, part := range []string{"/logs/", "/undo/", "/head.img", "/table.adopt"} {
+		f := &faultFS{left: -1}
+		f.look = func(path string) error {
+			if strings.Contains(path, part) {
+				return errTest
+			}
+			return nil
+		}
+		w.fs = f
+		if m, err := replica.Open(w.config()); err == nil {
+			if err = m.Apply(context.Background()); err == nil {
+				_, err = m.Prepare(context.Background(), "run-1", w.order[0], nil)
+			}
+			if !errors.Is(err, errTest) {
+				t.Errorf("%s: %v", part, err)
+			}
+			f.look = nil
+			must(t, m.Close())
+		} else if !errors.Is(err, errTest) {
+			t.Errorf("%s: %v", part, err)
+		}
+		w.fs = fastFS{}
+		m := open(t, w)
+		must(t, w.check(m))
+		must(t, m.Close())
+	}
+}
+
+// TestMissingHead: no empty file takes its place.
+func TestMissingHead(t *testing.T) {
+	t.Parallel()
+	w, m := chain(t)
+	ctx := context.Background()
+	must(t, os.Rename(w.head("data"), w.dir+"/away"))
+	w.change()
+	must(t, w.cycle(m)) // what is received is kept
+	err := m.Apply(ctx)
+	wantKind(t, err, fault.Corrupt)
+	if !strings.Contains(err.Error(), w.head("data")) || fault.Hint(err) == "" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := m.PrepareTest(ctx, "t", w.order[0], nil); err == nil {
+		t.Error("a view of a disk that is gone")
+	}
+	if _, err := os.Stat(w.head("data")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something stands there: %v", err)
+	}
+	must(t, os.Rename(w.dir+"/away", w.head("data")))
+	must(t, m.Apply(ctx))
+	must(t, w.check(m))
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -317,4 +318,68 @@ func TestPrepareEndsVerify(t *testing.T) {
 		t.Error("the verification went to its end")
 	}
 	must(t, <-prepared)
+}
+
+// TestFilesInTheWay: what stands beside a head and is not ours is neither
+// removed nor taken for the base.
+func TestFilesInTheWay(t *testing.T) {
+	t.Parallel()
+	w, m := setup(t)
+	ctx := context.Background()
+	for _, suffix := range []string{".base", ".new"} {
+		path := w.head("data") + suffix
+		must(t, os.WriteFile(path, []byte("somebody's"), 0o600))
+		_, err := m.Prepare(ctx, "run-1", w.order[0], nil)
+		wantKind(t, err, fault.Refused)
+		must(t, m.Apply(ctx))
+		m = reopen(t, w, m)
+		if got, err := os.ReadFile(path); err != nil || string(got) != "somebody's" {
+			t.Errorf("%s holds %q, %v", path, got, err)
+		}
+		must(t, os.Remove(path))
+	}
+	_, err := m.Prepare(ctx, "run-1", w.order[0], nil)
+	must(t, err)
+	must(t, w.check(m))
+}
+
+// TestTakeOverAgain: a take-over that failed in its middle, after which the
+// machine ran on, keeps all that the base has.
+func TestTakeOverAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(tempDir(t), 14, "system", "data")
+	f := &faultFS{left: -1}
+	w.fs = f
+	m := open(t, w)
+	ctx := context.Background()
+	must(t, w.cycle(m))
+	must(t, m.Apply(ctx))
+	res, err := m.Prepare(ctx, "run-1", w.tip.ID, nil)
+	must(t, err)
+	must(t, m.Commit("run-1"))
+	must(t, w.live(res.Paths))
+	tables, err := w.sourceTables()
+	must(t, err)
+	first := w.final(m)
+	f.filter = func(op, path string) error {
+		if op == "rename" && strings.Contains(path, "/data/undo/") {
+			return errTest
+		}
+		return nil
+	}
+	if err := m.Adopt(ctx, first, tables); !errors.Is(err, errTest) {
+		t.Fatalf("got %v", err)
+	}
+	f.filter = nil
+	for range 3 {
+		must(t, w.live(res.Paths))
+	}
+	tables, err = w.sourceTables()
+	must(t, err)
+	last := w.final(m)
+	last.Seq = first.Seq
+	must(t, m.Adopt(ctx, last, tables))
+	w.keep(last)
+	must(t, w.check(m))
+	must(t, w.check(reopen(t, w, m)))
 }

@@ -49,6 +49,7 @@ type faultFS struct {
 	synced map[string][]byte // content at the last sync of files written since
 	free   func(string) (int64, error)
 	filter func(op, path string) error // nil: no rule
+	look   func(path string) error     // of Stat; nil: no rule
 }
 
 var errDead = errors.New("the machine lost its power")
@@ -164,6 +165,11 @@ func (f *faultFS) MkdirAll(a string, perm fs.FileMode) error {
 func (f *faultFS) Stat(a string) (fs.FileInfo, error) {
 	if err := f.alive(); err != nil {
 		return nil, err
+	}
+	if f.look != nil {
+		if err := f.look(a); err != nil {
+			return nil, err
+		}
 	}
 	return f.fastFS.Stat(a)
 }

@@ -225,7 +225,9 @@ func (m *Machine) takeDisks(fresh bool) error {
 			return fault.Errorf(fault.Refused, "disk %s is another one (%s) than the replica's (%s)", n, d.ID, have.ID).
 				WithHint("remove the replica of the machine first, or give the disk another name")
 		case have.Head != d.Head:
-			if m.st.Applied.Seq != 0 && !m.exists(d.Head) {
+			if there, err := m.exists(d.Head); err != nil {
+				return err
+			} else if m.st.Applied.Seq != 0 && !there {
 				return fault.Errorf(fault.Refused, "disk %s has moved from %s to %s, and there is nothing", n, have.Head, d.Head).
 					WithHint("move the file there while the agent is stopped")
 			}
@@ -239,9 +241,17 @@ func (m *Machine) takeDisks(fresh bool) error {
 	return m.record(func(s *state) { s.Disks = next.Disks })
 }
 
-func (m *Machine) exists(path string) bool {
+// exists reports whether something stands at path. What cannot be looked at is
+// an error and never taken for missing: files are removed on that answer.
+func (m *Machine) exists(path string) (bool, error) {
 	_, err := m.fs.Stat(path)
-	return err == nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot look at %s: %w", path, err)
+	}
+	return true, nil
 }
 
 // removeTemps removes what a crash left half-written.
@@ -287,8 +297,8 @@ func (m *Machine) loadLog(disk, file string, tip ident.PointID, need map[ident.L
 	case log.IsZero() || n < 0 || isTemp(file) || !wanted:
 		return m.fs.Remove(path)
 	case rest == ".hrl"+sumsSuffix:
-		if m.exists(strings.TrimSuffix(path, sumsSuffix)) {
-			return nil
+		if there, err := m.exists(strings.TrimSuffix(path, sumsSuffix)); err != nil || there {
+			return err
 		}
 		return m.fs.Remove(path)
 	case rest == ".hrl"+partSuffix && !need[log]:
@@ -351,7 +361,11 @@ func (m *Machine) removeUndos() error {
 				continue // not begun: a point is applied only after the one before it
 			}
 			files := []string{m.undoPath(d, p.Seq, older)}
-			if m.exists(files[0]) {
+			there, err := m.exists(files[0])
+			if err != nil {
+				return err
+			}
+			if there {
 				parts, err := m.undoFiles(d, p.Seq, older)
 				if err != nil {
 					m.log.Error("undo log damaged: older points cannot be read", "path", files[0], "err", err)
@@ -442,7 +456,9 @@ func (m *Machine) startClocks() {
 // loadSegment returns what memory keeps of a stored segment; nil: it is of a
 // staged log that does not lead from the tip.
 func (m *Machine) loadSegment(disk, path string, accepted bool, tip ident.PointID) (*segment, error) {
-	if !m.exists(path) {
+	if there, err := m.exists(path); err != nil {
+		return nil, err
+	} else if !there && !accepted { // removed with its log a moment ago
 		return nil, nil
 	}
 	if !accepted {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
@@ -112,6 +113,14 @@ func (m *Machine) checkOverlay(p recovery.Point) error {
 			return fault.Errorf(fault.Refused, "disk %s is the device %s here: it can take no overlay", d.Name, disk.Head).
 				WithHint("give the disk a file as its path at this site")
 		}
+		for _, suffix := range []string{newSuffix, baseSuffix} { // no overlay stands here: not ours
+			if there, err := m.exists(disk.Head + suffix); err != nil {
+				return err
+			} else if there {
+				return fault.Errorf(fault.Refused, "disk %s: the file %s is in the way of the overlay", d.Name, disk.Head+suffix).
+					WithHint("move it away; drrun needs that name while the machine runs here")
+			}
+		}
 	}
 	return m.checkPrepareRoom(p)
 }
@@ -143,43 +152,62 @@ func (m *Machine) makeLive(ctx context.Context, l *live, progress func(int64)) e
 // are not whole are thrown away, whole ones take their places.
 func (m *Machine) finishLive() error {
 	l := m.snapshot().Live
-	if l == nil || l.Phase == phaseCopy {
-		for _, d := range m.names {
+	if l == nil || l.Phase == phaseReady {
+		return nil
+	}
+	if l.Phase == phaseCopy {
+		for _, d := range m.assigned(l.Point) {
 			for _, path := range []string{m.disks[d].Head + newSuffix, m.dir(d, liveTable)} {
 				if err := m.removeFile(path); err != nil {
 					return err
 				}
 			}
 		}
-		if l == nil {
-			return nil
-		}
 		return m.record(func(s *state) { s.Live = nil })
 	}
-	if l.Phase == phaseReady {
-		return nil
-	}
-	for _, d := range l.Point.Disks {
-		head := m.disks[d.Name].Head
-		if !m.exists(head + newSuffix) {
-			continue // in its place already
-		}
-		if !m.exists(head + baseSuffix) {
-			if err := m.fs.Rename(head, head+baseSuffix); err != nil {
-				return fmt.Errorf("cannot keep the head of disk %s: %w", d.Name, err)
-			}
-		}
-		if err := m.fs.Rename(head+newSuffix, head); err != nil {
-			return fmt.Errorf("cannot place disk %s: %w", d.Name, err)
+	for _, d := range m.assigned(l.Point) {
+		if err := m.placeOverlay(d); err != nil {
+			return fmt.Errorf("cannot place disk %s: %w", d, err)
 		}
 	}
 	return m.record(func(s *state) { s.Live.Phase = phaseReady })
 }
 
+// assigned lists the disks of a point that the machine still has here.
+func (m *Machine) assigned(p recovery.Point) []string {
+	return slices.DeleteFunc(slices.Clone(m.names), func(d string) bool { _, ok := p.Disk(d); return !ok })
+}
+
+// placeOverlay puts the whole overlay of a disk at the head's path and keeps
+// the head as the base.
+func (m *Machine) placeOverlay(disk string) error {
+	head := m.disks[disk].Head
+	made, err := m.exists(head + newSuffix)
+	if err != nil {
+		return err
+	}
+	kept, err := m.exists(head + baseSuffix)
+	switch {
+	case err != nil:
+		return err
+	case !made && kept:
+		return nil // in its place already
+	case !made:
+		return fault.Errorf(fault.Corrupt, "%s is missing", head+newSuffix).
+			WithHint("restore the file; it is the disk of the point that was prepared")
+	case !kept:
+		if err := m.fs.Rename(head, head+baseSuffix); err != nil {
+			return err
+		}
+	}
+	return m.fs.Rename(head+newSuffix, head)
+}
+
 // removeFile removes a file if it is there; a missing folder is no error.
 func (m *Machine) removeFile(path string) error {
-	if !m.exists(path) {
-		return nil
+	there, err := m.exists(path)
+	if err != nil || !there {
+		return err
 	}
 	return m.fs.Remove(path)
 }

@@ -192,8 +192,8 @@ func (m *Machine) thinRun(ctx context.Context, t thinning, now time.Time) error 
 // mergeUndo writes the undo log of a disk over a run: where several hold the
 // same block, the oldest content wins.
 func (m *Machine) mergeUndo(ctx context.Context, t thinning, d recovery.PointDisk) error {
-	if m.exists(m.undoPath(d.Name, t.newer.Seq, t.older.Seq)) {
-		return nil // of an attempt that failed; it holds the same
+	if there, err := m.exists(m.undoPath(d.Name, t.newer.Seq, t.older.Seq)); err != nil || there {
+		return err // there: of an attempt that failed; it holds the same
 	}
 	var paths []string // newest first: the older ones lie over them
 	above := t.newer

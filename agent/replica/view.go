@@ -62,8 +62,8 @@ func (m *Machine) materialise(ctx context.Context, p recovery.Point, disk, path 
 // the layers over it need.
 func (m *Machine) copyImage(ctx context.Context, f vfs.File, disk string, l layers, progress func(int64)) (mode string, written int64, err error) {
 	img, err := m.fs.OpenFile(m.image(disk), vfs.ReadOnly, 0)
-	if errors.Is(err, fs.ErrNotExist) && m.snapshot().Applied.Seq == 0 {
-		return ModeCopy, 0, nil // nothing is applied yet
+	if errors.Is(err, fs.ErrNotExist) && !m.hasImage(disk) {
+		return ModeCopy, 0, nil // nothing of the disk is applied yet
 	}
 	if err != nil {
 		return "", 0, fmt.Errorf("cannot open disk image: %w", err)
