@@ -25,6 +25,9 @@ type Peer struct {
 	// Expired says that the certificate of a known agent has run out less
 	// than 30 days ago: an alarm, not a refusal.
 	Expired bool
+	// RenewalDue says that half of the life of a host's certificate was over
+	// when it connected.
+	RenewalDue bool
 }
 
 // String names the peer for messages and logs.

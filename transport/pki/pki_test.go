@@ -197,15 +197,15 @@ func TestExpiry(t *testing.T) {
 	check := func(when string, expired, hostOK, runtimeOK bool) {
 		t.Helper()
 		p, err := self.Verify(shown(h), transport.Want{Host: "par-2"})
-		if (err == nil) != hostOK || p.Expired != (expired && hostOK) {
+		if (err == nil) != hostOK || p.Expired != (expired && hostOK) || hostOK && p.RenewalDue != renewalDue() {
 			t.Errorf("%s: host verified as %+v, %v", when, p, err)
 		}
 		if err != nil {
 			wantFault(t, err, fault.Refused, "certificate of host par-2 ran out on")
 		}
-		_, err = self.Verify(shown(rt), transport.Want{})
-		if (err == nil) != runtimeOK {
-			t.Errorf("%s: runtime: %v", when, err)
+		p, err = self.Verify(shown(rt), transport.Want{})
+		if (err == nil) != runtimeOK || p.RenewalDue {
+			t.Errorf("%s: runtime: %+v, %v", when, p, err)
 		}
 		if err != nil {
 			wantFault(t, err, fault.Refused, "certificate of runtime console ran out on")

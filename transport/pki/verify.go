@@ -63,6 +63,7 @@ func verifyChain(certs, trust []*x509.Certificate, now time.Time) (transport.Pee
 	}
 	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err == nil {
+		p.RenewalDue = p.Host != "" && !now.Before(halfLife(leaf))
 		return p, nil
 	}
 	return transport.Peer{}, explain(p, certs, trust, now, err)

@@ -138,8 +138,10 @@ func (l *listener) admit(qc *quic.Conn) {
 		refusal(qc, err)
 		return
 	}
+	l.m.alarm(p, qc)
 	select {
 	case l.conns <- &conn{qc: qc, peer: p}:
+	case <-qc.Context().Done(): // before anybody took it
 	case <-l.life.Done():
 	}
 	select { // the socket is the listener's: say goodbye while it is there

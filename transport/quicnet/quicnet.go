@@ -214,7 +214,18 @@ func (m *Medium) Dial(ctx context.Context, addr string, want transport.Want) (tr
 		_ = qc.CloseWithError(codeClosed, "") // err says why; it may be closed already
 		return nil, explain(ctx, addr, err)
 	}
+	m.alarm(p, qc)
 	return &conn{qc: qc, peer: p}, nil
+}
+
+// alarm says that a peer's certificate has run out, at every connection.
+func (m *Medium) alarm(p transport.Peer, qc *quic.Conn) {
+	if !p.Expired {
+		return
+	}
+	end := qc.ConnectionState().TLS.PeerCertificates[0].NotAfter.UTC()
+	m.o.Log.Error("the certificate of a host has run out: it must be renewed by the runtime before it is refused",
+		"peer", p.String(), "addr", qc.RemoteAddr().String(), "ran_out", end, "refused_from", end.Add(pki.ExpiredLife))
 }
 
 // admitted waits until the listener has checked us as well: it opens a stream
@@ -224,14 +235,30 @@ func (m *Medium) admitted(ctx context.Context, qc *quic.Conn, id *pki.Identity, 
 	if err != nil {
 		return p, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, m.o.HandshakeTimeout, errors.New("it did not say whether it admits us"))
+	ctx, cancel := context.WithTimeoutCause(ctx, m.o.HandshakeTimeout, errNotAdmitted)
 	defer cancel()
+	err = readAdmission(ctx, qc)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case errors.Is(err, io.EOF):
+		err = errNotAdmitted
+	}
+	return p, err
+}
+
+var errNotAdmitted = errors.New("it did not say whether it admits us")
+
+func readAdmission(ctx context.Context, qc *quic.Conn) error {
 	st, err := qc.AcceptUniStream(ctx)
 	if err != nil {
-		return p, err
+		return err
 	}
-	_, err = io.Copy(io.Discard, st)
-	return p, err
+	stop := context.AfterFunc(ctx, func() { st.CancelRead(0) })
+	defer stop()
+	_, err = io.ReadFull(st, make([]byte, 1))
+	return err
 }
 
 // dial connects to the first address of addr that answers.

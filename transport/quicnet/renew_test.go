@@ -1,8 +1,11 @@
 package quicnet_test
 
 import (
+	"bytes"
 	"crypto/x509"
+	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -59,6 +62,15 @@ func TestRenew(t *testing.T) {
 	ahead.Store(int64(pki.LeafLife + 10*24*time.Hour)) // run out, within the grace
 	if p, err := runtime().Verify([]*x509.Certificate{k.Identity().Certificate().Leaf}, transport.Want{}); err != nil || !p.Expired {
 		t.Fatalf("%+v, %v", p, err)
+	}
+	var log bytes.Buffer
+	alarmed := quicnet.New(quicnet.Fixed(runtime()), quicnet.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	c, err := alarmed.Dial(t.Context(), addr, transport.Want{Host: "par-1"})
+	if err != nil || !c.Peer().Expired || !c.Peer().RenewalDue {
+		t.Errorf("dialled a host whose certificate ran out: %v", err)
+	}
+	if err := alarmed.Close(); err != nil || !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "has run out") {
+		t.Errorf("no alarm: %s, %v", log.String(), err)
 	}
 	renewed, err = quicnet.RenewHost(t.Context(), addr, ca, runtime(), "par-1")
 	if err != nil || !renewed {
