@@ -24,10 +24,17 @@ type agents struct {
 	log     *slog.Logger
 	// catalogue is set before the first call.
 	catalogue *estate.Catalogue
+	renewals  *renewer
 
 	mu      sync.Mutex
 	client  *client.Client // made when the estate has a name
 	joining map[string]*sync.Mutex
+}
+
+func newAgents(t *trust, medium transport.Medium, version string, log *slog.Logger) *agents {
+	a := &agents{trust: t, medium: medium, version: version, log: log}
+	a.renewals = &renewer{renew: a.renew, clk: t.clk, log: log}
+	return a
 }
 
 // Call implements command.Caller.
@@ -40,6 +47,11 @@ func (a *agents) Call(ctx context.Context, host, verb string, in, out any) error
 		return err
 	}
 	err = c.Call(ctx, host, verb, in, out)
+	if s, serr := c.Session(host); serr == nil {
+		if p, ok := s.Peer(); ok && p.RenewalDue {
+			a.renewals.start(host)
+		}
+	}
 	if err == nil || !a.catalogue.TokenOpen(ctx, host) || !fault.Is(err, fault.Unreachable) && !fault.Is(err, fault.Refused) {
 		return err
 	}
@@ -121,8 +133,32 @@ func (a *agents) joinLock(host string) *sync.Mutex {
 	return a.joining[host]
 }
 
-// close ends the sessions.
+// renew gives a host that has joined a new certificate if it is due.
+func (a *agents) renew(ctx context.Context, host string) (bool, error) {
+	addr, ok := a.catalogue.HostAddress(ctx, host)
+	h, err := a.catalogue.Host(ctx, host)
+	if err != nil || !ok || h.Joined.IsZero() {
+		return false, err
+	}
+	ca, id := a.trust.parts()
+	return quicnet.RenewHost(ctx, addr, ca, id, host)
+}
+
+// renewAll looks after the certificate of every host, once a day.
+func (a *agents) renewAll(ctx context.Context) error {
+	e, _, err := a.catalogue.AppliedEstate(ctx)
+	if err != nil || e == nil {
+		return err
+	}
+	for _, h := range e.Hosts() {
+		a.renewals.start(h.Name)
+	}
+	return nil
+}
+
+// close ends the renewals and the sessions.
 func (a *agents) close() error {
+	a.renewals.close()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.client == nil {

@@ -73,7 +73,7 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 		return nil, err
 	}
 	r.medium = quicnet.New(tr, quicnet.Options{Clock: o.Clock, Log: o.Log, KeepAlive: keepAlive, IdleTimeout: silence, HandshakeTimeout: silence})
-	r.agents = &agents{trust: tr, medium: r.medium, version: o.Version, log: o.Log}
+	r.agents = newAgents(tr, r.medium, o.Version, o.Log)
 	loader := scripts.New(scripts.Options{})
 	r.catalogue = estate.New(estate.Options{Store: r.store, Loader: loader, Trust: tr, Caller: r.agents, Clock: o.Clock, Log: o.Log})
 	r.agents.catalogue = r.catalogue
@@ -111,11 +111,15 @@ func (r *Runtime) ResumeUnfinished(ctx context.Context, by string) error {
 	return nil
 }
 
-// Contact brings agents up to date that missed something; what still fails is
-// logged and tried again the next time.
+// Contact brings agents up to date that missed something, and renews their
+// certificates in time; what still fails is logged and tried again the next
+// time.
 func (r *Runtime) Contact(ctx context.Context) {
 	if _, err := r.catalogue.Push(ctx); err != nil {
 		r.o.Log.Error("cannot bring the agents up to date", "err", err)
+	}
+	if err := r.agents.renewAll(ctx); err != nil {
+		r.o.Log.Error("cannot look after the certificates of hosts", "err", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/logkit"
 	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/transport/pki"
 )
@@ -66,12 +67,14 @@ func (t *trust) Ensure(estate string) error {
 func (t *trust) loadIdentity() error {
 	dir := filepath.Join(t.dir, "runtime")
 	id, err := pki.LoadIdentity(t.fsys, dir)
-	if err == nil && !id.NeedsRenewal() {
-		t.id = id
-		return nil
-	}
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return err
+	}
+	if err == nil {
+		if id = id.WithClock(t.clk); !id.NeedsRenewal() {
+			t.id = id
+			return nil
+		}
 	}
 	if id, err = t.ca.IssueRuntime(runtimeName()); err != nil {
 		return fmt.Errorf("cannot issue the runtime's certificate: %w", err)
@@ -79,7 +82,7 @@ func (t *trust) loadIdentity() error {
 	if err := id.Save(t.fsys, dir); err != nil {
 		return err
 	}
-	t.id = id
+	t.id = id.WithClock(t.clk)
 	return nil
 }
 
@@ -103,9 +106,16 @@ func (t *trust) NewToken(host string) (text, hash string, err error) {
 	return token.String(), hash, nil
 }
 
+// parts returns what there is. A runtime that lives for months renews its own
+// certificate here.
 func (t *trust) parts() (*pki.CA, *pki.Identity) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.id != nil && t.id.NeedsRenewal() {
+		if err := t.loadIdentity(); err != nil {
+			t.log.Error("cannot renew the runtime's certificate", "until", t.id.NotAfter(), logkit.KeyError, err)
+		}
+	}
 	return t.ca, t.id
 }
 
