@@ -347,7 +347,7 @@ func TestFilesInTheWay(t *testing.T) {
 // machine ran on, keeps all that the base has.
 func TestTakeOverAgain(t *testing.T) {
 	t.Parallel()
-	w := newWorld(tempDir(t), 14, "system", "data")
+	w := newWorld(tempDir(t), 15, "system", "data")
 	f := &faultFS{left: -1}
 	w.fs = f
 	m := open(t, w)
