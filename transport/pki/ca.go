@@ -44,22 +44,22 @@ type CA struct {
 }
 
 // CreateCA makes the CA of an estate in dir (ca.key, ca.crt). A folder that
-// has one already is fault.Refused.
+// has one already is fault.Refused. A key without its certificate, as a crash
+// leaves it here, gets one; so does a key whose certificate was lost: what it
+// signed is trusted as before.
 func CreateCA(fsys vfs.FS, dir, estate string, clk clock.Clock) (*CA, error) {
 	if err := ident.CheckName(estate); err != nil {
 		return nil, fault.Errorf(fault.Invalid, "cannot create a CA: %w", err)
 	}
-	for _, name := range []string{caKeyFile, caCertFile} {
-		if _, err := fsys.Stat(filepath.Join(dir, name)); err == nil {
-			return nil, fault.Errorf(fault.Refused, "cannot create a CA: %s exists in %s", name, dir).
-				WithHint("a new CA would make every host join again; move the old one away only if that is meant")
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("cannot create a CA: %w", err)
-		}
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	if _, err := fsys.Stat(filepath.Join(dir, caCertFile)); err == nil {
+		return nil, fault.Errorf(fault.Refused, "cannot create a CA: %s exists in %s", caCertFile, dir).
+			WithHint("a new CA would make every host join again; move the old one away only if that is meant")
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("cannot create a CA: %w", err)
+	}
+	key, err := caKey(fsys, dir)
+	if err != nil {
+		return nil, err
 	}
 	now := clk.Now().UTC()
 	cert, err := sign(&x509.Certificate{
@@ -73,23 +73,46 @@ func CreateCA(fsys vfs.FS, dir, estate string, clk clock.Clock) (*CA, error) {
 	if err != nil {
 		return nil, fault.Errorf(fault.Invalid, "cannot create a CA for estate %q: %w", estate, err)
 	}
-	if err := fsys.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot create a CA: %w", err)
-	}
-	keyPEM, err := encodeKey(key)
-	if err != nil {
-		return nil, err
-	}
-	if err := vfs.WriteFile(fsys, filepath.Join(dir, caKeyFile), keyPEM, 0o600); err != nil {
-		return nil, fmt.Errorf("cannot store the CA's key: %w", err)
-	}
 	if err := vfs.WriteFile(fsys, filepath.Join(dir, caCertFile), encodeCerts(pemCert, cert), 0o644); err != nil {
 		return nil, fmt.Errorf("cannot store the CA's certificate: %w", err)
 	}
 	return &CA{estate: estate, key: key, cert: cert, clk: clk}, nil
 }
 
-// OpenCA opens the CA in dir. fault.NotFound: there is none.
+// caKey reads the key in dir, or makes and stores one.
+func caKey(fsys vfs.FS, dir string) (*ecdsa.PrivateKey, error) {
+	path := filepath.Join(dir, caKeyFile)
+	old, err := vfs.ReadFile(fsys, path)
+	if err == nil {
+		b, err := parseBundle(old)
+		if err != nil || b.key == nil {
+			return nil, fault.Errorf(fault.Corrupt, "cannot create a CA: %s is no key", path).
+				WithHint("restore it from a backup; a new CA would make every host join again")
+		}
+		return b.key, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot create a CA: %w", err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a CA: %w", err)
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot create a CA: %w", err)
+	}
+	if err := vfs.WriteFile(fsys, path, keyPEM, 0o600); err != nil {
+		return nil, fmt.Errorf("cannot store the CA's key: %w", err)
+	}
+	return key, nil
+}
+
+// OpenCA opens the CA in dir. fault.NotFound: there is none, or CreateCA did
+// not come to its end.
 func OpenCA(fsys vfs.FS, dir string, clk clock.Clock) (*CA, error) {
 	keyPEM, err := vfs.ReadFile(fsys, filepath.Join(dir, caKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,6 +122,9 @@ func OpenCA(fsys vfs.FS, dir string, clk clock.Clock) (*CA, error) {
 		return nil, fmt.Errorf("cannot open the CA: %w", err)
 	}
 	certPEM, err := vfs.ReadFile(fsys, filepath.Join(dir, caCertFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Errorf(fault.NotFound, "the CA in %s has no %s", dir, caCertFile).WithHint("drrun apply makes it from the key")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the CA: %w", err)
 	}

@@ -82,20 +82,22 @@ func (k *Keeper) Token() (Token, bool) {
 	return t, true
 }
 
-// Store makes id the identity, durably, and ends the waiting to join.
+// Store makes id the identity, durably, and ends the waiting to join. A crash
+// leaves the old identity or the new one; a spent token that it leaves is of no
+// use to anybody.
 func (k *Keeper) Store(id *Identity) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := id.Save(k.fsys, k.dir); err != nil {
 		return err
 	}
-	if err := k.fsys.Remove(filepath.Join(k.dir, tokenFile)); err != nil {
-		return fmt.Errorf("cannot remove the spent token: %w", err)
-	}
 	if k.id == nil {
 		close(k.joined)
 	}
-	k.id, k.joinErr = id.WithClock(k.clk), nil
+	k.id, k.joinErr = id.WithClock(k.clk), nil // in force, since the next start finds it
+	if err := k.fsys.Remove(filepath.Join(k.dir, tokenFile)); err != nil {
+		return fmt.Errorf("the host has joined, but its spent token is still there: %w", err)
+	}
 	return nil
 }
 

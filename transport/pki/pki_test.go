@@ -100,7 +100,7 @@ func TestCAOnDisk(t *testing.T) {
 		t.Errorf("ca.key: mode %v, %v", fi.Mode(), err)
 	}
 	_, err = pki.CreateCA(vfs.OS{}, dir, "acme", clock.Real{})
-	wantFault(t, err, fault.Refused, "ca.key exists")
+	wantFault(t, err, fault.Refused, "ca.crt exists")
 	again, err := pki.OpenCA(vfs.OS{}, dir, clock.Real{})
 	if err != nil || again.Estate() != "acme" || again.Pin() != ca.Pin() {
 		t.Fatalf("reopened: %v", err)
@@ -115,6 +115,31 @@ func TestCAOnDisk(t *testing.T) {
 	}
 	_, err = pki.OpenCA(vfs.OS{}, dir, clock.Real{})
 	wantFault(t, err, fault.Corrupt, "do not belong together")
+	// A lost certificate is made anew from the key, and the estate goes on.
+	if err := os.Remove(filepath.Join(dir, "ca.crt")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = pki.OpenCA(vfs.OS{}, dir, clock.Real{})
+	wantFault(t, err, fault.NotFound, "has no ca.crt")
+	anew, err := pki.CreateCA(vfs.OS{}, dir, "acme", clock.Real{})
+	if err != nil || anew.Pin() != ca.Pin() {
+		t.Fatalf("made anew: %v", err)
+	}
+	h, rt := newHost(t, ca, "par", "par-1"), newRuntime(t, anew, "console")
+	if _, err := h.Verify(shown(rt), transport.Want{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := rt.Verify(shown(h), transport.Want{}); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ca.key"), []byte("junk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "ca.crt")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = pki.CreateCA(vfs.OS{}, dir, "acme", clock.Real{})
+	wantFault(t, err, fault.Corrupt, "ca.key is no key")
 }
 
 func TestNamesInCertificates(t *testing.T) {

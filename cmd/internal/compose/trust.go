@@ -52,6 +52,9 @@ func (t *trust) Ensure(estate string) error {
 			return fault.Errorf(fault.Refused, "the certificate authority in %s is of estate %q, not %q", t.dir, t.ca.Estate(), estate).
 				WithHint("another estate needs another state folder: --state DIR")
 		}
+		if t.id == nil { // it could not be stored the last time
+			return t.loadIdentity()
+		}
 		return nil
 	}
 	ca, err := pki.CreateCA(t.fsys, t.dir, estate, t.clk)
