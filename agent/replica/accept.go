@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/drrun/drrun/agent/blocksum"
@@ -31,13 +30,8 @@ func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duratio
 	if err := m.foldTables(); err != nil {
 		return recovery.Point{}, err
 	}
-	for _, d := range p.Disks {
-		if err := m.checkSum(ctx, d); err != nil {
-			if fault.Is(err, fault.Corrupt) {
-				err = errors.Join(err, m.dropAllStaged())
-			}
-			return recovery.Point{}, err
-		}
+	if err := m.checkSums(ctx, p); err != nil {
+		return recovery.Point{}, err
 	}
 	p.Received = m.cfg.Clock.Now().UTC()
 	if err := m.writePoint(p); err != nil {
@@ -113,17 +107,39 @@ func (m *Machine) sumsFiles(d recovery.PointDisk) []sumsFile {
 	return out
 }
 
+// checkSums compares the manifest's sums with those that the logs give.
+func (m *Machine) checkSums(ctx context.Context, p recovery.Point) error {
+	for _, d := range p.Disks {
+		if err := m.checkTables(d.Name); err != nil {
+			return err
+		}
+		err := m.checkSum(ctx, d)
+		if fault.Is(err, fault.Corrupt) {
+			if lost := m.checkTableSum(d.Name); fault.Is(lost, fault.Unreachable) {
+				return lost // the table is at fault, not the logs
+			}
+			err = errors.Join(err, m.dropAllStaged())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkSum compares the manifest's sum of a disk with the table's sum after
-// the log. The table is not changed.
+// the log. The table is not changed. Its sum is the tip's; only where that does
+// not fit the table is read, as the log may mend what is damaged in it.
 func (m *Machine) checkSum(ctx context.Context, d recovery.PointDisk) error {
 	t, err := m.table(d.Name)
 	if err != nil {
 		return err
 	}
-	sum, err := m.tableSum(d.Name, t)
+	before, err := m.tableSum(d.Name, t)
 	if err != nil {
 		return err
 	}
+	sum := before
 	blocks := blocksum.BlockCount(d.Size)
 	var old [blocksum.RangeBlocks]uint64
 	err = eachRange(m.fs, m.sumsFiles(d), func(r *blockRange) error {
@@ -152,91 +168,16 @@ func (m *Machine) checkSum(ctx context.Context, d recovery.PointDisk) error {
 	if err != nil {
 		return err
 	}
-	if sum -= cut; sum != d.Sum {
-		return fault.Errorf(fault.Corrupt, "disk %s: the logs give sum %016x, the manifest says %016x", d.Name, sum, d.Sum).
-			WithHint("nothing was changed here; the sender compares the tables and sends what differs")
-	}
-	return nil
-}
-
-// tableSum returns the sum of the table of a disk: the tip's, if it has one,
-// so that no table is read for it.
-func (m *Machine) tableSum(disk string, t *blocksum.Table) (uint64, error) {
-	if t == nil {
-		return 0, nil
-	}
-	if tip, ok := m.tip(); ok {
-		if d, ok := tip.Disk(disk); ok {
-			return d.Sum, nil
-		}
-	}
-	return t.Sum()
-}
-
-// sumFrom adds the hashes of the blocks of t from block on.
-func sumFrom(t *blocksum.Table, block int64) (sum uint64, err error) {
-	if t == nil || block >= t.Blocks() {
-		return 0, nil
-	}
-	first := block / blocksum.RangeBlocks
-	var buf [blocksum.RangeBlocks]uint64
-	n, err := t.ReadRange(first, buf[:])
-	if err != nil {
-		return 0, err
-	}
-	for i := block - first*blocksum.RangeBlocks; i < int64(n); i++ {
-		sum += buf[i]
-	}
-	for r := first + 1; r < t.Ranges(); r += blocksum.MaxRangeSums {
-		sums, err := t.RangeSums(r, blocksum.MaxRangeSums)
-		if err != nil {
-			return 0, err
-		}
-		for _, s := range sums {
-			sum += s
-		}
-	}
-	return sum, nil
-}
-
-// readRange reads a range of a table; what lies past its end, or in no table,
-// is zero. n is the number of blocks that the table has.
-func readRange(t *blocksum.Table, r int64, dst []uint64) (n int, err error) {
-	clear(dst)
-	if t == nil || r >= t.Ranges() {
-		return 0, nil
-	}
-	return t.ReadRange(r, dst)
-}
-
-// table returns the open table of a disk; nil: there is none yet.
-func (m *Machine) table(disk string) (*blocksum.Table, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if t := m.tables[disk]; t != nil {
-		return t, nil
-	}
-	t, err := blocksum.Open(m.fs, m.tablePath(disk), m.disks[disk].Key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	m.tables[disk] = t
-	return t, nil
-}
-
-// closeTable closes the table of a disk, whose file is about to be replaced.
-func (m *Machine) closeTable(disk string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	t := m.tables[disk]
-	delete(m.tables, disk)
-	if t == nil {
+	if sum -= cut; sum == d.Sum {
 		return nil
 	}
-	return t.Close()
+	if t != nil {
+		if actual, err := t.Sum(); err != nil || sum-before+actual == d.Sum {
+			return err
+		}
+	}
+	return fault.Errorf(fault.Corrupt, "disk %s: the logs give sum %016x, the manifest says %016x", d.Name, sum, d.Sum).
+		WithHint("nothing was changed here; the sender compares the tables and sends what differs")
 }
 
 // foldTables brings the tables to the tip. It can be done again at any time,
@@ -252,6 +193,9 @@ func (m *Machine) foldTables() error {
 			continue
 		}
 		for _, d := range p.Disks {
+			if m.lostTable(d.Name) {
+				continue // it is made again, and this folded then
+			}
 			if err := m.fold(d); err != nil {
 				return fmt.Errorf("cannot fold point %s into the table of disk %s: %w", p.ID, d.Name, err)
 			}

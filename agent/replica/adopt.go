@@ -51,6 +51,9 @@ func (m *Machine) adopt(ctx context.Context, tip recovery.Point, tables map[stri
 		return err
 	}
 	if st.Live != nil {
+		if err := m.remakeTables(ctx); err != nil {
+			return err
+		}
 		if err := m.applyBase(ctx); err != nil {
 			return err
 		}
@@ -253,13 +256,14 @@ func (m *Machine) finishAdopt() error {
 			}
 		}
 		s.Owned, s.Applied, s.Table, s.TipAge = true, markOf(tip), markOf(tip), age
-		s.Live, s.Adopting = nil, nil
+		s.Live, s.Adopting, s.Rescan = nil, nil, nil
 	})
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	m.tipAge, m.tipAt = age, now
+	clear(m.rotten)
 	m.mu.Unlock()
 	return m.finishDropping()
 }

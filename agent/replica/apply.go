@@ -17,7 +17,12 @@ import (
 // Apply brings the heads to the tip, point by point; it does nothing while the
 // hold is set, and while the machine runs here on an overlay it works on the
 // kept base. What is not done when it fails is done by the next call or by Open.
+// A block table that is missing or damaged is made again first; ErrPreempted:
+// something more urgent ended that.
 func (m *Machine) Apply(ctx context.Context) error {
+	if err := m.mendTables(ctx); err != nil {
+		return err
+	}
 	ctx, done, err := m.work.take(ctx, normal)
 	if err != nil {
 		return err

@@ -25,6 +25,11 @@ func (m *Machine) Ranges(disk string, start int64, count int) (command.RangesRes
 	if start < 0 || count < 0 || count > blocksum.MaxRangeSums {
 		return command.RangesResult{}, fault.Errorf(fault.Invalid, "%d ranges from %d: at most %d may be asked", count, start, blocksum.MaxRangeSums)
 	}
+	if start == 0 { // once in a comparison
+		if err := m.checkTableSum(disk); err != nil {
+			return command.RangesResult{}, err
+		}
+	}
 	res := command.RangesResult{Size: t.Size()}
 	if res.Sum, err = m.tableSum(disk, t); err != nil {
 		return command.RangesResult{}, err
@@ -76,6 +81,9 @@ func (m *Machine) compareTable(disk string) (*blocksum.Table, error) {
 		return nil, fault.Errorf(fault.NotFound, "machine %s has no disk %q here", m.cfg.Machine, disk)
 	}
 	if err := m.checkReceiving(); err != nil {
+		return nil, err
+	}
+	if err := m.checkTables(disk); err != nil {
 		return nil, err
 	}
 	if err := m.foldTables(); err != nil {

@@ -181,28 +181,6 @@ func TestRecordsOfANewerProgram(t *testing.T) {
 	}
 }
 
-func TestTablesAreMadeAgain(t *testing.T) {
-	t.Parallel()
-	w, m := chain(t)
-	must(t, m.SetHold(true))
-	must(t, w.cycle(m))
-	must(t, m.Close())
-	table := filepath.Join(w.dir, "store", "erp", "data", "table")
-	flip(t, table, 20)
-	m = open(t, w)
-	w.change()
-	must(t, w.cycle(m))
-	must(t, m.Close())
-	must(t, os.Remove(table))
-	m = open(t, w)
-	w.change()
-	must(t, w.cycle(m))
-	must(t, w.check(m))
-	must(t, m.SetHold(false))
-	must(t, m.Apply(context.Background()))
-	must(t, w.check(m))
-}
-
 func TestSumsAreMadeAgain(t *testing.T) {
 	t.Parallel()
 	w, m := chain(t)

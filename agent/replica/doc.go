@@ -25,6 +25,10 @@
 // undo chain is not stored: it follows from the manifests, two neighbours (N, O)
 // need the file N-O, and files that no pair needs are garbage.
 //
+// A block table that is missing or damaged is noted in replica.json and made
+// again by Apply, from the head and the logs that are not applied; until then
+// nothing of its disk is accepted.
+//
 // A point is read as the head under layers: for an older one the undo logs from
 // it up to the head (the oldest content wins), for one accepted and not yet
 // applied the logs from it down to the head (the newest wins).

@@ -58,7 +58,7 @@ func EncodePoint(p recovery.Point) ([]byte, error) { return encodeRecord(formatP
 // EncodeState is what is written as replica.json.
 func EncodeState(s state) ([]byte, error) { return encodeRecord(formatState, s) }
 
-// GoldenState has every field set.
+// GoldenState has every field of the golden file set.
 func GoldenState(p recovery.Point) state {
 	return state{
 		Machine: "erp-db", Disks: map[string]diskState{"data": {ID: p.Disks[0].ID, Head: "/store/erp-db/data/head.img"}},

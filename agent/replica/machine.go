@@ -62,6 +62,7 @@ type Machine struct {
 	staged  map[string]ident.LogID // by disk: the log whose point does not exist yet
 	segs    map[ident.LogID]map[int]segment
 	active  map[string]*Receiver // by path of the part file
+	rotten  map[string]bool      // disks whose image was read and is not what its point says
 	tipAge  time.Duration        // age of the tip at tipAt
 	tipAt   time.Time
 	closed  bool
@@ -85,6 +86,7 @@ func newMachine(cfg Config) (*Machine, error) {
 		work:   workLock{sem: make(chan struct{}, 1)},
 		tables: map[string]*blocksum.Table{}, staged: map[string]ident.LogID{},
 		segs: map[ident.LogID]map[int]segment{}, damaged: map[ident.PointID]error{}, active: map[string]*Receiver{},
+		rotten: map[string]bool{},
 	}
 	start := cfg.Clock.Now()
 	m.elapsed = func() time.Duration { return cfg.Clock.Now().Sub(start) }

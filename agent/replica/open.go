@@ -384,59 +384,6 @@ func (m *Machine) removeUndos() error {
 	return nil
 }
 
-// openTables opens the tables, makes those anew that are missing or damaged,
-// and folds what is not folded.
-func (m *Machine) openTables() error {
-	if m.st.Applied.Seq == 0 {
-		m.in.Lock()
-		defer m.in.Unlock()
-		return m.foldTables()
-	}
-	for _, d := range m.names {
-		t, err := m.table(d)
-		if err != nil && !fault.Is(err, fault.Corrupt) {
-			return err
-		}
-		if t != nil && err == nil {
-			continue
-		}
-		applied, perr := m.point(m.st.Applied.Point)
-		if perr != nil {
-			return perr
-		}
-		pd, ok := applied.Disk(d)
-		if !ok {
-			continue
-		}
-		m.log.Warn("block table is missing or damaged: made again from the head", "disk", d, "err", err)
-		if err := m.finishHead(context.Background()); err != nil {
-			return err
-		}
-		if err := m.scanTable(context.Background(), d, m.image(d), m.tablePath(d), pd.Size); err != nil {
-			return err
-		}
-		if err := m.record(func(s *state) { s.Table = s.Applied }); err != nil {
-			return err
-		}
-	}
-	m.in.Lock()
-	defer m.in.Unlock()
-	return m.foldTables()
-}
-
-// scanTable reads a disk image whole and writes its table to path.
-func (m *Machine) scanTable(ctx context.Context, disk, img, path string, size int64) (err error) {
-	t, err := blocksum.Create(m.fs, path, m.disks[disk].Key, size)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, t.Close()) }()
-	if err := m.scan(ctx, disk, img, size, t, func(int64) {}); err != nil {
-		return err
-	}
-	return t.Sync()
-}
-
 // startClocks sets the age of the tip after a restart.
 func (m *Machine) startClocks() {
 	now := m.cfg.Clock.Now()

@@ -141,11 +141,27 @@ func (m *Machine) makeLive(ctx context.Context, l *live, progress func(int64)) e
 		}
 		l.Mode = mode
 		l.Bytes += n
-		if err := m.tableOf(ctx, l.Point, d.Name, m.dir(d.Name, liveTable)); err != nil {
+		if err := m.makeLiveTable(ctx, l.Point, d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// makeLiveTable makes the table of an overlay. Where the block table here is
+// damaged the disk that was made is read instead: it must not cost a failover.
+func (m *Machine) makeLiveTable(ctx context.Context, p recovery.Point, d recovery.PointDisk) error {
+	path := m.dir(d.Name, liveTable)
+	err := m.tableOf(ctx, p, d.Name, path)
+	if !fault.Is(err, fault.Corrupt) {
+		return err
+	}
+	m.log.Warn("block table cannot be used: the disk that was made is read", "disk", d.Name, "err", err)
+	sum, err := m.scanTable(ctx, d.Name, m.disks[d.Name].Head+newSuffix, path, d.Size)
+	if err == nil && sum != d.Sum {
+		err = corruptPoint(p, d, sum).WithHint("choose another recovery point")
+	}
+	return err
 }
 
 // finishLive goes on with an overlay from where its record says: files that

@@ -106,6 +106,9 @@ func (m *Machine) Receive(h command.SegmentHeader) (*Receiver, error) {
 	if err := m.checkReceiving(); err != nil {
 		return nil, err
 	}
+	if err := m.checkTables(h.Disk); err != nil {
+		return nil, err
+	}
 	if err := m.foldTables(); err != nil {
 		return nil, err
 	}
@@ -403,6 +406,9 @@ func (m *Machine) checkCommit(h command.SegmentHeader, seg segment) error {
 		return err
 	}
 	if err := m.checkFrom(h.From); err != nil {
+		return err
+	}
+	if err := m.checkTables(h.Disk); err != nil {
 		return err
 	}
 	m.mu.RLock()

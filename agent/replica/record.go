@@ -154,6 +154,8 @@ type state struct {
 	// Adopting is the manifest of a take-over whose files are whole; a start
 	// goes on with it.
 	Adopting *recovery.Point `json:"adopting,omitempty"`
+	// Rescan are disks whose block table has to be made again.
+	Rescan []string `json:"rescan,omitempty"`
 	// Dropping are files that nothing names any more.
 	Dropping []string `json:"dropping,omitempty"`
 	// Thinning are points that retention drops: their manifests and undo logs go.
@@ -167,6 +169,8 @@ func (s *state) clone() state {
 	c.Disks = cloneMap(s.Disks)
 	c.Tests = cloneMap(s.Tests)
 	c.Dropping = slices.Clone(s.Dropping)
+	c.Rescan = slices.Clone(s.Rescan)
+	c.Thinning = slices.Clone(s.Thinning)
 	if s.Live != nil {
 		l := *s.Live
 		c.Live = &l

@@ -14,7 +14,7 @@ import (
 	"github.com/drrun/drrun/internal/vfs"
 )
 
-func corruptPoint(p recovery.Point, d recovery.PointDisk, sum uint64) error {
+func corruptPoint(p recovery.Point, d recovery.PointDisk, sum uint64) *fault.Error {
 	return fault.Errorf(fault.Corrupt, "point %s: disk %s has sum %016x, the manifest says %016x", p.ID, d.Name, sum, d.Sum)
 }
 

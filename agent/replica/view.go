@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/internal/vfs"
 )
@@ -211,12 +212,15 @@ func (m *Machine) tableOf(ctx context.Context, p recovery.Point, disk, path stri
 
 // tableForCopy folds what is not folded and returns the table; m.in is held.
 func (m *Machine) tableForCopy(disk string) (*blocksum.Table, error) {
+	if m.lostTable(disk) {
+		return nil, fault.Errorf(fault.Corrupt, "the block table of disk %s is damaged", disk)
+	}
 	if err := m.foldTables(); err != nil {
 		return nil, err
 	}
 	t, err := m.table(disk)
 	if err == nil && t == nil {
-		err = fmt.Errorf("disk %s has no block table", disk)
+		err = fault.Errorf(fault.Corrupt, "disk %s has no block table", disk)
 	}
 	return t, err
 }
