@@ -87,7 +87,11 @@ func (e *Error) Unwrap() error { return e.err }
 // wrapped error is kept.
 func Errorf(k Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Kind: k, Message: err.Error(), Hint: Hint(err), err: errors.Unwrap(err)}
+	cause := errors.Unwrap(err)
+	if many := (interface{ Unwrap() []error })(nil); errors.As(err, &many) && cause == nil {
+		cause = err // several causes
+	}
+	return &Error{Kind: k, Message: err.Error(), Hint: Hint(err), err: cause}
 }
 
 // WithHint sets what the operator can do next, in one sentence or command.

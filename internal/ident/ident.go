@@ -23,7 +23,7 @@ func NewID() ID {
 	return id
 }
 
-// ParseID reads the text form of an ID.
+// ParseID reads the text form of an ID. Upper-case digits pass.
 func ParseID(s string) (ID, error) {
 	var id ID
 	if len(s) != 2*len(id) {
@@ -111,7 +111,7 @@ func CheckName(s string) error {
 		return fmt.Errorf("a name is missing")
 	}
 	if len(s) > MaxName {
-		return fmt.Errorf("name %q is longer than %d bytes", s[:16]+"…", MaxName)
+		return fmt.Errorf("name %q is longer than %d bytes", strings.ToValidUTF8(s[:16], "")+"…", MaxName)
 	}
 	for i, r := range s {
 		ok := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||

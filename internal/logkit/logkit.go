@@ -176,10 +176,7 @@ func cleanAttr(a slog.Attr) slog.Attr {
 		}
 		return slog.Attr{Key: key, Value: slog.GroupValue(out...)}
 	case slog.KindAny:
-		if err, ok := v.Any().(error); ok {
-			return slog.String(key, Clean(err.Error()))
-		}
-		return slog.String(key, Clean(fmt.Sprint(v.Any())))
+		return slog.String(key, Clean(fmt.Sprint(v.Any()))) // of an error its text, and a panic in that is caught
 	}
 	return slog.Attr{Key: key, Value: v}
 }

@@ -72,6 +72,20 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
+// TestBrokenValue: a value that panics when it is printed ends no program.
+func TestBrokenValue(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	log, err := logkit.New(&b, logkit.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Error("broken", logkit.KeyError, (*fault.Error)(nil), "machine", "erp")
+	if !strings.Contains(b.String(), "err=<nil> machine=erp") {
+		t.Errorf("log is %q", b.String())
+	}
+}
+
 func FuzzClean(f *testing.F) {
 	f.Add("plain")
 	f.Add("\x1b[0m\\x1b\x00\xfe\u2028")

@@ -15,8 +15,8 @@ var durationUnits = map[string]time.Duration{
 	"d": 24 * time.Hour, "w": 7 * 24 * time.Hour,
 }
 
-// ParseDuration reads "90s", "1h30m", "1d" (units ms s m h d w). A bare number
-// and a negative value are refused.
+// ParseDuration reads "90s", "1h30m", "1d" (units ms s m h d w). A bare number,
+// a negative value and one beyond 292 years are refused.
 func ParseDuration(s string) (time.Duration, error) {
 	bad := fmt.Errorf("%q is not a duration (write 90s, 5m, 1h30m or 7d)", s)
 	rest, total := strings.TrimSpace(s), time.Duration(0)
@@ -29,8 +29,8 @@ func ParseDuration(s string) (time.Duration, error) {
 		if err != nil || !known {
 			return 0, bad
 		}
-		d := n * float64(u)
-		if d > float64(math.MaxInt64)-float64(total) {
+		d := math.Round(n * float64(u))
+		if d >= float64(math.MaxInt64-total) { // the float may be rounded up, so not even equal
 			return 0, fmt.Errorf("duration %q is too long", s)
 		}
 		total += time.Duration(d)
@@ -44,7 +44,7 @@ var sizeUnits = map[string]float64{
 	"kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
 }
 
-// ParseSize reads "64MiB", "4GiB", "10GB" into bytes.
+// ParseSize reads "64MiB", "4GiB", "10GB" into bytes. More than 4 EiB is refused.
 func ParseSize(s string) (int64, error) {
 	n, unit, tail, err := numberAndUnit(strings.TrimSpace(s))
 	u, known := sizeUnits[unit]
@@ -59,11 +59,12 @@ var rateUnits = map[string]float64{
 	"B/s": 1, "kB/s": 1e3, "KB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "KiB/s": 1 << 10, "MiB/s": 1 << 20, "GiB/s": 1 << 30,
 }
 
-// ParseRate reads "200Mbit/s" or "25MB/s" into bytes per second.
+// ParseRate reads "200Mbit/s" or "25MB/s" into bytes per second. Less than one
+// is refused: 0 means "no limit" wherever a rate is kept.
 func ParseRate(s string) (int64, error) {
 	n, unit, tail, err := numberAndUnit(strings.TrimSpace(s))
 	u, known := rateUnits[unit]
-	if err != nil || !known || tail != "" || n*u > math.MaxInt64/2 || n <= 0 {
+	if err != nil || !known || tail != "" || n*u > math.MaxInt64/2 || n*u < 1 {
 		return 0, fmt.Errorf("%q is not a rate (write 200Mbit/s or 25MB/s)", s)
 	}
 	return int64(n * u), nil
@@ -89,7 +90,7 @@ func numberAndUnit(s string) (n float64, unit, tail string, err error) {
 func FormatSize(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
 	f, i := float64(n), 0
-	for f >= 1024 && i < len(units)-1 {
+	for f >= 1023.95 && i < len(units)-1 { // what would print as 1024.0
 		f, i = f/1024, i+1
 	}
 	if i == 0 {
@@ -101,11 +102,14 @@ func FormatSize(n int64) string {
 // FormatDuration prints a duration for a person: "850ms", "2.4s", "3m12s", "1d4h".
 func FormatDuration(d time.Duration) string {
 	switch {
+	case d < 0:
+		return "-" + FormatDuration(d.Abs())
 	case d < time.Second:
 		return fmt.Sprintf("%dms", d.Milliseconds())
-	case d < time.Minute:
+	case d < time.Minute-50*time.Millisecond: // the rest would print as 60.0s
 		return fmt.Sprintf("%.1fs", d.Seconds())
 	case d < time.Hour:
+		d = max(d, time.Minute)
 		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
 	case d < 24*time.Hour:
 		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
