@@ -113,24 +113,57 @@ func Open(ctx context.Context, o Options) (*Agent, error) {
 		ready: make(chan struct{}), assigning: newLock(), machines: map[string]*machine{},
 	}
 	a.life, a.end = context.WithCancelCause(context.Background())
-	a.ops = newOpStore(o.FS, filepath.Join(o.State, "ops"), o.Clock.Now, a.lifetime)
+	a.ops = a.newOps(filepath.Join(o.State, "ops"))
 	if err := a.load(ctx); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
 }
 
-func (a *Agent) lifetime() context.Context { return a.life }
+// newOps is a store of operations that Close waits for.
+func (a *Agent) newOps(dir string) *opStore {
+	return newOpStore(a.o.FS, dir, a.o.Clock.Now, func(f func(context.Context)) {
+		a.work.Go(func() { f(a.life) })
+	})
+}
 
 func (a *Agent) info() rpc.Info { return rpc.Info{Program: Program, Version: a.o.Version} }
 
-// load opens every machine of the state folder.
+// load opens every machine of the state folder. First of all those that an
+// earlier agent left held still are let go, whatever is wrong with the others.
 func (a *Agent) load(ctx context.Context) error {
+	ms, err := a.readMachines()
+	for _, m := range ms {
+		if perr := m.makeProvider(); perr != nil {
+			err = errors.Join(err, perr)
+			continue
+		}
+		// What cannot be let go is shown, and tried again by the loop.
+		if terr := m.letGo(ctx); terr != nil {
+			m.log.Error("machine may stand still", logkit.KeyError, terr)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, m := range ms {
+		if err := m.open(ctx); err != nil {
+			return err
+		}
+		a.machines[m.name] = m
+	}
+	return nil
+}
+
+// readMachines reads the records of all machines; with an error, of those that
+// can be read.
+func (a *Agent) readMachines() (ms []*machine, err error) {
 	dir := filepath.Join(a.o.State, "machines")
 	entries, err := a.o.FS.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("cannot list %s: %w", dir, err)
+		return nil, fmt.Errorf("cannot list %s: %w", dir, err)
 	}
+	var errs []error
 	for _, e := range entries {
 		name := e.Name()
 		if !e.IsDir() || ident.CheckName(name) != nil {
@@ -141,19 +174,16 @@ func (a *Agent) load(ctx context.Context) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // an assignment that a crash cut short, or one that ended
 		}
+		if err == nil {
+			m.rec, err = decodeRecord(filepath.Join(m.dir, recordName), b)
+		}
 		if err != nil {
-			return fmt.Errorf("cannot read machine %s: %w", name, err)
+			errs = append(errs, fmt.Errorf("cannot read machine %s: %w", name, err))
+			continue
 		}
-		rec, err := decodeRecord(filepath.Join(m.dir, recordName), b)
-		if err != nil {
-			return err
-		}
-		if err := m.open(ctx, rec); err != nil {
-			return err
-		}
-		a.machines[name] = m
+		ms = append(ms, m)
 	}
-	return nil
+	return ms, errors.Join(errs...)
 }
 
 // Run listens, answers and replicates until ctx ends; then it ends what is
@@ -198,7 +228,7 @@ func (a *Agent) Close() error {
 	a.work.Wait()
 	var errs []error
 	for _, m := range a.all() {
-		errs = append(errs, m.close())
+		errs = append(errs, m.closeRoles()) // nobody is left who could hold the role lock
 	}
 	if a.peers != nil {
 		errs = append(errs, a.peers.Close())
@@ -276,14 +306,17 @@ func (a *Agent) host() string   { return a.self().Host }
 func (a *Agent) site() string   { return a.self().Site }
 func (a *Agent) estate() string { return a.self().Estate }
 
-// hostAddr finds the address of a host in the assignments.
-func (a *Agent) hostAddr(name string) (string, bool) {
+// hostAddr finds the address of a host in the assignments: in the newest, where
+// the estate is not applied to all machines yet.
+func (a *Agent) hostAddr(name string) (addr string, ok bool) {
+	var newest uint64
 	for _, m := range a.all() {
-		if h, ok := m.assignment().Host(name); ok && h.Addr != "" {
-			return h.Addr, true
+		as := m.assignment()
+		if h, has := as.Host(name); has && h.Addr != "" && (!ok || as.Revision > newest) {
+			addr, ok, newest = h.Addr, true, as.Revision
 		}
 	}
-	return "", false
+	return addr, ok
 }
 
 // boot is the boot id of the host.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -27,14 +29,18 @@ func (m *machine) admit(meta command.Meta) error {
 			m.name, meta.Run, meta.Epoch, m.a.host(), describe(rec.Authority)).
 			WithHint("another run moved the machine; resume reads the records anew")
 	}
-	if meta.Fence > rec.Fence {
-		return m.update(func(r *record) {
-			if meta.Fence > r.Fence {
-				r.Fence, r.FenceRun = meta.Fence, meta.Run
-			}
-		})
+	if meta.Fence <= rec.Fence {
+		return nil
 	}
-	return nil
+	return m.updateIf(func(r *record) error {
+		if err := m.checkFence(r, meta); err != nil {
+			return err
+		}
+		if meta.Fence > r.Fence {
+			r.Fence, r.FenceRun = meta.Fence, meta.Run
+		}
+		return nil
+	})
 }
 
 func (m *machine) checkFence(rec *record, meta command.Meta) error {
@@ -48,63 +54,79 @@ func (m *machine) checkFence(rec *record, meta command.Meta) error {
 // claim raises the fencing number. The number of another run is taken away only
 // by a higher one.
 func (m *machine) claim(meta command.Meta) (command.ClaimResult, error) {
-	rec := m.snapshot()
 	if meta.Fence != 0 {
-		if err := m.checkFence(&rec, meta); err != nil {
+		err := m.updateIf(func(r *record) error {
+			if err := m.checkFence(r, meta); err != nil {
+				return err
+			}
+			if meta.Fence == r.Fence && r.FenceRun != meta.Run {
+				return fault.Errorf(fault.Conflict, "machine %s: run %q has claimed it with fencing number %d",
+					m.name, r.FenceRun, r.Fence).WithHint("claim with a higher number")
+			}
+			r.Fence, r.FenceRun = meta.Fence, meta.Run
+			return nil
+		})
+		if err != nil {
 			return command.ClaimResult{}, err
 		}
-		if meta.Fence == rec.Fence && rec.FenceRun != meta.Run {
-			return command.ClaimResult{}, fault.Errorf(fault.Conflict, "machine %s: run %q has claimed it with fencing number %d",
-				m.name, rec.FenceRun, rec.Fence).WithHint("claim with a higher number")
-		}
-		if err := m.update(func(r *record) { r.Fence, r.FenceRun = max(r.Fence, meta.Fence), meta.Run }); err != nil {
-			return command.ClaimResult{}, err
-		}
-		rec = m.snapshot()
 	}
+	rec := m.snapshot()
 	return command.ClaimResult{Authority: rec.Authority, Fence: rec.Fence}, nil
 }
 
-// grant moves the record from Expect to Next.
-func (m *machine) grant(ctx context.Context, in command.GrantRequest) (command.GrantResult, error) {
-	rec := m.snapshot()
-	if err := m.checkFence(&rec, in.Meta); err != nil {
-		return command.GrantResult{}, err
+// errHave says that the record is the one that was to be stored.
+var errHave = errors.New("the authority record is in force already")
+
+// mayGrant is the comparison of grant's compare-and-set.
+func (m *machine) mayGrant(rec *record, in command.GrantRequest) error {
+	if err := m.checkFence(rec, in.Meta); err != nil {
+		return err
 	}
 	ours := rec.Authority
 	switch {
 	case ours.Same(in.Next):
-		if ours.Uncommitted && !in.Next.Uncommitted {
-			if err := m.commit(ctx); err != nil {
+		return errHave
+	case !ours.Same(in.Expect):
+		return fault.Errorf(fault.Conflict, "machine %s: cannot grant %s: expected %s, host %s holds %s",
+			m.name, describe(in.Next), describe(in.Expect), m.a.host(), describe(ours)).
+			WithHint("another run moved the machine; resume reads the records anew")
+	case in.Next.Epoch <= ours.Epoch:
+		return fault.Errorf(fault.Conflict, "machine %s: cannot grant %s over %s: the number does not grow",
+			m.name, describe(in.Next), describe(ours))
+	}
+	return m.checkAuthority(&rec.Assignment, in.Next)
+}
+
+// grant moves the record from Expect to Next.
+func (m *machine) grant(ctx context.Context, in command.GrantRequest) (command.GrantResult, error) {
+	err := m.updateIf(func(r *record) error {
+		if err := m.mayGrant(r, in); err != nil {
+			return err
+		}
+		r.Authority, r.Conflict = in.Next, nil
+		if in.Fence > r.Fence {
+			r.Fence, r.FenceRun = in.Fence, in.Run
+		}
+		if in.Next.Active == m.a.site() {
+			r.Locked = false // the record gives back the right that was given up
+		}
+		return nil
+	})
+	if errors.Is(err, errHave) {
+		if m.snapshot().Authority.Uncommitted && !in.Next.Uncommitted {
+			if err := m.commit(ctx, in.Next.Epoch); err != nil {
 				return command.GrantResult{}, err
 			}
 		}
 		return command.GrantResult{Authority: m.snapshot().Authority}, nil
-	case !ours.Same(in.Expect):
-		return command.GrantResult{}, fault.Errorf(fault.Conflict, "machine %s: cannot grant %s: expected %s, host %s holds %s",
-			m.name, describe(in.Next), describe(in.Expect), m.a.host(), describe(ours)).
-			WithHint("another run moved the machine; resume reads the records anew")
-	case in.Next.Epoch <= ours.Epoch:
-		return command.GrantResult{}, fault.Errorf(fault.Conflict, "machine %s: cannot grant %s over %s: the number does not grow",
-			m.name, describe(in.Next), describe(ours))
 	}
-	if err := m.checkAuthority(&rec.Assignment, in.Next); err != nil {
-		return command.GrantResult{}, err
-	}
-	err := m.update(func(r *record) {
-		r.Authority, r.Conflict = in.Next, nil
-		r.Fence, r.FenceRun = max(r.Fence, in.Fence), in.Run
-		if in.Next.Active == m.a.site() {
-			r.Locked = false // the record gives back the right that was given up
-		}
-	})
 	if err != nil {
 		return command.GrantResult{}, err
 	}
 	m.log.Info("authority granted", logkit.KeyEpoch, uint64(in.Next.Epoch), "active", in.Next.Active, logkit.KeyRun, in.Next.Run)
 	m.interrupt(fault.Errorf(fault.Interrupted, "the authority record changed to %s", describe(in.Next)))
 	m.enforce(ctx)
-	release, err := m.role.take(ctx)
+	release, err := m.takeRole(ctx)
 	if err != nil {
 		return command.GrantResult{}, err
 	}
@@ -132,31 +154,38 @@ func (m *machine) checkAuthority(a *recovery.Assignment, next recovery.Authority
 // learn takes over a record that a peer holds: a newer one wins, another one
 // of the same epoch is a conflict that both refuse.
 func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from string) {
-	ours := m.snapshot().Authority
-	var err error
+	var ours recovery.Authority
+	err := m.updateIf(func(r *record) error {
+		ours = r.Authority
+		switch {
+		case theirs.Epoch < ours.Epoch, ours.Same(theirs), r.Conflict != nil && r.Conflict.Same(theirs):
+			return errHave
+		case theirs.Epoch == ours.Epoch:
+			r.Conflict = &theirs
+			return nil
+		}
+		if err := m.checkAuthority(&r.Assignment, theirs); err != nil {
+			return err
+		}
+		r.Authority, r.Conflict = theirs, nil
+		return nil
+	})
 	switch {
-	case theirs.Epoch < ours.Epoch:
+	case errors.Is(err, errHave):
+		if ours.Same(theirs) && ours.Uncommitted && !theirs.Uncommitted {
+			m.background(func(ctx context.Context) error { return m.commit(ctx, theirs.Epoch) })
+		}
 		return
-	case ours.Same(theirs):
-		if ours.Uncommitted && !theirs.Uncommitted {
-			m.background(func(ctx context.Context) error { return m.commit(ctx) })
+	case err != nil:
+		m.log.Error("cannot take over what a peer says", logkit.KeyHost, from, "theirs", describe(theirs), logkit.KeyError, err)
+		if !fault.Is(err, fault.Invalid) {
+			m.note(func(m *machine) { m.roleErr = err })
 		}
 		return
 	case theirs.Epoch == ours.Epoch:
 		m.log.Error("two authority records of one epoch", logkit.KeyHost, from, "ours", describe(ours), "theirs", describe(theirs))
-		err = m.update(func(r *record) { r.Conflict = &theirs })
 	default:
-		if err := m.checkAuthority(m.assignment(), theirs); err != nil {
-			m.log.Error("a peer holds an impossible authority record", logkit.KeyHost, from, logkit.KeyError, err)
-			return
-		}
 		m.log.Warn("a peer holds a newer authority record, adopted", logkit.KeyHost, from, "ours", describe(ours), "theirs", describe(theirs))
-		err = m.update(func(r *record) { r.Authority, r.Conflict = theirs, nil })
-	}
-	if err != nil {
-		m.log.Error("cannot store what a peer says", logkit.KeyError, err)
-		m.note(func(m *machine) { m.roleErr = err })
-		return
 	}
 	m.interrupt(fault.Errorf(fault.Interrupted, "host %s holds %s", from, describe(theirs)))
 	m.enforce(ctx)
@@ -181,11 +210,50 @@ func (m *machine) enforce(ctx context.Context) {
 		}
 		return
 	}
-	m.setStartErr("stopped: " + why)
-	m.background(func(ctx context.Context) error {
-		_, err := m.stop(ctx, 0, true, false)
+	m.mu.Lock()
+	known := m.fencing
+	m.fencing = true
+	m.mu.Unlock()
+	if !known {
+		m.background(func(ctx context.Context) error { return m.fence(ctx, why) })
+	}
+}
+
+// fence stops the machine, again and again until it is stopped, the authority
+// comes back to this site, or ctx ends.
+func (m *machine) fence(ctx context.Context, why string) error {
+	defer m.note(func(m *machine) { m.fencing = false })
+	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
+		m.setStartErr("is being stopped: " + why)
+		err := m.fenceOnce(ctx, why)
+		if err == nil || m.ended() || ctx.Err() != nil {
+			return err
+		}
+		m.log.Error("machine that another site may run cannot be stopped", logkit.KeyError, err)
+		m.setStartErr("cannot be stopped although " + why + ": " + err.Error())
+		select {
+		case <-m.gone:
+		case <-ctx.Done():
+		case <-time.After(jitter(pause)):
+		}
+	}
+}
+
+func (m *machine) fenceOnce(ctx context.Context, why string) error {
+	release, err := m.power.take(ctx)
+	if err != nil {
 		return err
-	})
+	}
+	defer release()
+	if rec := m.snapshot(); rec.Authority.Active == m.a.site() {
+		m.setStartErr("")
+		return nil
+	}
+	if _, err := m.stopHeld(ctx, 0, true, false); err != nil {
+		return err
+	}
+	m.setStartErr("stopped: " + why)
+	return nil
 }
 
 // background runs f in the agent's life; its error is shown and logged.
@@ -227,7 +295,7 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 		}
 		m.interrupt(fault.Errorf(fault.Interrupted, "machine %s is assigned anew", m.name)) // its work is not lost
 	}
-	release, err := m.role.take(ctx)
+	release, err := m.takeRole(ctx)
 	if err != nil {
 		return err
 	}
@@ -237,10 +305,8 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 		return fault.Errorf(fault.Conflict, "machine %s: revision %d of the estate is in force, %d is older", as.Machine, rec.Assignment.Revision, as.Revision).
 			WithHint("this runtime has old state; take the estate from the newer one")
 	}
-	auth := rec.Authority
-	if auth.Epoch == 0 {
-		auth = in.Authority
-		if err := m.checkAuthority(&as, auth); err != nil {
+	if fresh {
+		if err := m.checkAuthority(&as, in.Authority); err != nil {
 			return err
 		}
 	}
@@ -248,7 +314,12 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 		return err
 	}
 	err = m.update(func(r *record) {
-		if fresh && auth.Active == a.site() {
+		r.Assignment = as
+		if !fresh {
+			return
+		}
+		r.Authority = in.Authority
+		if r.Authority.Active == a.site() {
 			// From here the agent runs the machine: it is started as soon as
 			// the peer confirms the right to (resumePower).
 			r.Own = true
@@ -256,7 +327,6 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 				r.Desired = recovery.PowerRunning
 			}
 		}
-		r.Assignment, r.Authority = as, auth
 	})
 	if err != nil {
 		return err
@@ -274,7 +344,7 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 // again.
 func (m *machine) closeChanged(old, next *recovery.Assignment) error {
 	switch {
-	case !sameDisks(old.Disks, next.Disks):
+	case !sameDisks(old.Disks, next.Disks), m.store(old) != m.store(next):
 		return m.closeRoles()
 	case !reflect.DeepEqual(old.Policy, next.Policy):
 		return m.closeSource()
@@ -316,6 +386,11 @@ func (a *Agent) adopt(m *machine) {
 
 // unassign ends protection at this host. The machine goes on running.
 func (a *Agent) unassign(ctx context.Context, in command.UnassignRequest) error {
+	done, err := a.assigning.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	m, err := a.machine(in.Machine)
 	if fault.Is(err, fault.NotFound) {
 		return nil
@@ -328,23 +403,37 @@ func (a *Agent) unassign(ctx context.Context, in command.UnassignRequest) error 
 		return err
 	}
 	m.interrupt(fault.Errorf(fault.Interrupted, "machine %s is unprotected", m.name))
-	release, err := m.role.take(ctx)
+	release, err := m.takeRole(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
+	if err := m.letGo(ctx); err != nil {
+		return err
+	}
 	if err := m.removeRoles(in.DeleteReplica); err != nil {
 		return err
 	}
-	if err := a.o.FS.Remove(m.dir + "/" + recordName); err != nil {
-		return fmt.Errorf("cannot forget machine %s: %w", m.name, err)
+	if err := m.forget(); err != nil {
+		return err
 	}
 	a.mu.Lock()
 	delete(a.machines, m.name)
 	a.mu.Unlock()
-	close(m.gone)
 	if err := a.o.FS.RemoveAll(m.dir); err != nil {
 		m.log.Warn("cannot clear the folder of an unprotected machine", logkit.KeyError, err)
 	}
+	return nil
+}
+
+// forget ends the machine durably: from here nobody changes its record.
+func (m *machine) forget() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	name := filepath.Join(m.dir, recordName)
+	if err := m.a.o.FS.Remove(name); err != nil {
+		return fmt.Errorf("cannot forget machine %s: %w", m.name, err)
+	}
+	close(m.gone)
 	return nil
 }

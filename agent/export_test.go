@@ -28,7 +28,7 @@ type Ops struct{ s *opStore }
 
 // NewOps returns a store in dir.
 func NewOps(dir string, life context.Context) Ops {
-	return Ops{newOpStore(vfs.OS{}, dir, time.Now, func() context.Context { return life })}
+	return Ops{newOpStore(vfs.OS{}, dir, time.Now, func(f func(context.Context)) { go f(life) })}
 }
 
 // Once runs f as an operation; idempotent says that it may be run again.
@@ -41,3 +41,21 @@ func CheckURL(in command.CheckRequest) (string, error) { return checkURL(in) }
 
 // InitialWait is the time until a first copy.
 var InitialWait = initialWait
+
+// Grant is the verb without the wire.
+func (a *Agent) Grant(ctx context.Context, in command.GrantRequest) error {
+	m, err := a.machine(in.Machine)
+	if err == nil {
+		_, err = m.grant(ctx, in)
+	}
+	return err
+}
+
+// Claim is the verb without the wire.
+func (a *Agent) Claim(in command.Meta) error {
+	m, err := a.machine(in.Machine)
+	if err == nil {
+		_, err = m.claim(in)
+	}
+	return err
+}

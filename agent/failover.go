@@ -48,7 +48,7 @@ func (m *machine) room(_ context.Context, in command.PrepareRequest) (command.Ro
 // prepare puts the disks of a point in their places, for a real failover.
 func (m *machine) prepare(ctx context.Context, in command.PrepareRequest) (command.PrepareResult, error) {
 	m.interrupt(fault.Errorf(fault.Interrupted, "run %s prepares machine %s", in.Run, m.name))
-	release, err := m.role.take(ctx)
+	release, err := m.takeRole(ctx)
 	if err != nil {
 		return command.PrepareResult{}, err
 	}
@@ -180,14 +180,25 @@ func (m *machine) cleanup(ctx context.Context, test string) error {
 
 // commit ends the uncommitted state at this host: at the active site the
 // overlay becomes the machine's disk, at the other what was stored is applied.
-func (m *machine) commit(ctx context.Context) error {
+//
+// fault.Conflict: epoch is no longer the one in force, nothing was changed.
+func (m *machine) commit(ctx context.Context, epoch ident.Epoch) error {
 	m.interrupt(fault.Errorf(fault.Interrupted, "the failover of machine %s is committed", m.name))
-	release, err := m.role.take(ctx)
+	release, err := m.takeRole(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	rec := m.snapshot()
+	moved := func(r *record) error {
+		if r.Authority.Epoch == epoch {
+			return nil
+		}
+		return fault.Errorf(fault.Conflict, "machine %s: cannot commit epoch %d, host %s holds %s", m.name, epoch, m.a.host(), describe(r.Authority))
+	}
+	if err := moved(&rec); err != nil {
+		return err
+	}
 	if rep := m.replica(); rep != nil {
 		if run, _, ok := rep.Live(); ok && rec.Own && rec.Authority.Active == m.a.site() {
 			if err := rep.Commit(run); err != nil {
@@ -199,7 +210,14 @@ func (m *machine) commit(ctx context.Context) error {
 			}
 		}
 	}
-	if err := m.update(func(r *record) { r.Authority.Uncommitted = false }); err != nil {
+	err = m.updateIf(func(r *record) error {
+		if err := moved(r); err != nil {
+			return err
+		}
+		r.Authority.Uncommitted = false
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	m.nudge()
@@ -210,7 +228,7 @@ func (m *machine) commit(ctx context.Context) error {
 // found keeps the disks of a stopped old primary, which hold writes that never
 // left it, as a point, so that they may be overwritten by what is sent back.
 func (m *machine) found(ctx context.Context, run string) (command.FoundResult, error) {
-	release, err := m.role.take(ctx)
+	release, err := m.takeRole(ctx)
 	if err != nil {
 		return command.FoundResult{}, err
 	}
@@ -228,6 +246,9 @@ func (m *machine) found(ctx context.Context, run string) (command.FoundResult, e
 	}
 	if !rec.Own {
 		return command.FoundResult{}, fault.Errorf(fault.Refused, "the disks of machine %s at host %s are a replica: nothing is only there", m.name, m.a.host())
+	}
+	if err := m.still(&rec); err != nil {
+		return command.FoundResult{}, err
 	}
 	progress, done := m.busy("found", 0)
 	defer done()

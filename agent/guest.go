@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -29,6 +30,10 @@ func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
 	m := g.m
 	release, err := m.power.take(ctx)
 	if err != nil {
+		return source.Frozen{}, err
+	}
+	if err := m.lookFor(ctx); err != nil {
+		release()
 		return source.Frozen{}, err
 	}
 	rec := m.snapshot()
@@ -101,10 +106,7 @@ func (m *machine) freeze(ctx context.Context, rec *record, app bool) (*frozen, e
 	defer cancel()
 	kind, err := m.provider().Freeze(within, m.process(rec), app)
 	if err != nil {
-		if err := m.thaw(ctx, app); err != nil {
-			m.log.Error("machine may stand still", logkit.KeyError, err)
-		}
-		return nil, err
+		return nil, errors.Join(err, m.thaw(ctx, app))
 	}
 	f := &frozen{m: m, kind: kind, app: app}
 	f.mu.Lock()
@@ -130,23 +132,39 @@ func (f *frozen) thaw(ctx context.Context) (held bool, err error) {
 	return true, f.m.thaw(ctx, f.app)
 }
 
-// thaw lets the machine go on and clears the mark.
+// thaw lets the machine go on and clears the mark. Where it fails the mark
+// stays, and the loop tries again until the machine is let go.
 func (m *machine) thaw(ctx context.Context, app bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 	defer cancel()
 	rec := m.snapshot()
-	if err := m.provider().Thaw(ctx, m.process(&rec), app); err != nil {
-		return err
+	err := m.provider().Thaw(ctx, m.process(&rec), app)
+	if err != nil && m.state(ctx).Power == recovery.PowerStopped {
+		m.log.Warn("machine ended while it was held still", logkit.KeyError, err)
+		err = nil
 	}
-	return m.update(func(r *record) { r.Frozen = nil })
+	if err == nil {
+		err = m.update(func(r *record) { r.Frozen = nil })
+	}
+	m.note(func(m *machine) { m.thawErr = err })
+	if err != nil {
+		m.nudge()
+	}
+	return err
 }
 
-// thawLeftover thaws what an agent that died had frozen.
-func (m *machine) thawLeftover(ctx context.Context) error {
+// letGo thaws a machine that an agent that died, or a thaw that failed, left
+// held still.
+func (m *machine) letGo(ctx context.Context) error {
+	release, err := m.power.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	mark := m.snapshot().Frozen
 	if mark == nil {
 		return nil
 	}
-	m.log.Warn("an earlier agent ended while the machine was held still, it is let go")
+	m.log.Warn("the machine was left held still, it is let go")
 	return m.thaw(ctx, mark.App)
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"io"
 
-	"golang.org/x/time/rate"
-
 	"github.com/drrun/drrun/agent/source"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -14,23 +12,11 @@ import (
 
 // link is the receiving agent as a source sees it.
 type link struct {
-	a     *Agent
-	host  string
-	limit *rate.Limiter // nil: unlimited
+	a    *Agent
+	host string
 }
 
 var _ source.Peer = (*link)(nil)
-
-// rateBurst is the most bytes that leave at once under a rate.
-const rateBurst = 256 << 10
-
-func newLink(a *Agent, host string, bytesPerSecond int64) *link {
-	l := &link{a: a, host: host}
-	if bytesPerSecond > 0 {
-		l.limit = rate.NewLimiter(rate.Limit(bytesPerSecond), rateBurst)
-	}
-	return l
-}
 
 func ask1[In, Out any](ctx context.Context, l *link, v command.Verb[In, Out], in In) (Out, error) {
 	var out Out
@@ -76,29 +62,6 @@ func (l *link) Put(ctx context.Context, h command.SegmentHeader, src io.ReaderAt
 	if err != nil {
 		return err
 	}
-	if l.limit != nil {
-		src = &slowReader{ctx: ctx, src: src, limit: l.limit}
-	}
 	var out command.Empty
 	return named(p.Upload(ctx, command.Segment.Name, h, src, h.Size, progress, &out), l.host)
-}
-
-// slowReader reads no faster than the limit.
-type slowReader struct {
-	ctx   context.Context //nolint:containedctx // it lives for one upload
-	src   io.ReaderAt
-	limit *rate.Limiter
-}
-
-// ReadAt implements io.ReaderAt.
-func (r *slowReader) ReadAt(p []byte, off int64) (int, error) {
-	n, err := r.src.ReadAt(p, off)
-	for left := n; left > 0; {
-		k := min(left, rateBurst)
-		if werr := r.limit.WaitN(r.ctx, k); werr != nil {
-			return 0, werr
-		}
-		left -= k
-	}
-	return n, err
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -51,19 +52,25 @@ func (a *Agent) listenLocal() (stop func() error, err error) {
 	if err := os.Chmod(name, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot protect %s: %w", name, err), l.Close())
 	}
+	var asked sync.WaitGroup
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, r *http.Request) {
-		st, err := a.Status(r.Context(), r.URL.Query().Get("machine"))
-		reply(w, st, err)
+	handle := func(pattern string, h func(*http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			defer asked.Done()
+			out, err := h(r)
+			reply(w, out, err)
+		})
+	}
+	handle("GET "+pathStatus, func(r *http.Request) (any, error) {
+		return a.Status(r.Context(), r.URL.Query().Get("machine"))
 	})
-	mux.HandleFunc("POST "+pathPermit, func(w http.ResponseWriter, r *http.Request) {
+	handle("POST "+pathPermit, func(r *http.Request) (any, error) {
 		var in permitRequest
 		if err := json.NewDecoder(io.LimitReader(r.Body, maxLocal)).Decode(&in); err != nil {
-			reply(w, nil, fault.Errorf(fault.Invalid, "cannot read request: %w", err))
-			return
+			return nil, fault.Errorf(fault.Invalid, "cannot read request: %w", err)
 		}
-		res, err := a.Permit(r.Context(), in.Machine, in.By)
-		reply(w, res, err)
+		return a.Permit(r.Context(), in.Machine, in.By)
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headTimeout, BaseContext: func(net.Listener) context.Context { return a.life }}
 	done := make(chan error, 1)
@@ -75,6 +82,8 @@ func (a *Agent) listenLocal() (stop func() error, err error) {
 		if err != nil {
 			err = srv.Close()
 		}
+		a.end(errEnds) // of what still is asked
+		asked.Wait()
 		if serr := <-done; !errors.Is(serr, http.ErrServerClosed) {
 			err = errors.Join(err, serr)
 		}

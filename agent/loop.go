@@ -25,6 +25,7 @@ func randN(d time.Duration) time.Duration { return rand.N(d) }
 type schedule struct {
 	last  time.Time // begin of the last cycle
 	fails int       // in a row
+	stuck int       // failed tries to let the machine go on, in a row
 }
 
 // loop is the one goroutine that replicates a machine: as a source it makes a
@@ -49,19 +50,27 @@ func (m *machine) loop(ctx context.Context) {
 // turn does what is due and returns how long nothing is.
 func (m *machine) turn(ctx context.Context, s *schedule) time.Duration {
 	rec := m.snapshot()
+	if rec.Frozen != nil { // nobody holds it still once letGo has its turn
+		if err := m.letGo(ctx); err != nil {
+			s.stuck++
+			m.log.Error("machine may stand still", logkit.KeyError, err, "hint", fault.Hint(err))
+			return jitter(min(retryFirst<<min(s.stuck-1, 10), retryMost))
+		}
+	}
+	s.stuck = 0
+	if rec.Authority.Active != m.a.site() {
+		m.enforce(ctx) // also after a crash between learning and stopping
+	}
 	if m.unsettled(&rec) {
-		release, err := m.role.take(ctx)
+		release, err := m.takeRole(ctx)
 		if err != nil {
-			return 0
+			return 0 // the loop is about to end
 		}
 		m.settle(ctx)
 		release()
 		if m.unsettled(&rec) && m.roleProblem() != nil {
 			return jitter(retryMost)
 		}
-	}
-	if rec.Authority.Active != m.a.site() {
-		m.enforce(ctx) // also after a crash between learning and stopping
 	}
 	switch rec.role(m.a.host()) {
 	case roleSource:
@@ -75,6 +84,9 @@ func (m *machine) turn(ctx context.Context, s *schedule) time.Duration {
 // unsettled reports whether the stores do not fit the role yet.
 func (m *machine) unsettled(rec *record) bool {
 	src, rep := m.source(), m.replica()
+	if rep == nil && m.roleProblem() != nil {
+		return true // the store may be what cannot be opened
+	}
 	switch rec.role(m.a.host()) {
 	case roleSource:
 		return m.mayReclaim(rec) || rec.Own && (src == nil || rec.Sending != rec.Authority.Epoch)
@@ -109,13 +121,15 @@ func (m *machine) sendTurn(ctx context.Context, rec *record, s *schedule) time.D
 	if wait := s.wait(rec, now, m.source()); wait > 0 {
 		return wait
 	}
+	last := s.last
 	s.last = now
 	_, err := m.cycle(ctx, cycleOptions{due: true})
 	switch {
 	case err == nil:
 		s.fails = 0
 	case fault.Is(err, fault.Interrupted):
-		return retryFirst // whoever interrupted it has changed the record
+		s.last = last     // it is still due, if whoever interrupted it left it so
+		return retryFirst // and that one has the role lock by then
 	default:
 		s.fails++
 		m.log.Warn("replication cycle failed", logkit.KeyError, err, "hint", fault.Hint(err))
@@ -171,11 +185,15 @@ type cycleOptions struct {
 // cycle makes one recovery point at the target. Cycles of a machine run one at
 // a time, and not while its role changes.
 func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, error) {
-	release, err := m.role.take(ctx)
+	release, err := m.takeRole(ctx)
 	if err != nil {
 		return source.Result{}, err
 	}
 	defer release()
+	mine, cancel := context.WithCancelCause(ctx) // from here interrupt ends it, wherever it waits
+	defer cancel(nil)
+	m.note(func(m *machine) { m.cancel = cancel })
+	defer m.note(func(m *machine) { m.cancel = nil })
 	src, rec := m.source(), m.snapshot()
 	if src == nil {
 		if err := m.roleProblem(); err != nil {
@@ -195,22 +213,21 @@ func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, err
 	if _, ok := src.Tip(); !ok {
 		slots = m.a.seed
 	}
-	slot, err := slots.take(ctx)
+	slot, err := slots.take(mine)
 	if err != nil {
 		return source.Result{}, err
 	}
 	defer slot()
-	mine, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	m.note(func(m *machine) { m.cancel = cancel })
 	res, err := src.Cycle(mine, source.CycleOptions{
 		Authority: rec.Authority, App: o.app || o.final || m.appDue(&rec), Labels: o.labels, Final: o.final,
 	})
-	if err != nil && mine.Err() != nil {
+	switch {
+	case err != nil && mine.Err() != nil:
 		err = fault.Errorf(fault.Interrupted, "replication cycle of machine %s ended: %w", m.name, context.Cause(mine))
+	case fault.Is(err, fault.Interrupted): // not ours: the peer was interrupted
+		err = fault.Errorf(fault.Unreachable, "%w", err)
 	}
 	m.note(func(m *machine) {
-		m.cancel = nil
 		if !fault.Is(err, fault.Interrupted) {
 			m.sendErr = err
 		}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -38,8 +37,8 @@ type machine struct {
 	role  lock // uses and changes of the replication role
 	power lock // start, stop, freeze
 
-	looping bool // guarded by Agent.mu
-	gone    chan struct{}
+	looping bool          // guarded by Agent.mu
+	gone    chan struct{} // closed when the machine is no longer assigned
 
 	mu     sync.Mutex
 	rec    record
@@ -53,6 +52,8 @@ type machine struct {
 	lastApp   time.Time
 	roleErr   error             // why the role could not be taken
 	startErr  string            // why the machine was not started, or was stopped
+	thawErr   error             // why the machine may stand still
+	fencing   bool              // it is being stopped because another site may run it
 	busyWith  *command.Progress // prepare, found, …
 	confirmed ident.Epoch
 }
@@ -75,26 +76,52 @@ func newMachine(a *Agent, name string) *machine {
 	dir := filepath.Join(a.o.State, "machines", name)
 	return &machine{
 		a: a, name: name, dir: dir, log: a.log.With(logkit.KeyMachine, name),
-		ops:  newOpStore(a.o.FS, filepath.Join(dir, "ops"), a.o.Clock.Now, a.lifetime),
+		ops:  a.newOps(filepath.Join(dir, "ops")),
 		wake: make(chan struct{}, 1), role: newLock(), power: newLock(), gone: make(chan struct{}),
 	}
 }
 
-// open takes over the record of an earlier agent: first of all a machine that
-// it left frozen is thawed, then what runs is adopted.
-func (m *machine) open(ctx context.Context, rec record) error {
-	m.rec = rec
-	if err := m.makeProvider(); err != nil {
-		return err
-	}
-	if err := m.thawLeftover(ctx); err != nil {
-		return err
-	}
+// open takes over from an earlier agent: what runs is adopted. A store that
+// cannot be opened is shown in status and tried again by the loop: the other
+// machines of the host do not wait for it. So is the rest, which may take long
+// (disks that turn into a replica).
+func (m *machine) open(ctx context.Context) error {
 	if err := m.adoptProcesses(ctx); err != nil {
 		return err
 	}
-	// The rest may take long (disks that turn into a replica): the loop does it.
-	return m.openReplica(&rec, rec.role(m.a.host()))
+	rec := m.snapshot()
+	if err := m.openReplica(&rec, rec.role(m.a.host())); err != nil {
+		m.log.Error("the replica cannot be opened", logkit.KeyError, err, "hint", fault.Hint(err))
+		m.note(func(m *machine) { m.roleErr = err })
+	}
+	return nil
+}
+
+// ended reports whether the machine is no longer assigned to this host.
+func (m *machine) ended() bool {
+	select {
+	case <-m.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+func (m *machine) unassigned() error {
+	return fault.Errorf(fault.NotFound, "machine %s is no longer assigned to host %s", m.name, m.a.host()).
+		WithHint("drrun apply assigns it")
+}
+
+// takeRole takes the role lock of a machine that is still assigned.
+func (m *machine) takeRole(ctx context.Context) (release func(), err error) {
+	if release, err = m.role.take(ctx); err != nil {
+		return nil, err
+	}
+	if m.ended() {
+		release()
+		return nil, m.unassigned()
+	}
+	return release, nil
 }
 
 func (m *machine) makeProvider() error {
@@ -113,10 +140,21 @@ func (m *machine) makeProvider() error {
 
 // update changes the record durably.
 func (m *machine) update(change func(*record)) error {
+	return m.updateIf(func(r *record) error { change(r); return nil })
+}
+
+// updateIf changes the record durably unless change refuses. What change looks
+// at is what it replaces: nobody comes in between.
+func (m *machine) updateIf(change func(*record) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.ended() {
+		return m.unassigned()
+	}
 	next := m.rec.clone()
-	change(&next)
+	if err := change(&next); err != nil {
+		return err
+	}
 	if err := next.write(m.a.o.FS, m.dir); err != nil {
 		return err
 	}
@@ -231,22 +269,6 @@ func (m *machine) startLoop() {
 	m.looping = true
 	m.a.work.Go(func() { m.loop(m.a.life) })
 	m.a.work.Go(func() { m.resumePower(m.a.life) })
-}
-
-// close closes the stores; the loop has ended.
-func (m *machine) close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var errs []error
-	if m.src != nil {
-		errs = append(errs, m.src.Close())
-		m.src = nil
-	}
-	if m.rep != nil {
-		errs = append(errs, m.rep.Close())
-		m.rep = nil
-	}
-	return errors.Join(errs...)
 }
 
 // jitter spreads d by a tenth, so that machines do not move in step.

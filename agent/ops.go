@@ -41,8 +41,9 @@ type opStore struct {
 	fs  vfs.FS
 	dir string
 	now func() time.Time
-	// life is the agent's: an operation goes on when its caller goes away.
-	life func() context.Context
+	// spawn runs an operation in the agent's life: it goes on when its caller
+	// goes away, and the agent waits for it.
+	spawn func(func(context.Context))
 
 	mu      sync.Mutex
 	flights map[string]*flight
@@ -56,8 +57,8 @@ type flight struct {
 	err  error
 }
 
-func newOpStore(fsys vfs.FS, dir string, now func() time.Time, life func() context.Context) *opStore {
-	return &opStore{fs: fsys, dir: dir, now: now, life: life, flights: map[string]*flight{}, count: -1}
+func newOpStore(fsys vfs.FS, dir string, now func() time.Time, spawn func(func(context.Context))) *opStore {
+	return &opStore{fs: fsys, dir: dir, now: now, spawn: spawn, flights: map[string]*flight{}, count: -1}
 }
 
 // again says what to do with an operation that was started and whose result a
@@ -104,13 +105,13 @@ func (s *opStore) do(ctx context.Context, id, verb string, a again, f func(conte
 	}
 	s.mu.Unlock()
 	if !running {
-		go func() {
-			fl.op, fl.err = s.run(id, verb, a, f)
+		s.spawn(func(life context.Context) {
+			fl.op, fl.err = s.run(life, id, verb, a, f)
 			s.mu.Lock()
 			delete(s.flights, id)
 			s.mu.Unlock()
 			close(fl.done)
-		}()
+		})
 	}
 	select {
 	case <-fl.done:
@@ -124,7 +125,7 @@ func (s *opStore) do(ctx context.Context, id, verb string, a again, f func(conte
 }
 
 // run looks the operation up, or runs it.
-func (s *opStore) run(id, verb string, a again, f func(context.Context) (json.RawMessage, error)) (operation, error) {
+func (s *opStore) run(ctx context.Context, id, verb string, a again, f func(context.Context) (json.RawMessage, error)) (operation, error) {
 	op, found, err := s.load(id)
 	if err != nil {
 		return operation{}, err
@@ -140,7 +141,6 @@ func (s *opStore) run(id, verb string, a again, f func(context.Context) (json.Ra
 	if err := s.save(op, !found); err != nil {
 		return operation{}, err
 	}
-	ctx := s.life()
 	op.Result, err = f(ctx)
 	if err != nil {
 		if ctx.Err() != nil || fault.Is(err, fault.Interrupted) {
@@ -153,7 +153,13 @@ func (s *opStore) run(id, verb string, a again, f func(context.Context) (json.Ra
 		op.Fault = fe
 	}
 	op.Done = true
-	return op, s.save(op, false)
+	if err := s.save(op, false); err != nil && a == ask {
+		return operation{}, fault.Errorf(fault.Unknown, "operation %s (%s) took place and its result cannot be kept: %w", id, verb, err).
+			WithHint("find out what it did, then answer done or again")
+	} else if err != nil {
+		return operation{}, err
+	}
+	return op, nil
 }
 
 func (s *opStore) path(id string) string {

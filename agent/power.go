@@ -47,39 +47,61 @@ func (m *machine) state(ctx context.Context) provider.State {
 	return m.provider().Status(ctx, m.process(&rec))
 }
 
+// lookFor settles a start whose outcome is not known: cut short by a crash, or
+// by a provider that could not tell. Nothing else starts the machine meanwhile:
+// the power lock is held.
+func (m *machine) lookFor(ctx context.Context) error {
+	rec := m.snapshot()
+	if rec.Launch == nil || rec.Process != nil {
+		return nil
+	}
+	p, found, err := m.provider().Find(ctx, *rec.Launch)
+	if err != nil {
+		return fault.Errorf(fault.Unknown, "cannot look for machine %s: %w", m.name, err)
+	}
+	return m.update(func(r *record) {
+		if found {
+			r.Process = &p
+		} else {
+			r.Launch = nil
+		}
+	})
+}
+
+// lookForTest does the same for the machine of a test.
+func (m *machine) lookForTest(ctx context.Context, test string) error {
+	t, ok := m.snapshot().Tests[test]
+	if !ok || t.Launch == nil || t.Process != nil {
+		return nil
+	}
+	p, found, err := m.provider().Find(ctx, *t.Launch)
+	if err != nil {
+		return fault.Errorf(fault.Unknown, "cannot look for test %s of machine %s: %w", test, m.name, err)
+	}
+	if found {
+		t.Process = &p
+	} else {
+		t.Launch = nil
+	}
+	return m.updateTest(test, t)
+}
+
+// updateTest stores what became of a test, unless it is cleaned up.
+func (m *machine) updateTest(test string, t testRecord) error {
+	return m.update(func(r *record) {
+		if _, ok := r.Tests[test]; ok {
+			r.Tests[test] = t
+		}
+	})
+}
+
 // adoptProcesses finds the processes of starts that a crash cut short.
 func (m *machine) adoptProcesses(ctx context.Context) error {
-	rec := m.snapshot()
-	if rec.Launch != nil && rec.Process == nil {
-		p, found, err := m.provider().Find(ctx, *rec.Launch)
-		if err != nil {
-			return fmt.Errorf("cannot look for machine %s: %w", m.name, err)
-		}
-		err = m.update(func(r *record) {
-			if found {
-				r.Process = &p
-			} else {
-				r.Launch = nil
-			}
-		})
-		if err != nil {
-			return err
-		}
+	if err := m.lookFor(ctx); err != nil {
+		return err
 	}
-	for id, t := range rec.Tests {
-		if t.Launch == nil || t.Process != nil {
-			continue
-		}
-		p, found, err := m.provider().Find(ctx, *t.Launch)
-		if err != nil {
-			return fmt.Errorf("cannot look for test %s of machine %s: %w", id, m.name, err)
-		}
-		if found {
-			t.Process = &p
-		} else {
-			t.Launch = nil
-		}
-		if err := m.update(func(r *record) { r.Tests[id] = t }); err != nil {
+	for test := range m.snapshot().Tests {
+		if err := m.lookForTest(ctx, test); err != nil {
 			return err
 		}
 	}
@@ -117,6 +139,9 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 		return command.StartResult{}, err
 	}
 	defer release()
+	if err := m.lookFor(ctx); err != nil {
+		return command.StartResult{}, err
+	}
 	rec := m.snapshot()
 	if err := m.mayStart(&rec); err != nil {
 		return command.StartResult{}, err
@@ -142,9 +167,15 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 		return command.StartResult{}, err
 	}
 	l := m.launch(&rec, provider.Production, run, paths)
-	// From here its disks may change: no point is the final one any more.
-	err = m.update(func(r *record) {
+	// From here its disks may change: no point is the final one any more. A
+	// record that took the right away comes before this, and it is not started,
+	// or after this, and it is stopped.
+	err = m.updateIf(func(r *record) error {
+		if err := m.mayStart(r); err != nil {
+			return err
+		}
 		r.Desired, r.Launch, r.Process, r.Clean, r.Final = recovery.PowerRunning, &l, nil, false, ident.PointID{}
+		return nil
 	})
 	if err != nil {
 		return command.StartResult{}, err
@@ -178,13 +209,19 @@ func (m *machine) stop(ctx context.Context, within time.Duration, force, giveUp 
 		return command.StopResult{Power: recovery.PowerUnknown}, err
 	}
 	defer release()
-	if err := m.update(func(r *record) { r.Desired = recovery.PowerStopped }); err != nil {
+	return m.stopHeld(ctx, within, force, giveUp)
+}
+
+// stopHeld is stop with the power lock held.
+func (m *machine) stopHeld(ctx context.Context, within time.Duration, force, giveUp bool) (command.StopResult, error) {
+	err := m.update(func(r *record) { r.Desired = recovery.PowerStopped })
+	if err == nil {
+		err = m.lookFor(ctx)
+	}
+	if err != nil {
 		return command.StopResult{Power: recovery.PowerUnknown}, err
 	}
 	rec := m.snapshot()
-	if rec.Process == nil && rec.Launch != nil {
-		return command.StopResult{Power: recovery.PowerUnknown}, fault.Errorf(fault.Unknown, "cannot stop machine %s: it is not known whether it runs", m.name)
-	}
 	p := m.process(&rec)
 	was := m.provider().Status(ctx, p)
 	forced := false
@@ -218,19 +255,25 @@ func (m *machine) startTest(ctx context.Context, test string) (command.StartResu
 		return command.StartResult{}, err
 	}
 	defer release()
+	if err := m.lookForTest(ctx, test); err != nil {
+		return command.StartResult{}, err
+	}
 	rec := m.snapshot()
 	t, ok := rec.Tests[test]
 	if !ok || t.Paths == nil {
 		return command.StartResult{}, fault.Errorf(fault.Refused, "test %s of machine %s is not prepared here", test, m.name)
 	}
 	if t.Process != nil {
-		if st := m.provider().Status(ctx, *t.Process); st.Power != recovery.PowerStopped {
+		switch st := m.provider().Status(ctx, *t.Process); st.Power {
+		case recovery.PowerRunning:
 			return command.StartResult{Power: st.Power, PID: st.PID}, nil
+		case recovery.PowerUnknown:
+			return command.StartResult{}, fault.Errorf(fault.Unknown, "cannot start machine %s in test %s: it is not known whether it runs", m.name, test)
 		}
 	}
 	l := m.launch(&rec, provider.Test, t.Run, t.Paths)
 	t.Launch, t.Process = &l, nil
-	if err := m.update(func(r *record) { r.Tests[test] = t }); err != nil {
+	if err := m.updateTest(test, t); err != nil {
 		return command.StartResult{}, err
 	}
 	p, err := m.provider().Start(ctx, l)
@@ -238,41 +281,31 @@ func (m *machine) startTest(ctx context.Context, test string) (command.StartResu
 		return command.StartResult{}, err
 	}
 	t.Process = &p
-	if err := m.update(func(r *record) { r.Tests[test] = t }); err != nil {
+	if err := m.updateTest(test, t); err != nil {
 		return command.StartResult{}, err
 	}
 	return command.StartResult{Power: recovery.PowerRunning, PID: p.PID}, nil
 }
 
-// stopTest ends the process of a test, by force if it must.
+// stopTest ends the process of a test, by force if it must; it is not started
+// again after that.
 func (m *machine) stopTest(ctx context.Context, test string) error {
 	release, err := m.power.take(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	rec := m.snapshot()
-	t := rec.Tests[test]
-	if t.Process == nil && t.Launch != nil {
-		p, found, err := m.provider().Find(ctx, *t.Launch)
-		if err != nil {
-			return err
-		}
-		if found {
-			t.Process = &p
-		}
+	if err := m.lookForTest(ctx, test); err != nil {
+		return err
 	}
+	t := m.snapshot().Tests[test]
 	if t.Process != nil {
 		if _, err := m.provider().Stop(ctx, *t.Process, provider.Stop{Within: testStop, Force: true}); err != nil {
 			return err
 		}
 	}
-	t.Process, t.Launch = nil, nil
-	return m.update(func(r *record) {
-		if _, ok := r.Tests[test]; ok {
-			r.Tests[test] = t
-		}
-	})
+	t.Process, t.Launch, t.Paths = nil, nil, nil
+	return m.updateTest(test, t)
 }
 
 // testStop is how long the machine of a test may take to stop by itself: its

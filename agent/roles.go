@@ -61,6 +61,11 @@ func (m *machine) becomeSource(rec *record) error {
 	if rec.Sending == rec.Authority.Epoch && m.source() != nil {
 		return nil
 	}
+	if rec.Sending != rec.Authority.Epoch { // an earlier epoch may have sent to another host
+		if err := m.closeSource(); err != nil {
+			return err
+		}
+	}
 	if err := m.openSource(rec); err != nil {
 		return err
 	}
@@ -116,7 +121,7 @@ func (m *machine) newSource(rec *record, to string) (*source.Machine, error) {
 	src, err := source.Open(source.Config{
 		FS: m.a.o.FS, Dir: filepath.Join(m.dir, "source"), Machine: m.name, Disks: disks,
 		Policy: rec.Assignment.Policy, Clock: m.a.o.Clock, Log: m.a.log, Guest: guest{m},
-		Peer: newLink(m.a, to, rec.Assignment.Policy.Rate), Tracker: m.a.tracker,
+		Peer: &link{a: m.a, host: to}, Tracker: m.a.tracker,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the sending side of machine %s: %w", m.name, err)
@@ -186,6 +191,9 @@ func (m *machine) becomeTarget(ctx context.Context, rec *record) error {
 	}
 	if st := m.state(ctx); st.Power != recovery.PowerStopped {
 		return fault.Errorf(fault.Refused, "machine %s is %s at host %s, its disks cannot be received over", m.name, st.Power, m.a.host())
+	}
+	if err := m.still(rec); err != nil {
+		return err
 	}
 	if err := m.takeOver(ctx, rec, rep, hold); err != nil {
 		return err
@@ -260,7 +268,7 @@ func (m *machine) openForTakeOver(rec *record) error {
 }
 
 // closeRoles closes both stores; settle opens them again. The role lock is
-// held.
+// held, or the agent has ended.
 func (m *machine) closeRoles() error {
 	err := m.closeSource()
 	m.mu.Lock()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/drrun/drrun/agent"
 	"github.com/drrun/drrun/agent/client"
+	"github.com/drrun/drrun/agent/provider"
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -145,6 +146,7 @@ type node struct {
 	listen string
 	boot   string
 	log    *slog.Logger
+	fake   *fakeProvider // nil: the exec provider
 
 	ag     *agent.Agent
 	cancel context.CancelFunc
@@ -193,8 +195,13 @@ func must(t *testing.T, err error) {
 func (n *node) start() {
 	n.t.Helper()
 	n.medium = quicnet.New(quicnet.Fixed(n.id), quicnet.Options{})
+	var fake func(recovery.Assignment, string) (provider.Provider, error)
+	if n.fake != nil {
+		fake = func(recovery.Assignment, string) (provider.Provider, error) { return n.fake, nil }
+	}
 	ag, err := agent.Open(n.t.Context(), agent.Options{
-		FS: vfs.OS{}, State: n.state, Medium: n.medium, Listen: n.listen,
+		Provider: fake,
+		FS:       vfs.OS{}, State: n.state, Medium: n.medium, Listen: n.listen,
 		Self:  func() (transport.Peer, bool) { return n.id.Peer(), true },
 		Clock: clock.Real{}, Log: n.log, Version: "test", Env: os.Environ(), Boot: n.boot,
 	})
@@ -410,6 +417,13 @@ func (p *pair) hand(run, from, to, active string, dir recovery.Pair) command.Pre
 	}
 	call(p, command.Start, to, command.StartRequest{Meta: p.meta(run)})
 	return res
+}
+
+func mustRuntime(t *testing.T, ca *pki.CA) *pki.Identity {
+	t.Helper()
+	id, err := ca.IssueRuntime("other")
+	must(t, err)
+	return id
 }
 
 // clientOf calls the host at addr in the name of an identity.

@@ -51,6 +51,9 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	m.mu.Lock()
 	src, rep, busy := m.src, m.rep, m.busyWith
 	sendErr, roleErr, applyErr, startErr := m.sendErr, m.roleErr, m.applyErr, m.startErr
+	if m.thawErr != nil {
+		startErr = "may stand still: " + m.thawErr.Error()
+	}
 	m.mu.Unlock()
 	if st.Role != roleSource {
 		sendErr = nil // of an earlier direction

@@ -184,8 +184,12 @@ func (a *Agent) failoverVerbs(mux *rpc.Mux) {
 			return m.start(ctx, in.Run)
 		})
 	asOperation(a, mux, command.Commit, doAgain, func(in command.Meta) command.Meta { return in },
-		func(ctx context.Context, m *machine, _ command.Meta) (command.Empty, error) {
-			return command.Empty{}, m.commit(ctx)
+		func(ctx context.Context, m *machine, in command.Meta) (command.Empty, error) {
+			epoch := in.Epoch
+			if epoch == 0 {
+				epoch = m.snapshot().Authority.Epoch
+			}
+			return command.Empty{}, m.commit(ctx, epoch)
 		})
 	asOperation(a, mux, command.Cleanup, doAgain, func(in command.CleanupRequest) command.Meta { return in.Meta },
 		func(ctx context.Context, m *machine, in command.CleanupRequest) (command.Empty, error) {
@@ -313,7 +317,7 @@ func (a *Agent) tip(ctx context.Context, p transport.Peer, in command.TipRequest
 		return command.TipResult{Authority: rec.Authority}, nil
 	}
 	if rec := m.snapshot(); m.unsettled(&rec) {
-		release, err := m.role.take(ctx)
+		release, err := m.takeRole(ctx)
 		if err != nil {
 			return command.TipResult{}, err
 		}
