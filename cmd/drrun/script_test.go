@@ -128,9 +128,13 @@ func fill(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(name, []byte(os.Expand(string(text), ts.Getenv)), 0o600))
 }
 
-// join FILE gives an agent the token in a file.
-func join(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Check(ts.Exec("drrun-agent", "join", strings.TrimSpace(ts.ReadFile(args[0]))))
+// join FILE [CODE] gives an agent the token in a file and wants an exit code.
+func join(ts *testscript.TestScript, neg bool, args []string) {
+	code := "0"
+	if len(args) > 1 {
+		code = args[1]
+	}
+	exits(ts, neg, []string{code, "drrun-agent", "join", strings.TrimSpace(ts.ReadFile(args[0]))})
 }
 
 // listening ADDRESS waits, for at most ten seconds, until a UDP address is

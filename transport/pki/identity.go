@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/drrun/drrun/internal/clock"
@@ -135,6 +136,11 @@ func (id *Identity) NotAfter() time.Time { return id.chain[0].NotAfter }
 
 // NeedsRenewal reports whether half of the certificate's life is over.
 func (id *Identity) NeedsRenewal() bool { return !id.clk.Now().Before(halfLife(id.chain[0])) }
+
+// Trusts reports whether the CA with that pin is trusted.
+func (id *Identity) Trusts(p Pin) bool {
+	return slices.ContainsFunc(id.trust, func(c *x509.Certificate) bool { return pinOf(c) == p })
+}
 
 // TrustPEM returns the CAs this identity trusts.
 func (id *Identity) TrustPEM() []byte { return encodeCerts(pemCert, id.trust...) }
