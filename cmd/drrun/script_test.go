@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +22,7 @@ import (
 
 	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/needs"
 	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/runtime/report"
 )
@@ -48,10 +52,29 @@ var agentDir string
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	runScripts(t, "testdata/script", nil)
+}
+
+// TestScriptsThatMount are scripts with a disk of their own for a store: root
+// may mount one, others in a user namespace.
+func TestScriptsThatMount(t *testing.T) {
+	t.Parallel()
+	flags := "-m"
+	if os.Geteuid() != 0 {
+		flags = "-Urm"
+	}
+	needs.Program(t, "unshare", "install the package util-linux")
+	if out, err := exec.Command("unshare", flags, "mount", "-t", "tmpfs", "none", "/mnt").CombinedOutput(); err != nil {
+		needs.Missing(t, fmt.Sprintf("the right to mount (%v: %s)", err, bytes.TrimSpace(out)), "run it as root, or allow user namespaces")
+	}
+	runScripts(t, "testdata/mounts", map[string]string{"UNSHARE": flags})
+}
+
+func runScripts(t *testing.T, dir string, env map[string]string) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir: dir,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "flip": flip, "until": until, "port": port, "fill": fill, "join": join, "listening": listening, "again": again, "runid": runID,
+			"exits": exits, "flip": flip, "until": until, "port": port, "fill": fill, "join": join, "listening": listening, "again": again, "runid": runID, "must": must,
 		},
 		Setup: func(e *testscript.Env) error {
 			dir, err := buildAgent()
@@ -62,6 +85,9 @@ func TestScripts(t *testing.T) {
 			e.Defer(func() { endMachine(filepath.Join(e.WorkDir, "db1.pid")) })
 			e.Setenv("DRRUN_STATE", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("NO_COLOR", "1")
+			for k, v := range env {
+				e.Setenv(k, v)
+			}
 			return nil
 		},
 	})
@@ -188,6 +214,20 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 		off += len(data)
 	}
 	data[off] ^= 0xff
+	ts.Check(os.WriteFile(name, data, 0o600))
+}
+
+// must FILE BIT sets a flag in the header of a replication log that its reader
+// must understand, and the header's checksum with it (agent/hrl/FORMAT.md).
+func must(ts *testscript.TestScript, _ bool, args []string) {
+	bit, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	name := ts.MkAbs(args[0])
+	data, err := os.ReadFile(name)
+	ts.Check(err)
+	const flags, sum = 12, 252
+	binary.LittleEndian.PutUint32(data[flags:], 1<<bit)
+	binary.LittleEndian.PutUint32(data[sum:], crc32.Checksum(data[:sum], crc32.MakeTable(crc32.Castagnoli)))
 	ts.Check(os.WriteFile(name, data, 0o600))
 }
 

@@ -11,8 +11,9 @@ import (
 
 // Entry is one acknowledged write, on the client's own list.
 type Entry struct {
-	ID uint64
-	At time.Time // when the acknowledgement arrived
+	ID  uint64
+	At  time.Time // when the acknowledgement arrived
+	URL string    // who acknowledged it
 }
 
 // Client writes entries to one machine without a break and keeps its own list
@@ -57,13 +58,14 @@ func (c *Client) Run(ctx context.Context) {
 		id := c.next
 		c.next++
 		c.mu.Unlock()
-		if err := c.write(ctx, c.urls[site], id); err != nil {
+		url := c.urls[site]
+		if err := c.write(ctx, url, id); err != nil {
 			site = (site + 1) % len(c.urls)
 			continue
 		}
 		now := time.Now()
 		c.mu.Lock()
-		c.acked = append(c.acked, Entry{id, now})
+		c.acked = append(c.acked, Entry{id, now, url})
 		if now.Sub(last) > time.Second {
 			c.gaps = append(c.gaps, Gap{last, now})
 		}
