@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 )
 
 // MaxOutput is how much of a program's output is kept: the last bytes.
 const MaxOutput = 16 << 10
 
-// LocalRunner runs programs as processes of this machine.
+// LocalRunner runs programs as processes of this machine, each in a process
+// group of its own: what it started ends with it when its time is up, and a
+// Ctrl-C at the terminal is drrun's alone.
 type LocalRunner struct{}
 
 var _ Runner = LocalRunner{}
@@ -26,6 +29,8 @@ func (LocalRunner) Run(ctx context.Context, argv, env []string) (int, string, er
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // a plan names its programs
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second // children that keep the pipe open do not hold us up
 	err := cmd.Run()
 	var exit *exec.ExitError
