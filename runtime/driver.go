@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,19 +63,20 @@ func (d *driver) append(r state.Record) error {
 	if err := d.st.Apply(r); err != nil {
 		return d.die(err)
 	}
+	ctx := context.WithoutCancel(d.e.ctx) // what has happened is written, also while the runtime leaves
 	for {
-		ops, cmps, err := d.also(before)
+		ops, cmps, err := d.also(ctx, before)
 		if err != nil {
 			return d.die(err)
 		}
-		_, ok, err := d.j.Append(d.e.ctx, rec, ops, cmps...)
+		_, ok, err := d.j.Append(ctx, rec, ops, cmps...)
 		if err != nil {
 			return d.die(err)
 		}
 		if ok {
 			break
 		}
-		if _, err := d.e.store.Get(d.e.ctx, journal.Key(d.id, r.Seq)); !fault.Is(err, fault.NotFound) {
+		if _, err := d.e.store.Get(ctx, journal.Key(d.id, r.Seq)); !fault.Is(err, fault.NotFound) {
 			return d.die(fault.Errorf(fault.Conflict, "another runtime drives run %s", d.id).WithHint("watch it there: drrun watch %s", d.id))
 		}
 	}
@@ -84,7 +86,7 @@ func (d *driver) append(r state.Record) error {
 
 // also is what is written together with a record: the head if it changed, and
 // the release of the machines when the run has ended.
-func (d *driver) also(before head) ([]store.Op, []store.Cmp, error) {
+func (d *driver) also(ctx context.Context, before head) ([]store.Op, []store.Cmp, error) {
 	after := headOf(d.st)
 	var ops []store.Op
 	if !sameHead(before, after) {
@@ -97,7 +99,7 @@ func (d *driver) also(before head) ([]store.Op, []store.Cmp, error) {
 	if !d.st.Status.Ended() {
 		return ops, nil, nil
 	}
-	free, cmps, err := d.e.release(d.e.ctx, d.id)
+	free, cmps, err := d.e.release(ctx, d.id)
 	return append(ops, free...), cmps, err
 }
 
@@ -197,18 +199,31 @@ func (d *driver) act(eff state.Effect) error {
 		if !d.st.Run.Unattended {
 			return nil
 		}
-		return d.append(state.Record{Kind: state.Answered, Step: st.ID, Word: state.Unattended(st.Plan), By: "the plan (unattended)"})
+		return d.unattended(st)
 	}
 	d.launch(st)
 	return nil
 }
 
+// unattended answers a wait as the plan says for drills. Callers hold d.mu.
+func (d *driver) unattended(st *state.Step) error {
+	return d.append(state.Record{Kind: state.Answered, Step: st.ID, Word: state.Unattended(st.Plan), By: "the plan (unattended)"})
+}
+
 // relaunch takes up the steps that another process left without a result:
 // agents answer a repeated operation id with the stored result; what cannot be
-// asked again is unknown.
+// asked again is unknown. A wait of a drill that the other process began gets
+// its answer.
 func (d *driver) relaunch() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.st.Run.Unattended {
+		for _, st := range d.st.Open() {
+			if st.Status == report.StepWaiting && d.unattended(st) != nil {
+				return
+			}
+		}
+	}
 	for _, st := range d.st.Running() {
 		if d.dead != nil || d.parked {
 			return
@@ -259,7 +274,7 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 			r.Word = state.WordDiverged
 		}
 	case out.err != nil:
-		r.Kind, r.Error, r.Unclear = state.Failed, asFault(out.err), fault.Is(out.err, fault.Unreachable)
+		r.Kind, r.Error, r.Unclear = state.Failed, asFault(out.err), job.unclear(out.err)
 	case out.skip != "":
 		r.Kind, r.Text = state.Skipped, out.skip
 	default:
@@ -276,6 +291,13 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 	if r.Kind == state.Failed {
 		d.e.log.Warn("step failed", "run", d.id, "step", job.step.ID, "cause", r.Error.Message)
 	}
+}
+
+// unclear reports whether a failed step may have been done: then it is asked for
+// again under the same operation id. An action's operations are journaled one by
+// one; its next attempt is a fresh sequence.
+func (j *job) unclear(err error) bool {
+	return j.step.Kind != program.Action && (fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted))
 }
 
 // asFault makes the storable form of an error: kind, message, hint.
@@ -297,13 +319,8 @@ func (d *driver) takeOver(ctx context.Context, by string) error {
 	for _, h := range d.st.Main().Hosts() {
 		hosts[h] = true
 	}
-	var seen = d.st.Fence
-	for _, s := range d.e.look(ctx, hosts) {
-		for _, ms := range s.status.Machines {
-			seen = max(seen, ms.Fence)
-		}
-	}
-	fence, err := nextFence(ctx, d.e.store, seen)
+	look := d.e.look(ctx, hosts)
+	fence, err := nextFence(ctx, d.e.store, max(d.st.Fence, look.fence()))
 	if err != nil {
 		return err
 	}
@@ -312,20 +329,22 @@ func (d *driver) takeOver(ctx context.Context, by string) error {
 	if err := d.append(state.Record{Kind: state.Resumed, Word: state.WordAttach, By: by, Fence: fence}); err != nil {
 		return err
 	}
-	return d.reclaim(ctx)
+	return d.reclaim(ctx, look)
 }
 
 // resume lets the run go on.
 func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if o.As == "" && d.st.Status.Busy() {
-		return nil // it goes on already: taking it over was all there was to do
+	if o.As == "" && !o.SourceIsDown && (d.st.Status.Busy() || d.st.Status == report.RunWaiting || !d.st.CommitDue().IsZero()) {
+		return nil // it goes on already, or when somebody answers: taking it over was all there was to do
 	}
 	switch d.st.Status {
 	case report.RunStopped, report.RunPaused, report.RunWaiting:
 	default:
-		return notAllowed(d.st, "resume")
+		if !d.st.Retryable() {
+			return notAllowed(d.st, report.OpResume)
+		}
 	}
 	r := state.Record{Kind: state.Resumed, By: nobody(o.By)}
 	if o.As != "" {
@@ -336,7 +355,7 @@ func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 		r.Program = p
 	}
 	if o.SourceIsDown {
-		if err := d.append(state.Record{Kind: state.Statement, Word: SourceIsDown, By: o.By}); err != nil {
+		if err := d.append(state.Record{Kind: state.Statement, Word: SourceIsDown, By: nobody(o.By)}); err != nil {
 			return err
 		}
 	}
@@ -354,7 +373,7 @@ func (d *driver) pause(by string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.st.Status.Busy() && d.st.Status != report.RunWaiting {
-		return notAllowed(d.st, "pause")
+		return notAllowed(d.st, report.OpPause)
 	}
 	return d.append(state.Record{Kind: state.Paused, By: nobody(by)})
 }
@@ -375,10 +394,8 @@ func (d *driver) park() error {
 func (d *driver) cancelRun(by string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	section := d.st.Section()
-	first := section == program.SectionFailover || section == program.SectionReverse
-	if d.st.Status.Ended() || !first || d.st.Cancelling() || !d.st.SectionEnd.IsZero() {
-		return notAllowed(d.st, "cancel")
+	if !d.st.Cancellable() {
+		return notAllowed(d.st, report.OpCancel)
 	}
 	if err := d.append(state.Record{Kind: state.Cancelled, By: nobody(by)}); err != nil {
 		return err
@@ -397,7 +414,7 @@ func (d *driver) commit(by string) error {
 	defer d.mu.Unlock()
 	standing := d.st.Status == report.RunUncommitted || d.st.Status == report.RunPartial
 	if !standing || !d.st.Uncommitted() || d.st.HasSection(program.SectionCommit) {
-		return notAllowed(d.st, "commit")
+		return notAllowed(d.st, report.OpCommit)
 	}
 	return d.beginSection(program.SectionCommit, by)
 }
@@ -409,7 +426,7 @@ func (d *driver) cleanup(by string) error {
 		return d.append(state.Record{Kind: state.Resumed, By: nobody(by)})
 	}
 	if !isTest(d.st) || d.st.Status.Busy() || d.st.Status.Ended() {
-		return notAllowed(d.st, "cleanup")
+		return notAllowed(d.st, report.OpCleanup)
 	}
 	return d.beginSection(program.SectionCleanup, by)
 }
@@ -450,11 +467,7 @@ func (d *driver) answer(a Answer) error {
 	}
 	word := a.Word
 	allowed := answersOf(st)
-	ok := false
-	for _, w := range allowed {
-		ok = ok || w == word
-	}
-	if !ok {
+	if !slices.Contains(allowed, word) {
 		return fault.Errorf(fault.Invalid, "%q is no answer to %s", a.Word, st.ID).WithHint("answer one of %v", allowed)
 	}
 	if word == SourceIsDown {
@@ -481,10 +494,7 @@ func answersOf(st *state.Step) []string {
 
 func (d *driver) question(name string) (*state.Step, error) {
 	var open []*state.Step
-	for _, st := range d.st.Ordered() {
-		if st.Status != report.StepWaiting && st.Status != report.StepUnknown && !st.Asks {
-			continue
-		}
+	for _, st := range d.st.Open() {
 		if st.ID == name || st.Plan != nil && st.Plan.Name == name {
 			return st, nil
 		}
@@ -492,7 +502,7 @@ func (d *driver) question(name string) (*state.Step, error) {
 	}
 	switch {
 	case len(open) == 0:
-		return nil, notAllowed(d.st, "answer")
+		return nil, notAllowed(d.st, report.OpAnswer)
 	case name == "" && len(open) == 1:
 		return open[0], nil
 	}

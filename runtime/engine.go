@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,7 @@ type Engine struct {
 
 	mu     sync.Mutex
 	live   map[string]*driver
+	taking map[string]chan struct{} // runs that are being taken over; closed when that has ended
 	closed bool
 }
 
@@ -59,7 +61,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	e := &Engine{store: o.Store, caller: o.Caller, cat: o.Catalogue, scripts: o.Scripts, runner: o.Runner, clock: o.Clock, log: o.Log,
-		newID: o.NewID, ctx: ctx, cancel: cancel, live: map[string]*driver{}}
+		newID: o.NewID, ctx: ctx, cancel: cancel, live: map[string]*driver{}, taking: map[string]chan struct{}{}}
 	if e.runner == nil {
 		e.runner = LocalRunner{}
 	}
@@ -110,11 +112,11 @@ func (e *Engine) prepare(ctx context.Context, req *Request) (*prepared, error) {
 			names = append(names, g.Names()...)
 		}
 	}
-	facts, seen, err := e.facts(ctx, names)
+	facts, look, err := e.facts(ctx, names)
 	if err != nil {
 		return nil, err
 	}
-	p.seen = seen
+	p.seen = look.fence()
 	if p.plan == nil {
 		if p.plan, err = planOfMachines(est, req, facts); err != nil {
 			return nil, err
@@ -170,14 +172,14 @@ func planOfMachines(est *plans.Estate, req *Request, facts map[string]program.Fa
 	return p, nil
 }
 
-// facts asks the agents where machines are active.
-func (e *Engine) facts(ctx context.Context, machines []string) (map[string]program.Fact, ident.Fence, error) {
+// facts asks the agents where machines are active, and returns what they said.
+func (e *Engine) facts(ctx context.Context, machines []string) (map[string]program.Fact, looked, error) {
 	facts := map[string]program.Fact{}
 	hosts := map[string]bool{}
 	for _, m := range machines {
 		a, err := e.cat.Assignment(ctx, m)
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		facts[m] = program.Fact{Hosts: a.Hosts}
 		for _, h := range a.Hosts {
@@ -185,22 +187,19 @@ func (e *Engine) facts(ctx context.Context, machines []string) (map[string]progr
 		}
 	}
 	look := e.look(ctx, hosts)
-	var seen ident.Fence
-	for m, f := range facts {
-		rec, _ := look.newest(m)
-		f.Active = rec.Active
-		if rec.Epoch == 0 {
-			return nil, 0, fault.Errorf(fault.Unreachable, "nobody knows where %s is active: %s", m, look.why(f.Hosts)).
-				WithHint("start the agents, or look at: drrun status %s", m)
+	var lost []string
+	for _, m := range slices.Sorted(maps.Keys(facts)) {
+		f := facts[m]
+		rec, _ := look.newest(m) // a conflict is preflight's to refuse
+		if f.Active = rec.Active; rec.Epoch == 0 {
+			lost = append(lost, fmt.Sprintf("nobody knows where %s is active: %s", m, look.why(f.Hosts)))
 		}
 		facts[m] = f
 	}
-	for _, s := range look {
-		for _, ms := range s.status.Machines {
-			seen = max(seen, ms.Fence)
-		}
+	if len(lost) > 0 {
+		return nil, nil, fault.Errorf(fault.Unreachable, "%s", strings.Join(lost, "; ")).WithHint("start the agents, or look at: drrun status")
 	}
-	return facts, seen, nil
+	return facts, look, nil
 }
 
 // Explain compiles a request and shows it; nothing is stored or changed.
@@ -226,9 +225,6 @@ func (e *Engine) Start(ctx context.Context, req Request) (id string, err error) 
 	rec.Point = selectorOf(&req, p.plan)
 	if req.Commit {
 		rec.Commit.Mode = "auto"
-	}
-	if err := e.clearTests(ctx, p.program, req.By); err != nil {
-		return "", err
 	}
 	return e.begin(ctx, rec, p)
 }
@@ -303,59 +299,83 @@ func (e *Engine) drive(d *driver) {
 	}()
 }
 
-// clearTests ends tests that stand on the machines of a real run: a real
-// failover goes over a test.
-func (e *Engine) clearTests(ctx context.Context, p *program.Program, by string) error {
-	if p.Type == recovery.Test || p.Nothing != "" {
-		return nil
-	}
+// clearTests cancels the tests that stand on the machines of a real run, which
+// goes over them and does not wait for their cleanup. It returns what could not
+// be cancelled, and why.
+func (e *Engine) clearTests(ctx context.Context, p *program.Program, by string) (left []string) {
 	heads, err := e.heads(ctx)
 	if err != nil {
-		return err
+		return []string{fmt.Sprintf("cannot look for tests: %v", err)}
 	}
+	by = nobody(by) + ", whose real run goes over the test"
 	for _, h := range heads {
 		shares := slices.ContainsFunc(p.Active(), func(m program.Machine) bool { return slices.Contains(h.Machines, m.Name) })
 		if h.Type != recovery.Test || h.Status.Ended() || !shares || h.Section == program.SectionCleanup {
 			continue
 		}
-		if err := e.takeBackTest(ctx, h.ID, by); err != nil {
-			e.log.Warn("a test goes on beside a real run", "run", h.ID, "cause", err.Error()) // the real run does not wait for it
+		err := e.with(ctx, h.ID, by, report.OpCancel, func(d *driver) error {
+			if err := d.cancelRun(by); err == nil {
+				return nil
+			}
+			return d.cleanup(by)
+		})
+		if err != nil {
+			left = append(left, fmt.Sprintf("test %s goes on beside this run: %v", h.ID, err))
 		}
 	}
-	return nil
+	return left
 }
 
-func (e *Engine) takeBackTest(ctx context.Context, id, by string) error {
-	return e.with(ctx, id, by, func(d *driver) error {
-		if err := d.cancelRun(nobody(by) + ", whose real run goes over the test"); err == nil {
-			return nil
-		}
-		return d.cleanup(nobody(by) + ", whose real run goes over the test")
-	})
-}
-
-// with calls f with the driver of a run. A run that no one drives is taken
-// over first: its machines are claimed with a fresh fencing number, and
-// nothing of it starts before f has said what is wanted.
-func (e *Engine) with(ctx context.Context, id, by string, f func(*driver) error) error {
+// with calls f with the driver of a run, for the operation op. A run that no
+// one drives is taken over first: its machines are claimed with a fresh fencing
+// number, and nothing of it starts before f has said what is wanted.
+func (e *Engine) with(ctx context.Context, id, by, op string, f func(*driver) error) error {
 	id, err := e.resolve(ctx, id)
 	if err != nil {
 		return err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if d := e.live[id]; d != nil {
-		return f(d)
+	for {
+		e.mu.Lock()
+		if d := e.live[id]; d != nil {
+			defer e.mu.Unlock()
+			return f(d)
+		}
+		if e.closed {
+			e.mu.Unlock()
+			return errClosing()
+		}
+		other := e.taking[id]
+		if other == nil {
+			break
+		}
+		e.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	if e.closed {
-		return errClosing()
-	}
+	done := make(chan struct{})
+	e.taking[id] = done
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(e.taking, id)
+		e.mu.Unlock()
+		close(done)
+	}()
+	return e.take(ctx, id, by, op, f)
+}
+
+// take takes a run over. It asks agents, which may take a while: e.mu is not
+// held meanwhile.
+func (e *Engine) take(ctx context.Context, id, by, op string, f func(*driver) error) error {
 	st, j, err := e.load(ctx, id)
 	if err != nil {
 		return err
 	}
 	if st.Status.Ended() {
-		return notAllowed(st, "that")
+		return notAllowed(st, op)
 	}
 	src, err := e.sources(ctx, &st.Run)
 	if err != nil {
@@ -364,6 +384,11 @@ func (e *Engine) with(ctx context.Context, id, by string, f func(*driver) error)
 	d := newDriver(e, st, j, src)
 	if err := d.takeOver(ctx, by); err != nil {
 		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errClosing()
 	}
 	if err := f(d); err != nil {
 		return err
@@ -383,33 +408,33 @@ func notAllowed(st *state.State, op string) error {
 // Resume lets a stopped, paused or orphaned run go on, from the step where it
 // stopped.
 func (e *Engine) Resume(ctx context.Context, id string, o ResumeOptions) error {
-	return e.with(ctx, id, o.By, func(d *driver) error { return d.resume(ctx, o) })
+	return e.with(ctx, id, o.By, report.OpResume, func(d *driver) error { return d.resume(ctx, o) })
 }
 
 // Answer answers a wait or a question of a run.
 func (e *Engine) Answer(ctx context.Context, id string, a Answer) error {
-	return e.with(ctx, id, a.By, func(d *driver) error { return d.answer(a) })
+	return e.with(ctx, id, a.By, report.OpAnswer, func(d *driver) error { return d.answer(a) })
 }
 
 // Pause lets the steps in flight end and starts no others.
 func (e *Engine) Pause(ctx context.Context, id, by string) error {
-	return e.with(ctx, id, by, func(d *driver) error { return d.pause(by) })
+	return e.with(ctx, id, by, report.OpPause, func(d *driver) error { return d.pause(by) })
 }
 
 // Cancel ends a run and takes back what can be: tests are cleaned up, machines
 // that were stopped and not failed over are unlocked and started.
 func (e *Engine) Cancel(ctx context.Context, id, by string) error {
-	return e.with(ctx, id, by, func(d *driver) error { return d.cancelRun(by) })
+	return e.with(ctx, id, by, report.OpCancel, func(d *driver) error { return d.cancelRun(by) })
 }
 
 // Commit makes a failover final.
 func (e *Engine) Commit(ctx context.Context, id, by string) error {
-	return e.with(ctx, id, by, func(d *driver) error { return d.commit(by) })
+	return e.with(ctx, id, by, report.OpCommit, func(d *driver) error { return d.commit(by) })
 }
 
 // Cleanup ends a test.
 func (e *Engine) Cleanup(ctx context.Context, id, by string) error {
-	return e.with(ctx, id, by, func(d *driver) error { return d.cleanup(by) })
+	return e.with(ctx, id, by, report.OpCleanup, func(d *driver) error { return d.cleanup(by) })
 }
 
 // Reverse starts a run that replicates machines back after a committed
@@ -434,19 +459,19 @@ func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error
 	if len(names) == 0 {
 		return "", fault.Errorf(fault.Invalid, "reverse needs a plan or machines")
 	}
-	machines, seen, err := e.reverseMachines(ctx, names)
+	machines, look, err := e.reverseMachines(ctx, names)
 	if err != nil {
 		return "", err
 	}
-	p := &prepared{src: sources{estate: est}, rev: rev, program: program.Reverse(name, machines), seen: seen}
+	p := &prepared{src: sources{estate: est}, rev: rev, program: program.Reverse(name, machines), seen: look.fence()}
 	return e.begin(ctx, &state.Run{ID: req.ID, Kind: report.KindReverse, StartedBy: req.By, EstateRev: rev}, p)
 }
 
 // reverseMachines finds the direction of each machine: active site → the other.
-func (e *Engine) reverseMachines(ctx context.Context, names []string) ([]program.Machine, ident.Fence, error) {
-	facts, seen, err := e.facts(ctx, names)
+func (e *Engine) reverseMachines(ctx context.Context, names []string) ([]program.Machine, looked, error) {
+	facts, look, err := e.facts(ctx, names)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	var out []program.Machine
 	for _, n := range names {
@@ -460,37 +485,30 @@ func (e *Engine) reverseMachines(ctx context.Context, names []string) ([]program
 		}
 		switch {
 		case m.FromHost == "" || m.ToHost == "":
-			return nil, 0, fault.Errorf(fault.Invalid, "machine %s has no second host to replicate to", n)
+			return nil, nil, fault.Errorf(fault.Invalid, "machine %s has no second host to replicate to", n)
 		case !m.Back:
-			return nil, 0, fault.Errorf(fault.Refused, "host %s of machine %s has no store: it cannot receive", m.ToHost, n).
+			return nil, nil, fault.Errorf(fault.Refused, "host %s of machine %s has no store: it cannot receive", m.ToHost, n).
 				WithHint("give %s a store in the estate, then: drrun apply", m.ToHost)
 		}
-		rec, err := e.authority(ctx, n, m)
+		rec, err := look.newest(n)
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		switch {
 		case rec.Uncommitted:
-			return nil, 0, fault.Errorf(fault.Refused, "machine %s is failed over and not committed (run %s)", n, rec.Run).
+			return nil, nil, fault.Errorf(fault.Refused, "machine %s is failed over and not committed (run %s)", n, rec.Run).
 				WithHint("drrun commit %s, then reverse", rec.Run)
 		case len(rec.Direction) > 0:
 			m.Skip = "replicates already"
 		}
 		out = append(out, m)
 	}
-	return out, seen, nil
-}
-
-func (e *Engine) authority(ctx context.Context, machine string, m program.Machine) (recovery.Authority, error) {
-	rec, err := e.look(ctx, map[string]bool{m.FromHost: true, m.ToHost: true}).newest(machine)
-	if err != nil {
-		return rec, err
-	}
-	return rec, nil
+	return out, look, nil
 }
 
 // Unfinished lists the runs that nobody drives and that would go on by
-// themselves: a controller resumes them when it starts.
+// themselves, at once or when somebody answers or a commit window ends: a
+// controller resumes them when it starts.
 func (e *Engine) Unfinished(ctx context.Context) ([]string, error) {
 	heads, err := e.heads(ctx)
 	if err != nil {
@@ -500,7 +518,7 @@ func (e *Engine) Unfinished(ctx context.Context) ([]string, error) {
 	defer e.mu.Unlock()
 	var out []string
 	for _, h := range heads {
-		if e.live[h.ID] == nil && (h.Status.Busy() || h.Status == report.RunWaiting) {
+		if e.live[h.ID] == nil && (h.Status.Busy() || h.Status == report.RunWaiting || !h.Due.IsZero()) {
 			out = append(out, h.ID)
 		}
 	}

@@ -175,7 +175,7 @@ func (f *follower) event(r state.Record, before head) report.Event {
 	ev := report.Event{Run: f.id, Seq: r.Seq, Time: r.Time, Kind: report.EventRun}
 	changed := !sameHead(before, headOf(st))
 	if s := st.Steps[r.Step]; s != nil && r.Kind != state.Noted {
-		ev.Kind, ev.Step, ev.Wait = report.EventStep, stepReport(s, number(st, s.ID)), waitReport(s)
+		ev.Kind, ev.Step, ev.Wait = report.EventStep, stepReport(s, number(st, s.ID)), waitReport(st, s)
 		if ev.Wait != nil {
 			ev.Kind = report.EventWait
 		}

@@ -17,8 +17,12 @@ import (
 	"github.com/drrun/drrun/runtime/state"
 )
 
-// MaxOps is how many operations one attempt of an action may make.
-const MaxOps = 10_000
+// Limits of one attempt of an action; a check has that of notes for each time
+// it is asked.
+const (
+	MaxOps   = 10_000
+	MaxNotes = 1000 // further ones are left out
+)
 
 // hostCalls journals the operations of one attempt of an action. On resume it
 // answers from the journal; a call that is not the recorded one ends the
@@ -28,7 +32,20 @@ type hostCalls struct {
 	mu       sync.Mutex
 	recorded []*state.Op // of an earlier process, in order
 	next     int
+	notes    noteLimit
 	bad      *outcome // set once: the action has no result of its own any more
+}
+
+// noteLimit counts notes; its owner's lock is held.
+type noteLimit int
+
+// pass returns what is to be noted in the place of a further note.
+func (n *noteLimit) pass(text string) (_ string, ok bool) {
+	*n++
+	if *n == MaxNotes {
+		text = fmt.Sprintf("more than %d notes: the rest is left out", MaxNotes-1)
+	}
+	return text, *n <= MaxNotes
 }
 
 var _ plans.HostCalls = (*hostCalls)(nil)
@@ -111,6 +128,10 @@ func (h *hostCalls) perform(ctx context.Context, op *state.Op, do func(ctx conte
 	if err != nil && context.Cause(ctx) == errLeaving { //nolint:errorlint // exactly this cause
 		return nil, err // no result: it is taken up again on resume
 	}
+	if err != nil && ctx.Err() != nil && op.Class == plans.OpUnsafe {
+		err = fault.Errorf(fault.Unknown, "%s %s was cut short, nobody knows whether it was done: %w", op.Name, op.Args, err).
+			WithHint("find out, then: drrun answer %s done|again|abort", h.run.ID)
+	}
 	if err != nil && fault.Is(err, fault.Unknown) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -151,11 +172,11 @@ func (h *hostCalls) record(kind state.Kind, op *state.Op) error {
 func (h *hostCalls) Note(text string) {
 	h.mu.Lock()
 	replay := h.next < len(h.recorded)
+	text, ok := h.notes.pass(text)
 	h.mu.Unlock()
-	if replay {
-		return
+	if !replay && ok {
+		h.d.note(h.step.ID, text)
 	}
-	h.d.note(h.step.ID, text)
 }
 
 // Now implements plans.HostCalls.
@@ -198,9 +219,10 @@ func (j *job) execOn(ctx context.Context, key, on string, cmd []string) (int, st
 // start, so nothing of it is journaled.
 type askCalls struct {
 	*job
-	ask int // number of the question
-	mu  sync.Mutex
-	seq int
+	ask   int // number of the question
+	mu    sync.Mutex
+	seq   int
+	notes noteLimit
 }
 
 // Op implements plans.HostCalls.
@@ -219,7 +241,10 @@ func (a *askCalls) Op(ctx context.Context, name string, class plans.OpClass, _ j
 // Note implements plans.HostCalls; a check that is asked every two seconds
 // would flood the timeline, so only its first notes stay.
 func (a *askCalls) Note(text string) {
-	if a.ask == 1 {
+	a.mu.Lock()
+	text, ok := a.notes.pass(text)
+	a.mu.Unlock()
+	if a.ask == 1 && ok {
 		a.d.note(a.step.ID, text)
 	}
 }

@@ -21,19 +21,21 @@ const (
 	firstRetry    = 200 * time.Millisecond // after an agent was not reached
 	maxRetry      = 5 * time.Second
 	optionalTries = 15 * time.Second // how long a host that may be gone is called
+	underWay      = 20 * time.Second // a call that took longer had reached the agent: none waits that long for a connection
 	pollEvery     = time.Second      // progress of work at agents
+	execGrace     = 10 * time.Second // for the agent's word that it ended a program
 )
 
 // job is one attempt of a step, with what it needs to know of the run.
 type job struct {
 	d       *driver
 	step    state.Step
+	life    int // how often the run was resumed
 	main    *program.Program
 	machine program.Machine
 	run     state.Run
 	typ     recovery.Type
 	fence   ident.Fence
-	resumed bool // another process began this attempt
 }
 
 // outcome is what became of a job.
@@ -51,9 +53,11 @@ func failed(err error) outcome { return outcome{err: err} }
 
 // job takes the snapshot. Callers hold d.mu.
 func (d *driver) job(st *state.Step) *job {
-	j := &job{d: d, step: *st, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence,
-		resumed: st.Started.Before(d.st.ResumedAt)}
+	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence}
 	j.machine, _ = j.main.Machine(st.Machine)
+	if j.typ == recovery.Test { // it takes no machine away from a real run, which goes over it
+		j.fence = 0
+	}
 	return j
 }
 
@@ -61,9 +65,14 @@ func (d *driver) job(st *state.Step) *job {
 // reached the agent.
 func (j *job) op() string { return fmt.Sprintf("%s/%s/%d", j.run.ID, j.step.ID, j.step.OpNumber) }
 
-// meta goes with a command on a machine to a host.
+// meta goes with a command on a machine to a host. A test is cleaned up
+// whatever epoch the machine has by then.
 func (j *job) meta(machine, host string) command.Meta {
-	return command.Meta{Machine: machine, Op: j.op(), Epoch: j.d.epochAt(machine, host), Fence: j.fence, Run: j.run.ID}
+	m := command.Meta{Machine: machine, Op: j.op(), Epoch: j.d.epochAt(machine, host), Fence: j.fence, Run: j.run.ID}
+	if j.step.Kind == program.Cleanup {
+		m.Epoch = 0
+	}
+	return m
 }
 
 // result reads the stored result of another step of the run.
@@ -140,17 +149,18 @@ func (d *driver) authorityLocked(machine string) recovery.Authority {
 	return rec
 }
 
-// timed does the step within its time.
+// timed does the step within its time. A host that was asked and did not answer
+// in time stays fault.Unreachable: it may have done it.
 func (j *job) timed(ctx context.Context, within time.Duration) outcome {
 	ctx, cancel := context.WithTimeoutCause(ctx, within, errWithin)
 	defer cancel()
 	out := j.do(ctx)
 	if out.err != nil && errors.Is(context.Cause(ctx), errWithin) {
 		kind := fault.KindOf(out.err)
-		if !fault.Is(out.err, fault.Unreachable) && errors.Is(out.err, context.DeadlineExceeded) || errors.Is(out.err, errWithin) {
+		if kind == fault.Internal {
 			kind = fault.Failed
 		}
-		out.err = fault.Errorf(kind, "%s: not done within %s: %w", j.step.Title, within, out.err)
+		out.err = fault.Errorf(kind, "%s: not done within %s: %w", j.step.Title, j.step.Within, out.err)
 	}
 	return out
 }
@@ -160,13 +170,25 @@ var errWithin = errors.New("time is up")
 // execute does the step. What copies data ends only by a stall, see watched.
 func (j *job) execute(ctx context.Context) outcome {
 	within := j.step.Within
-	switch j.step.Kind {
-	case program.DrainAhead, program.DrainFinal, program.Prepare, program.Found, program.Reseed, program.Cleanup:
+	switch {
+	case j.copies():
 		return j.do(ctx)
-	case program.Delay:
+	case j.step.Kind == program.Delay:
 		within += time.Minute // it ends by itself
+	case j.step.Kind == program.Exec && j.step.Host != "":
+		within += execGrace // the agent ends it in time, and says so
 	}
 	return j.timed(ctx, within)
+}
+
+// copies reports whether the step copies data: how long that takes nobody knows
+// beforehand.
+func (j *job) copies() bool {
+	switch j.step.Kind {
+	case program.DrainAhead, program.DrainFinal, program.Prepare, program.Found, program.Reseed, program.Cleanup:
+		return true
+	}
+	return false
 }
 
 func (j *job) do(ctx context.Context) outcome {
@@ -237,22 +259,32 @@ func (j *job) delay(ctx context.Context) outcome {
 }
 
 // try calls f until the agent was reached, with growing pauses, under one
-// operation id. ctx, or for optional steps a short time, ends it.
+// operation id. ctx ends it, or that the agent was not reached for the step's
+// time; where the host may be gone (optional steps), for a short one.
 func (j *job) try(ctx context.Context, f func(context.Context) error) error {
+	limit := j.step.Within
 	if j.step.Optional {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, optionalTries+j.patience(), errWithin)
-		defer cancel()
+		limit = optionalTries
+		if j.step.Kind != program.Stop && !j.copies() { // those take their time once they are under way
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, optionalTries, errWithin)
+			defer cancel()
+		}
 	}
 	pause := firstRetry
-	begun := j.d.e.now()
+	lost := j.d.e.now() // since when the agent is not reached
 	for {
+		asked := j.d.e.now()
 		err := f(ctx)
 		again := fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted) // the agent takes an interrupted operation up again
 		if !again || ctx.Err() != nil {
 			return err
 		}
-		if j.unreachableFor(begun) {
+		now := j.d.e.now()
+		if now.Sub(asked) > underWay {
+			lost, pause = now, firstRetry
+		}
+		if now.Sub(lost) >= limit {
 			return err
 		}
 		select {
@@ -262,23 +294,6 @@ func (j *job) try(ctx context.Context, f func(context.Context) error) error {
 		}
 		pause = min(2*pause, maxRetry)
 	}
-}
-
-// patience is what an optional verb may take once it is under way.
-func (j *job) patience() time.Duration {
-	if j.step.Kind == program.Stop || j.step.Kind == program.DrainFinal {
-		return j.step.Within
-	}
-	return 0
-}
-
-// unreachableFor ends tries of steps that have no time of their own.
-func (j *job) unreachableFor(begun time.Time) bool {
-	took := j.d.e.now().Sub(begun)
-	if j.step.Optional {
-		return took >= optionalTries
-	}
-	return took >= j.step.Within
 }
 
 // watched runs f while the agent's progress on the machine is shown; it ends f
@@ -311,7 +326,7 @@ func (j *job) poll(ctx context.Context, host string, stall context.CancelCauseFu
 			return
 		case <-time.After(pollEvery):
 		}
-		st, err := command.Status.Call(ctx, j.d.e.caller, host, command.StatusRequest{Machine: j.step.Machine})
+		st, err := j.progressAt(ctx, host)
 		now := j.d.e.now()
 		for _, ms := range st.Machines {
 			if err != nil || ms.Machine != j.step.Machine || ms.Progress == nil || *ms.Progress == last {
@@ -327,4 +342,10 @@ func (j *job) poll(ctx context.Context, host string, stall context.CancelCauseFu
 			return
 		}
 	}
+}
+
+func (j *job) progressAt(ctx context.Context, host string) (command.AgentStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	return command.Status.Call(ctx, j.d.e.caller, host, command.StatusRequest{Machine: j.step.Machine})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -52,6 +53,17 @@ func (l looked) machine(host, machine string) (command.MachineStatus, bool) {
 		}
 	}
 	return command.MachineStatus{}, false
+}
+
+// fence is the highest fencing number that a machine of the hosts has seen.
+func (l looked) fence() ident.Fence {
+	var seen ident.Fence
+	for _, s := range l {
+		for _, ms := range s.status.Machines {
+			seen = max(seen, ms.Fence)
+		}
+	}
+	return seen
 }
 
 // answers reports whether a host was reached.

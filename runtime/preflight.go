@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -13,8 +12,6 @@ import (
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 )
-
-func jsonInto(raw json.RawMessage, v any) error { return json.Unmarshal(raw, v) }
 
 // preflighted is the result of the preflight step.
 type preflighted struct {
@@ -74,8 +71,12 @@ func (j *job) object(ctx context.Context, l looked, m program.Machine) []objecti
 		return []objection{{text: err.Error(), hint: fault.Hint(err)}}
 	}
 	if !l.answers(m.ToHost) {
-		return []objection{{text: fmt.Sprintf("%s, which holds the replica of %s, does not answer (%v)", m.ToHost, m.Name, l[m.ToHost].err),
+		no := []objection{{text: fmt.Sprintf("%s, which holds the replica of %s, does not answer (%v)", m.ToHost, m.Name, l[m.ToHost].err),
 			hint: "start the agent on " + m.ToHost}}
+		if j.typ == recovery.Planned {
+			no = append(no, objectPlanned(l, m, rec)...)
+		}
+		return no
 	}
 	if _, ok := l.machine(m.ToHost, m.Name); !ok {
 		return []objection{{text: fmt.Sprintf("%s does not know %s", m.ToHost, m.Name), hint: "drrun apply gives hosts their machines"}}
@@ -187,15 +188,24 @@ func (j *job) claim(ctx context.Context) outcome {
 				continue
 			}
 			rec, err := j.claimOne(ctx, m.Name, host, optional)
-			if err != nil && !(optional && fault.Is(err, fault.Unreachable)) {
-				return failed(fault.Errorf(fault.KindOf(err), "cannot claim %s on %s: %w", m.Name, host, err))
-			}
-			if err == nil {
+			switch {
+			case err == nil:
 				data.Records[m.Name][host] = rec
+			case optional && fault.Is(err, fault.Unreachable):
+				p.Reached[host] = false // it went away: do not try it for every machine
+			default:
+				return failed(fault.Errorf(fault.KindOf(err), "cannot claim %s on %s: %w", m.Name, host, err))
 			}
 		}
 	}
-	return outcome{data: data, detail: fmt.Sprintf("fencing number %d", j.fence)}
+	out := outcome{data: data, detail: fmt.Sprintf("fencing number %d", j.fence)}
+	switch {
+	case j.typ == recovery.Test:
+		out.detail = "a test leaves the fencing numbers alone"
+	case j.run.Kind == report.KindFailover:
+		out.notes = j.d.e.clearTests(ctx, j.main, j.run.StartedBy)
+	}
+	return out
 }
 
 func (j *job) claimOne(ctx context.Context, machine, host string, optional bool) (recovery.Authority, error) {
@@ -213,13 +223,16 @@ func (j *job) claimOne(ctx context.Context, machine, host string, optional bool)
 // reclaim raises the fencing number at the agents of a run that was taken
 // over. Callers hold d.mu. A host that does not answer learns of it with the
 // next command; one that knows a newer claim or record of another run refuses.
-func (d *driver) reclaim(ctx context.Context) error {
-	if st := d.st.Steps["claim"]; st == nil || st.Status != report.StepDone {
+func (d *driver) reclaim(ctx context.Context, look looked) error {
+	if st := d.st.Steps["claim"]; st == nil || st.Status != report.StepDone || isTest(d.st) {
 		return nil
 	}
 	for _, m := range d.st.Main().Active() {
 		mine := d.authorityLocked(m.Name)
 		for _, host := range []string{m.ToHost, m.FromHost} {
+			if !look.answers(host) {
+				continue
+			}
 			res, err := d.reclaimOne(ctx, m.Name, host)
 			switch {
 			case fault.Is(err, fault.Unreachable):

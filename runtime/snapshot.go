@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -96,9 +97,9 @@ func snapshot(st *state.State, progress map[string]report.Progress, live bool) *
 			step.Progress = &p
 		}
 		r.Steps = append(r.Steps, *step)
-		if w := waitReport(s); w != nil {
-			r.Waits = append(r.Waits, *w)
-		}
+	}
+	for _, s := range st.Open() {
+		r.Waits = append(r.Waits, *waitReport(st, s))
 	}
 	for _, m := range st.Main().Machines {
 		r.Machines = append(r.Machines, machineReport(st, m))
@@ -118,10 +119,8 @@ func headReport(st *state.State, live bool) *report.Run {
 	if r.Allowed == nil {
 		r.Allowed = []string{}
 	}
-	for _, s := range st.Ordered() {
-		if s.Status == report.StepRunning || s.Status == report.StepWaiting || s.Status == report.StepUnknown || s.Asks {
-			r.Phase = s.Phase
-		}
+	for _, s := range slices.Concat(st.Running(), st.Open()) {
+		r.Phase = s.Phase
 	}
 	return r
 }
@@ -140,8 +139,8 @@ func stepReport(s *state.Step, number int) *report.Step {
 }
 
 // waitReport is the question that a step puts to a person, if it does.
-func waitReport(s *state.Step) *report.Wait {
-	if s.Status != report.StepWaiting && s.Status != report.StepUnknown && !s.Asks {
+func waitReport(st *state.State, s *state.Step) *report.Wait {
+	if !slices.Contains(st.Open(), s) {
 		return nil
 	}
 	w := &report.Wait{Step: s.ID, Name: s.ID, Answers: answersOf(s), Since: s.Started}
@@ -151,9 +150,7 @@ func waitReport(s *state.Step) *report.Wait {
 		if w.Timeout == "" {
 			w.Timeout = program.OnFailStop
 		}
-		if s.Within > 0 {
-			w.Deadline = s.Started.Add(s.Within)
-		}
+		w.Deadline = st.Deadline(s)
 	case s.Error != nil:
 		w.Ask = s.Error.Message
 	}

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,7 +38,8 @@ func long[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in 
 // send keeps the operation id while nobody knows whether the agent was
 // reached. An agent that answers, and answers the operation twice with
 // "unreachable", has stored that it did not reach another host: the verb,
-// which may be repeated, is then asked for under a further id.
+// which may be repeated, is then asked for under a further id, which no earlier
+// attempt or process has used: its result would only be the same again.
 func send[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In,
 	try func(context.Context, func(context.Context) error) error) (Out, error) {
 	var out Out
@@ -52,7 +54,7 @@ func send[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in 
 		}
 		if stored++; stored%2 == 0 {
 			further++
-			meta.Op = fmt.Sprintf("%s.%d", op, further)
+			meta.Op = fmt.Sprintf("%s.%d-%d.%d", op, j.step.Attempt, j.life, further)
 		}
 		return err
 	})
@@ -98,7 +100,7 @@ func (j *job) verb(ctx context.Context) outcome {
 	case program.Unlock:
 		return call(ctx, j, command.Unlock, asMeta, plain("unlocked"))
 	case program.Cleanup:
-		return call(ctx, j, command.Cleanup, func(m command.Meta) command.CleanupRequest {
+		return long(ctx, j, command.Cleanup, func(m command.Meta) command.CleanupRequest {
 			return command.CleanupRequest{Meta: m, Test: j.run.ID}
 		}, plain("cleaned up"))
 	case program.Found:
@@ -232,20 +234,16 @@ func samePoint(source, target recovery.Point) error {
 
 // power is what the stop step learned of the machine at the source.
 func (j *job) power() recovery.Power {
-	for _, id := range []string{"shutdown/" + j.step.Machine + "/stop"} {
-		var r command.StopResult
-		d := j.d
-		d.mu.Lock()
-		st := d.st.Steps[id]
-		if st != nil && st.Data != nil && (st.Status == report.StepDone || st.Status == report.StepFailed) {
-			_ = jsonInto(st.Data, &r) // a result that cannot be read says nothing: unknown
-		}
-		d.mu.Unlock()
-		if r.Power != "" {
-			return r.Power
-		}
+	d := j.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var r command.StopResult
+	st := d.st.Steps["shutdown/"+j.step.Machine+"/stop"]
+	known := st != nil && st.Data != nil && (st.Status == report.StepDone || st.Status == report.StepFailed)
+	if !known || json.Unmarshal(st.Data, &r) != nil || r.Power == "" { // a result that cannot be read says nothing
+		return recovery.PowerUnknown
 	}
-	return recovery.PowerUnknown
+	return r.Power
 }
 
 // right decides whether the machine may run at the new site: its source is

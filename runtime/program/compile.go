@@ -59,9 +59,13 @@ func Compile(p *plans.Plan, e *plans.Estate, req Request, facts map[string]Fact)
 		c.prog.Nothing = c.nothing()
 		return c.prog, nil
 	}
+	claim := "claim " + c.count() + " at their agents"
+	if req.Type == recovery.Test {
+		claim = "read the records of " + c.count() + " at their agents"
+	}
 	c.prog.Root = seq(
 		one(c.step(Step{ID: "preflight", Kind: Preflight, Phase: "preflight", Title: "preflight of " + c.count(), OnFail: OnFailStop})),
-		one(c.step(Step{ID: "claim", Kind: Claim, Phase: "preflight", Title: "claim " + c.count() + " at their agents", OnFail: OnFailStop})),
+		one(c.step(Step{ID: "claim", Kind: Claim, Phase: "preflight", Title: claim, OnFail: OnFailStop})),
 		c.syncAhead(), c.shutdown(), c.epoch(), c.items(),
 	)
 	return c.prog, nil

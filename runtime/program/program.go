@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 )
@@ -143,6 +144,39 @@ func (p *Program) Steps() []*Step {
 	var out []*Step
 	p.Root.walk(0, func(_ int, s *Step) { out = append(out, s) })
 	return out
+}
+
+// Check looks at a program that was stored: a version that is known, and in
+// every step what its kind needs. It is fault.Refused for a newer version and
+// fault.Corrupt for the rest.
+func (p *Program) Check() error {
+	if p.Version > Version {
+		return fault.Errorf(fault.Refused, "the program of the run has version %d, this drrun knows up to %d", p.Version, Version).
+			WithHint("resume the run with the drrun that started it, or a newer one")
+	}
+	seen := map[string]bool{}
+	for _, s := range p.Steps() {
+		var whole bool
+		switch s.Kind {
+		case Exec:
+			whole = s.Plan != nil && s.Plan.Exec != nil
+		case Check:
+			whole = s.Plan != nil && s.Plan.Check != nil
+		case Wait:
+			whole = s.Plan != nil && s.Plan.Wait != nil
+		case Action:
+			whole = s.Plan != nil && s.Plan.Action != nil
+		case Ready:
+			whole = s.Ready != nil
+		default:
+			whole = true
+		}
+		if !whole || s.ID == "" || seen[s.ID] {
+			return fault.Errorf(fault.Corrupt, "step %q of the stored program is incomplete, or there twice", s.ID)
+		}
+		seen[s.ID] = true
+	}
+	return nil
 }
 
 // Machine returns the machine of that name.

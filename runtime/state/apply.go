@@ -37,6 +37,11 @@ func (s *State) Apply(r Record) error {
 		return fault.Errorf(fault.Corrupt, "record %d is %q", r.Seq, r.Kind)
 	}
 	var err error
+	if r.Program != nil {
+		if err = r.Program.Check(); err != nil {
+			return err
+		}
+	}
 	switch r.Kind {
 	case Created:
 		err = s.applyCreated(r)
@@ -70,8 +75,8 @@ func (s *State) Apply(r Record) error {
 }
 
 func (s *State) applyCreated(r Record) error {
-	if r.Run == nil || r.Program == nil || r.Program.Version > program.Version {
-		return fault.Errorf(fault.Corrupt, "the first record of the run has no request or a program of an unknown version")
+	if r.Run == nil || r.Program == nil {
+		return fault.Errorf(fault.Corrupt, "the first record of the run has no request or no program")
 	}
 	s.Run, s.Created, s.Fence, s.ResumedAt = *r.Run, r.Time, r.Fence, r.Time
 	s.addProgram(r.Program)
@@ -105,14 +110,16 @@ func (s *State) applyResumed(r Record) {
 		s.Programs[0] = r.Program
 		s.Type = r.Program.Type
 		s.addSteps(r.Program)
+		s.unskip(&r.Program.Root, false)
 	}
 	if r.Word == WordAttach { // another process looks after it: nothing else changes
 		return
 	}
+	all := s.Retryable() // it went to its end: everything that failed is tried again
 	s.paused, s.stop, s.refused = false, nil, false
 	for _, st := range s.current() {
 		st.Tries = 0
-		if st.Status == report.StepFailed && !st.Passed || st.Status == report.StepGivenUp {
+		if st.Status == report.StepFailed && (!st.Passed || all && !st.Optional) || st.Status == report.StepGivenUp {
 			st.reset()
 		}
 	}
@@ -145,7 +152,10 @@ func (s *State) applyStep(r Record) error {
 	if st.Status != report.StepRunning && st.Status != report.StepWaiting || r.Attempt != st.Attempt {
 		return bad()
 	}
-	st.Ended, st.Error = r.Time, nil
+	if (r.Kind == Failed || r.Kind == Unknown) && r.Error == nil || r.Kind == TimedOut && st.Kind != program.Wait {
+		return bad()
+	}
+	st.Ended, st.Error, st.Unclear = r.Time, nil, false
 	switch r.Kind {
 	case Done:
 		st.Status, st.Data, st.Detail = report.StepDone, r.Data, r.Text
@@ -190,7 +200,7 @@ func (s *State) timeout(st *Step, r Record) {
 // fail decides what a failed attempt means: another attempt, a stop, a line
 // in the list of errors, or a question.
 func (s *State) fail(st *Step, r Record) {
-	st.Error = r.Error
+	st.Error, st.Unclear = r.Error, r.Unclear
 	if !r.Unclear {
 		st.OpNumber++
 		st.Ops = nil // a fresh attempt of an action is a fresh sequence of operations

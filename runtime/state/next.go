@@ -29,23 +29,23 @@ func (s *State) Next() []Effect {
 	}
 	var out []Effect
 	for _, st := range s.current() {
-		if st.Status == report.StepWaiting && st.Within > 0 {
-			out = append(out, Effect{Step: st.ID, Attempt: st.Attempt, At: later(st.Started, s.ResumedAt).Add(st.Within), Timeout: true})
+		if due := s.Deadline(st); !due.IsZero() {
+			out = append(out, Effect{Step: st.ID, Attempt: st.Attempt, At: due, Timeout: true})
 		}
 	}
 	if s.stop != nil || s.paused || s.refused {
 		return out
 	}
-	if due := s.commitDue(); !due.IsZero() {
+	if due := s.CommitDue(); !due.IsZero() {
 		out = append(out, Effect{Section: program.SectionCommit, At: due})
 	}
 	s.walk(&s.Program().Root, &out)
 	return out
 }
 
-// commitDue is when the commit window of the run ends; zero: a person commits.
+// CommitDue is when the commit window of the run ends; zero: a person commits.
 // A window that ended while no runtime looked after the run commits nothing.
-func (s *State) commitDue() time.Time {
+func (s *State) CommitDue() time.Time {
 	c := s.Run.Commit
 	if s.Status != report.RunUncommitted || s.Type == recovery.Test || c.Mode != "window" || c.OnTimeout != "commit" {
 		return time.Time{}
@@ -237,7 +237,14 @@ func (s *State) endedCancel(bad int) {
 	if bad > 0 {
 		s.Reason = "cancelled; not everything could be given back: see the errors"
 	}
-	if over := s.Granted(); len(over) > 0 {
+	over := s.Granted()
+	if s.Main().Section == program.SectionReverse { // the machines run on where they are
+		if len(over) > 0 {
+			s.Reason = "cancelled; these replicate back already: " + strings.Join(over, ", ")
+		}
+		return
+	}
+	if len(over) > 0 {
 		s.Status = report.RunPartial
 		s.Reason += "; failed over, and uncommitted: " + strings.Join(over, ", ")
 		s.Hint = "drrun commit " + s.Run.ID
@@ -249,16 +256,16 @@ func (s *State) endedFailover(p *program.Program) {
 	switch {
 	case p.Nothing != "":
 		s.Status, s.Reason = report.RunDone, "nothing to do: "+p.Nothing
-	case len(s.Errors) > 0 && s.sectionErrors(p) > 0:
+	case s.sectionErrors(p) > 0:
 		s.Status, s.Reason = report.RunPartial, fmt.Sprintf("ended with %d errors", s.sectionErrors(p))
-		s.Hint = "look at: drrun show " + s.Run.ID
+		s.Hint = fmt.Sprintf("look at: drrun show %s; allowed now: %s", s.Run.ID, strings.Join(s.Allowed(true), ", "))
 		if test {
 			s.Hint = "then: drrun cleanup " + s.Run.ID
 		}
 	default:
 		s.Status = report.RunUncommitted
 		s.Reason, s.Hint = "the machines run at "+p.To, "drrun commit "+s.Run.ID
-		if due := s.commitDue(); !due.IsZero() {
+		if due := s.CommitDue(); !due.IsZero() {
 			s.Reason += "; they are committed at " + due.Format(time.RFC3339)
 		}
 		if test {
@@ -330,9 +337,6 @@ func (s *State) ExitCode() int {
 	}
 	return fault.ExitOK
 }
-
-// Cancelling reports whether a cancel was asked for and not yet answered.
-func (s *State) Cancelling() bool { return s.cancelled }
 
 // Stopping reports whether no further step starts.
 func (s *State) Stopping() bool { return s.stop != nil || s.paused }

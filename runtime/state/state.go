@@ -75,6 +75,8 @@ type Step struct {
 	Diverged bool
 	// Passed says that a failure does not hold the run up any more.
 	Passed bool
+	// Unclear says that the last attempt failed and may have been done.
+	Unclear bool
 }
 
 // Settled reports whether the step holds nothing up any more.
@@ -165,7 +167,9 @@ func (s *State) addProgram(p *program.Program) {
 func (s *State) addSteps(p *program.Program) {
 	for _, ps := range p.Steps() {
 		if old := s.Steps[ps.ID]; old != nil { // the same step under another rule
-			old.Step = ps
+			if old.Step = ps; ps.Skip != "" && old.Status == report.StepPending {
+				old.Status, old.Reason = report.StepSkipped, ps.Skip
+			}
 			continue
 		}
 		st := &Step{Step: ps, Section: p.Section, Status: report.StepPending}
@@ -174,6 +178,27 @@ func (s *State) addSteps(p *program.Program) {
 		}
 		s.Steps[ps.ID] = st
 	}
+}
+
+// unskip lets the steps run that only the program in force has for this type,
+// where the run has not passed them yet: where it stands it goes on as the new
+// type. It reports whether anything of n has begun.
+func (s *State) unskip(n *program.Node, passed bool) (begun bool) {
+	if n.Step != nil {
+		st := s.Steps[n.Step.ID]
+		if st.Status == report.StepSkipped && st.Attempt == 0 && n.Step.Skip == "" && !passed {
+			st.Status, st.Reason = report.StepPending, ""
+		}
+		return st.Attempt > 0
+	}
+	for i := range n.Seq {
+		at := len(n.Seq) - 1 - i
+		begun = s.unskip(&n.Seq[at], passed || begun) || begun
+	}
+	for i := range n.Par {
+		begun = s.unskip(&n.Par[i], passed) || begun
+	}
+	return begun
 }
 
 // Uncommitted reports whether a commit is still to come: at least one machine
@@ -214,15 +239,40 @@ func (s *State) Held() []string {
 	return out
 }
 
-// withStep lists the machines for which a step of a kind is done, or may be.
+// withStep lists the machines for which a step of a kind is done, or may be:
+// one that is known to have failed was not done.
 func (s *State) withStep(k program.Kind) []string {
 	var out []string
 	for _, st := range s.Ordered() {
-		if st.Kind == k && (st.Status == report.StepDone || st.Attempt > 0 && st.Status != report.StepSkipped) {
+		if st.Kind == k && (st.Status == report.StepDone || st.Status == report.StepRunning || st.Unclear) {
 			out = append(out, st.Machine)
 		}
 	}
 	return out
+}
+
+// Open returns the steps of the current section that put a question to a
+// person.
+func (s *State) Open() []*Step {
+	var out []*Step
+	if s.Status.Ended() {
+		return nil
+	}
+	for _, st := range s.current() {
+		if st.Status == report.StepWaiting || st.Status == report.StepUnknown || st.Asks {
+			out = append(out, st)
+		}
+	}
+	return out
+}
+
+// Deadline is when a manual wait ends by itself; zero: never. The time begins
+// again with every process that takes the run over.
+func (s *State) Deadline(st *Step) time.Time {
+	if st.Status != report.StepWaiting || st.Within <= 0 {
+		return time.Time{}
+	}
+	return later(st.Started, s.ResumedAt).Add(st.Within)
 }
 
 // Allowed lists the operations that make sense now; live says that a runtime
@@ -237,16 +287,32 @@ func (s *State) Allowed(live bool) []string {
 	open := !s.Status.Ended()
 	test := s.Type == recovery.Test
 	section := s.Section()
-	working := section == program.SectionFailover || section == program.SectionReverse
 	standing := s.Status == report.RunUncommitted || s.Status == report.RunPartial
 	add(s.Status == report.RunWaiting, report.OpAnswer)
 	add(open && live && s.Status.Busy(), report.OpPause)
-	add(s.Status == report.RunPaused || s.Status == report.RunStopped || open && !live && !standing, report.OpResume)
-	add(open && working && !standing, report.OpCancel)
+	add(s.Status == report.RunPaused || s.Status == report.RunStopped || open && !live && !standing || s.Retryable(), report.OpResume)
+	add(s.Cancellable(), report.OpCancel)
 	add(standing && !test && s.Uncommitted(), report.OpCommit)
 	add(open && test && !s.Status.Busy() && section != program.SectionCleanup, report.OpCleanup)
 	add(s.Status == report.RunCommitted && s.Type == recovery.Unplanned, report.OpReverse)
 	return ops
+}
+
+// Retryable reports whether a real failover went to its end with errors: resume
+// tries again what failed.
+func (s *State) Retryable() bool {
+	return s.Status == report.RunPartial && s.Type != recovery.Test && s.Section() == program.SectionFailover
+}
+
+// Cancellable reports whether a cancel has something to end: the run itself, or,
+// after it went to its end with errors, machines that were stopped and not
+// failed over.
+func (s *State) Cancellable() bool {
+	section := s.Section()
+	if s.Status.Ended() || s.cancelled || section != program.SectionFailover && section != program.SectionReverse {
+		return false
+	}
+	return s.SectionEnd.IsZero() || s.Retryable() && (len(s.Held()) > 0 || !s.Uncommitted())
 }
 
 // Follow names the section that begins by itself now: what a cancel takes

@@ -34,7 +34,9 @@ func tree(typ recovery.Type, change func(id string, s *program.Step)) *program.P
 			s.OnFail = program.OnFailStop
 			s.Plan = &plans.Step{Kind: plans.StepWait, Name: "w", Wait: &plans.WaitStep{Ask: "go on?", OnTimeout: "stop"}}
 		case "c2":
-			s.Requires = []string{"c1"}
+			s.Requires, s.Ready = []string{"c1"}, &recovery.Check{TCP: ":1"}
+		case "d":
+			s.Plan = &plans.Step{Kind: plans.StepExec, Name: "d", Exec: &plans.ExecStep{Cmd: []string{"true"}}}
 		case "g":
 			s.Machine = "m1"
 		}
@@ -186,6 +188,10 @@ var traces = []row{
 	{"unplanned goes on", recovery.Unplanned, nil, state.Run{}, upToA + "b> c1> b!", "running 0:"},
 	{"what requires a failed step is given up", recovery.Unplanned, nil, state.Run{}, upToA + "b> c1> b. c1!", "running 0: w"},
 	{"unplanned ends with errors", recovery.Unplanned, nil, state.Run{}, upToA + "b> c1> b. c1! w> w:go d> d.", "partial 7:"},
+	{"... and tries again what failed", recovery.Unplanned, nil, state.Run{}, upToA + "b> c1> b. c1! w> w:go d> d. resume", "running 0: c1"},
+	{"... and ends well then", recovery.Unplanned, nil, state.Run{}, upToA + "b> c1> b. c1! w> w:go d> d. resume c1> c1. c2> c2.", "uncommitted 0:"},
+	{"... or gives back what was not failed over", recovery.Unplanned, nil, state.Run{}, "pre> pre. g> g! a> a. b> c1> b. c1. c2> c2. w> w:go d> d. cancel giveback", "cancelled 1:"},
+	{"a grant that is known to have failed is none", recovery.Planned, nil, state.Run{}, "pre> pre. g> g! cancel giveback", "cancelled 1:"},
 	{"on_fail stop in an unplanned run", recovery.Unplanned, set("a", stopAll), state.Run{}, "pre> pre. g> g. a> a!", "stopped 4:"},
 	{"on_fail continue in a planned run", recovery.Planned, set("a", goOn), state.Run{}, "pre> pre. g> g. a> a!", "running 0: b c1"},
 	{"... is no success", recovery.Planned, set("a", goOn), state.Run{}, "pre> pre. g> g. a> a! b> c1> b. c1. c2> c2. w> w:go d> d.", "partial 7:"},
