@@ -16,8 +16,10 @@ import (
 // give the manifest's sums and writes the manifest, durably, before it returns.
 // age is the time since the cut on the sender's monotonic clock. The result is
 // the point as stored. Idempotent. fault.Corrupt: the sums differ; the staged
-// logs were dropped and the sender compares.
-func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duration) (recovery.Point, error) {
+// logs were dropped and the sender compares; fault.NoSpace: no room for what
+// shrinking disks cut off, or for the manifest; the staged logs stay.
+func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duration) (_ recovery.Point, err error) {
+	defer m.fullDisk(&err)
 	began := m.cfg.Clock.Now()
 	m.in.Lock()
 	defer m.in.Unlock()
@@ -31,6 +33,9 @@ func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duratio
 		return recovery.Point{}, err
 	}
 	if err := m.checkSums(ctx, p); err != nil {
+		return recovery.Point{}, err
+	}
+	if err := m.checkCuts(p); err != nil {
 		return recovery.Point{}, err
 	}
 	p.Received = m.cfg.Clock.Now().UTC()
@@ -84,10 +89,7 @@ func (m *Machine) checkAccept(p recovery.Point) error {
 			return fault.Errorf(fault.Invalid, "cannot accept point %s: disk %s has %d bytes", p.ID, d.Name, d.Size)
 		}
 		for n := range d.Segments {
-			m.mu.RLock()
-			_, here := m.segs[d.Log][n]
-			m.mu.RUnlock()
-			if !here {
+			if !m.hasSegment(d.Log, n) {
 				return fault.Errorf(fault.Conflict, "cannot accept point %s: segment %d of disk %s is not here", p.ID, n, d.Name).
 					WithHint("the sender asks for the tip and sends what is missing")
 			}

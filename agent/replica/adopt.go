@@ -26,7 +26,8 @@ const (
 // A base kept under the disks is turned into undo logs, which costs the blocks
 // that differ, so all its points stay. Idempotent. fault.Refused: the store has
 // points that its heads no longer lead to.
-func (m *Machine) Adopt(ctx context.Context, tip recovery.Point, tables map[string]string) error {
+func (m *Machine) Adopt(ctx context.Context, tip recovery.Point, tables map[string]string) (err error) {
+	defer m.fullDisk(&err)
 	ctx, done, err := m.work.take(ctx, normal)
 	if err != nil {
 		return err
@@ -290,7 +291,8 @@ func (m *Machine) finishDropping() error {
 // hold counts as never sent. epoch is the machine's. The second result are the
 // tables as read; they belong to the store. Idempotent until something was
 // received on top.
-func (m *Machine) AsFound(ctx context.Context, epoch ident.Epoch, common *recovery.Point, tables map[string]string, progress func(done int64)) (command.FoundResult, map[string]string, error) {
+func (m *Machine) AsFound(ctx context.Context, epoch ident.Epoch, common *recovery.Point, tables map[string]string, progress func(done int64)) (_ command.FoundResult, _ map[string]string, err error) {
+	defer m.fullDisk(&err)
 	ctx, done, err := m.work.take(ctx, normal)
 	if err != nil {
 		return command.FoundResult{}, nil, err

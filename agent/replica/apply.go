@@ -19,7 +19,8 @@ import (
 // kept base. What is not done when it fails is done by the next call or by Open.
 // A block table that is missing or damaged is made again first; ErrPreempted:
 // something more urgent ended that.
-func (m *Machine) Apply(ctx context.Context) error {
+func (m *Machine) Apply(ctx context.Context) (err error) {
+	defer m.fullDisk(&err)
 	if err := m.mendTables(ctx); err != nil {
 		return err
 	}

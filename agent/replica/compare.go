@@ -15,7 +15,8 @@ const maxBlockRanges = 1024
 // Ranges returns the sums of count ranges of a disk's table from start, at the
 // tip, for a comparison; fewer where the table ends. A disk that was never
 // received has size 0.
-func (m *Machine) Ranges(disk string, start int64, count int) (command.RangesResult, error) {
+func (m *Machine) Ranges(disk string, start int64, count int) (_ command.RangesResult, err error) {
+	defer m.fullDisk(&err)
 	m.in.Lock()
 	defer m.in.Unlock()
 	t, err := m.compareTable(disk)

@@ -191,9 +191,40 @@ func TestSumsAreMadeAgain(t *testing.T) {
 	if len(files) != 1 {
 		t.Fatalf("files %v", files)
 	}
-	flip(t, files[0], 10)
+	for _, off := range []int64{10, 70} { // in the header, in the hashes
+		flip(t, files[0], off)
+		m = open(t, w)
+		w.change()
+		must(t, w.cycle(m)) // folded on top
+		must(t, m.Close())
+	}
 	m = open(t, w)
 	must(t, m.Apply(context.Background()))
+	must(t, w.check(m))
+}
+
+// TestStagedSumsAreMadeAgain: a first copy is not sent anew for it.
+func TestStagedSumsAreMadeAgain(t *testing.T) {
+	t.Parallel()
+	w, m := chain(t)
+	w.segs = 2
+	p, segs, err := w.cut(m)
+	must(t, err)
+	must(t, send(m, segs[0]))
+	must(t, m.Close())
+	files, err := filepath.Glob(filepath.Join(w.dir, "store", "erp", "data", "logs", "*.sums"))
+	must(t, err)
+	flip(t, files[0], 70)
+	m = open(t, w)
+	if s := m.Staged(); len(s) != 1 || s[0].Segments != 1 {
+		t.Fatalf("staged %+v", s)
+	}
+	for _, s := range segs {
+		must(t, send(m, s))
+	}
+	got, err := m.Accept(context.Background(), p, 0)
+	must(t, err)
+	w.keep(got)
 	must(t, w.check(m))
 }
 

@@ -46,6 +46,10 @@ func WriteLayers(ctx context.Context, fsys vfs.FS, f vfs.File, paths []string, s
 	return err
 }
 
+// Sealed and Stored are the two parts of Commit.
+func (r *Receiver) Sealed() error                    { return r.seal() }
+func (r *Receiver) Stored(ctx context.Context) error { return r.m.commitSegment(ctx, r.header, r.path) }
+
 // Encoders and decoders of the durable records.
 var (
 	DecodeState = decodeState

@@ -10,7 +10,8 @@ import (
 
 // Label replaces the labels of a point and sets or releases its hold, durably.
 // A point with a label or a hold is never thinned.
-func (m *Machine) Label(ctx context.Context, point ident.PointID, labels []string, held bool) (recovery.Point, error) {
+func (m *Machine) Label(ctx context.Context, point ident.PointID, labels []string, held bool) (_ recovery.Point, err error) {
+	defer m.fullDisk(&err)
 	_, done, err := m.work.take(ctx, normal)
 	if err != nil {
 		return recovery.Point{}, err

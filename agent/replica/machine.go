@@ -149,7 +149,7 @@ func (m *Machine) record(change func(*state)) error {
 	next := m.st.clone()
 	change(&next)
 	if err := writeRecord(m.fs, m.statePath(), formatState, next); err != nil {
-		return err
+		return m.storeError(err, "cannot store the marks")
 	}
 	m.st = next
 	return nil
@@ -233,7 +233,8 @@ func (m *Machine) Held() bool {
 
 // SetHold sets or clears the hold, durably. A point whose application has
 // begun is finished first.
-func (m *Machine) SetHold(hold bool) error {
+func (m *Machine) SetHold(hold bool) (err error) {
+	defer m.fullDisk(&err)
 	ctx, done, err := m.work.take(context.Background(), urgent)
 	if err != nil {
 		return err

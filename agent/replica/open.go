@@ -410,9 +410,12 @@ func (m *Machine) loadSegment(disk, path string, accepted bool, tip ident.PointI
 	}
 	if !accepted {
 		r, err := hrl.Open(m.fs, path)
-		if err != nil {
+		if fault.Is(err, fault.Corrupt) {
 			m.log.Warn("staged segment damaged: dropped", "path", path, "err", err)
 			return nil, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		from := r.Header().From
 		if err := r.Close(); err != nil {
@@ -422,21 +425,23 @@ func (m *Machine) loadSegment(disk, path string, accepted bool, tip ident.PointI
 			return nil, nil
 		}
 	}
-	seg, err := readSumsHeader(m.fs, path+sumsSuffix)
-	if err != nil && !accepted {
-		m.log.Warn("sums of a staged segment damaged: dropped", "path", path, "err", err)
+	seg, err := readSums(m.fs, path+sumsSuffix)
+	if err != nil {
+		m.log.Warn("sums of a segment damaged: made again", "path", path, "err", err)
+		seg, err = m.remakeSums(disk, path)
+	}
+	if fault.Is(err, fault.Corrupt) && !accepted {
+		m.log.Warn("staged segment damaged: dropped", "path", path, "err", err)
 		return nil, nil
 	}
 	if err != nil {
-		if seg, err = m.remakeSums(disk, path); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	seg.disk = disk
 	return &seg, nil
 }
 
-// remakeSums writes the sums of an accepted segment anew.
+// remakeSums writes the sums of a stored segment anew.
 func (m *Machine) remakeSums(disk, path string) (segment, error) {
 	r, err := hrl.OpenCached(m.fs, path, hrl.NewCache(cacheBytes))
 	if err != nil {
@@ -451,9 +456,8 @@ func (m *Machine) remakeSums(disk, path string) (segment, error) {
 		w.abort()
 		return segment{}, err
 	}
-	seg, err := w.finish(func(_ string, s segment) (int64, int64, error) {
-		n := (s.last - s.first) * blocksum.BlockSize // at most
-		return n, n, nil
+	seg, err := w.finish(func(string, segment) (undo, grow int64, err error) { // at most
+		return w.covered * undoBlock, w.covered * blocksum.BlockSize, nil
 	})
 	if err != nil {
 		return segment{}, err

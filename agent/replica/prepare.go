@@ -30,7 +30,8 @@ const liveTable = "live.table"
 // running test preparation or verification is ended for it. progress (may be
 // nil) is called with bytes done so far. fault.Conflict: another run's overlay
 // stands here; fault.NoSpace: no room, nothing was changed.
-func (m *Machine) Prepare(ctx context.Context, run string, point ident.PointID, progress func(done int64)) (PrepareResult, error) {
+func (m *Machine) Prepare(ctx context.Context, run string, point ident.PointID, progress func(done int64)) (_ PrepareResult, err error) {
+	defer m.fullDisk(&err)
 	began := m.cfg.Clock.Now()
 	ctx, done, err := m.work.take(ctx, urgent)
 	if err != nil {
@@ -122,7 +123,7 @@ func (m *Machine) checkOverlay(p recovery.Point) error {
 			}
 		}
 	}
-	return m.checkPrepareRoom(p)
+	return m.checkPrepareRoom(p, false)
 }
 
 // dropForLive removes what is staged: this host stops to receive.
@@ -263,7 +264,8 @@ func (m *Machine) LiveTables() map[string]string {
 // Commit makes the overlay of a run the machine's disk for good; the base and
 // all points stay. Idempotent. At the other site commit is SetHold(false) and
 // Apply.
-func (m *Machine) Commit(run string) error {
+func (m *Machine) Commit(run string) (err error) {
+	defer m.fullDisk(&err)
 	ctx, done, err := m.work.take(context.Background(), normal)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"sync"
 
@@ -92,7 +93,8 @@ func name(id ident.PointID) string {
 // log than the one staged for its disk drops the staged one. fault.Conflict:
 // the log does not lead from the tip, or this host does not receive;
 // fault.NoSpace: the store has no room for it, nothing was lost.
-func (m *Machine) Receive(h command.SegmentHeader) (*Receiver, error) {
+func (m *Machine) Receive(h command.SegmentHeader) (_ *Receiver, err error) {
+	defer m.fullDisk(&err)
 	m.in.Lock()
 	defer m.in.Unlock()
 	if err := m.checkHeader(h); err != nil {
@@ -121,13 +123,18 @@ func (m *Machine) Receive(h command.SegmentHeader) (*Receiver, error) {
 	if err := m.stage(h.Disk, h.Log); err != nil {
 		return nil, err
 	}
-	m.mu.RLock()
-	_, have := m.segs[h.Log][h.Segment]
-	m.mu.RUnlock()
-	if have {
+	if m.hasSegment(h.Log, h.Segment) {
 		return nil, nil
 	}
 	return m.openPart(h)
+}
+
+// hasSegment reports whether a segment is here, whole.
+func (m *Machine) hasSegment(log ident.LogID, n int) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	_, ok := m.segs[log][n]
+	return ok
 }
 
 func (m *Machine) checkHeader(h command.SegmentHeader) error {
@@ -297,7 +304,8 @@ func (r *Receiver) Offset() int64 {
 }
 
 // Write takes the next bytes of the segment.
-func (r *Receiver) Write(p []byte) (int, error) {
+func (r *Receiver) Write(p []byte) (n int, err error) {
+	defer r.m.fullDisk(&err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.dead != nil {
@@ -307,7 +315,7 @@ func (r *Receiver) Write(p []byte) (int, error) {
 		return 0, fault.Errorf(fault.Invalid, "segment %d of log %s is longer than the %d bytes announced",
 			r.header.Segment, r.header.Log, r.header.Size)
 	}
-	n, err := r.f.WriteAt(p, r.off)
+	n, err = r.f.WriteAt(p, r.off)
 	_, _ = r.sha.Write(p[:n]) // a hash never fails
 	r.off += int64(n)
 	if err != nil {
@@ -336,7 +344,8 @@ func (r *Receiver) forget() {
 // durable: when it returns without an error the segment may be acknowledged.
 // fault.Corrupt: it is damaged and was dropped; fault.NoSpace: the head and its
 // undo log would not fit, the segment stays for another try.
-func (r *Receiver) Commit(ctx context.Context) error {
+func (r *Receiver) Commit(ctx context.Context) (err error) {
+	defer r.m.fullDisk(&err)
 	defer r.forget()
 	if err := r.seal(); err != nil {
 		return err
@@ -366,8 +375,11 @@ func (r *Receiver) seal() error {
 // commitSegment checks the frames of a whole part file and gives it its name.
 func (m *Machine) commitSegment(ctx context.Context, h command.SegmentHeader, part string) error {
 	path := m.segmentPath(h.Disk, h.Log, h.Segment)
-	tmp := path + sumsSuffix + vfs.TempSuffix
+	tmp := path + sumsSuffix + "." + ident.NewID().Short() + vfs.TempSuffix // another connection may commit it too
 	w, err := m.walkSums(ctx, h, part, tmp)
+	if errors.Is(err, fs.ErrNotExist) && m.hasSegment(h.Log, h.Segment) {
+		return nil // another connection was faster
+	}
 	if err != nil {
 		if fault.Is(err, fault.Corrupt) || fault.Is(err, fault.Invalid) {
 			err = errors.Join(err, m.fs.Remove(part))
@@ -376,6 +388,10 @@ func (m *Machine) commitSegment(ctx context.Context, h command.SegmentHeader, pa
 	}
 	m.in.Lock()
 	defer m.in.Unlock()
+	if m.hasSegment(h.Log, h.Segment) { // another connection was faster
+		w.abort()
+		return m.fs.Remove(tmp)
+	}
 	seg, err := w.finish(func(p string, s segment) (int64, int64, error) { return m.applyCost(h.Disk, p, s) })
 	if err == nil {
 		err = m.checkCommit(h, seg)

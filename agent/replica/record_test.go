@@ -2,7 +2,9 @@ package replica_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"flag"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -134,9 +136,48 @@ func FuzzSums(f *testing.F) {
 	f.Add(p[:70])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		path := filepath.Join(dir, "x.sums")
-		must(t, os.WriteFile(path, data, 0o600))
-		replica.ReadSums(fastFS{}, path) // must neither panic nor go on for ever
+		for _, b := range [][]byte{data, resealSums(data)} {
+			must(t, os.WriteFile(path, b, 0o600))
+			replica.ReadSums(fastFS{}, path) // must neither panic nor go on for ever
+		}
 	})
+}
+
+// resealSums makes the checksums of a sums file fit its content.
+func resealSums(b []byte) []byte {
+	b = bytes.Clone(b)
+	if len(b) < 64 {
+		return b
+	}
+	crc := func(p []byte) uint32 { return crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli)) }
+	le := binary.LittleEndian
+	le.PutUint32(b[12:], crc(b[64:]))
+	le.PutUint64(b[48:], uint64(len(b)-64))
+	le.PutUint32(b[60:], crc(b[:60]))
+	return b
+}
+
+// TestSumsThatLie: runs out of order, before the first block that the header
+// names, or far out are refused.
+func TestSumsThatLie(t *testing.T) {
+	t.Parallel()
+	good, err := os.ReadFile(filepath.Join("testdata", "sums_v1.golden"))
+	must(t, err)
+	le := binary.LittleEndian
+	for name, change := range map[string]func(b []byte){
+		"header begins later": func(b []byte) { le.PutUint64(b[16:], 3000); le.PutUint64(b[24:], 4000) },
+		"out of order":        func(b []byte) { le.PutUint64(b[64+16+16:], 0) },
+		"far out":             func(b []byte) { le.PutUint64(b[64:], 1<<62) },
+		"unknown kind":        func(b []byte) { le.PutUint32(b[64+12:], 7) },
+	} {
+		b := bytes.Clone(good)
+		change(b)
+		path := filepath.Join(tempDir(t), "x.sums")
+		must(t, os.WriteFile(path, resealSums(b), 0o600))
+		if n, _ := replica.ReadSums(fastFS{}, path); n >= 3+5 {
+			t.Errorf("%s: %d blocks are read", name, n)
+		}
+	}
 }
 
 // TestGoldenSums: the hashes beside a segment, version 1.

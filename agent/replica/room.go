@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/drrun/drrun/agent/hrl"
@@ -18,49 +19,98 @@ import (
 // was measured.
 const copyRate = 200 << 20
 
-// Room says what preparing a point would take here.
+// Room says what preparing a point for a failover would take here: in all, or
+// where a file system has too little for its disks, there.
 func (m *Machine) Room(point ident.PointID) (command.RoomResult, error) {
 	p, err := m.point(point)
 	if err != nil {
 		return command.RoomResult{}, err
 	}
-	return m.room(p)
-}
-
-func (m *Machine) room(p recovery.Point) (command.RoomResult, error) {
-	r := command.RoomResult{Mode: ModeReflink, Free: 1 << 62}
-	for _, d := range p.Disks {
-		head := m.disks[d.Name].Head
-		over, err := m.overBytes(p, d.Name)
-		if err != nil {
-			return command.RoomResult{}, err
+	needs, mode, err := m.roomNeeds(p, false)
+	if err != nil {
+		return command.RoomResult{}, err
+	}
+	r := command.RoomResult{Mode: mode}
+	for _, n := range needs {
+		if n.free < n.bytes {
+			r.Needed, r.Free = n.bytes, n.free
+			break
 		}
-		r.Needed += over
-		if !m.canClone(filepath.Dir(head)) {
-			r.Mode = ModeCopy
-			n, err := m.allocated(d.Name)
-			if err != nil {
-				return command.RoomResult{}, err
-			}
-			r.Needed += n
-		}
-		free, err := m.fs.Free(filepath.Dir(head))
-		if err != nil {
-			return command.RoomResult{}, fmt.Errorf("cannot ask for the free space of %s: %w", filepath.Dir(head), err)
-		}
-		r.Free = min(r.Free, max(0, free-m.cfg.Reserve))
+		r.Needed += n.bytes
+		r.Free += n.free
 	}
 	r.Time = time.Duration(float64(r.Needed) / copyRate * float64(time.Second))
 	return r, nil
 }
 
-func (m *Machine) checkPrepareRoom(p recovery.Point) error {
-	r, err := m.room(p)
+// roomNeed is what disks take on one file system.
+type roomNeed struct {
+	dir         string // on it
+	bytes, free int64
+}
+
+// roomNeeds returns what the disks of a point take: for a failover beside the
+// heads, for a test in the store, where room that is promised to the logs not
+// applied yet is left alone.
+func (m *Machine) roomNeeds(p recovery.Point, test bool) (needs []roomNeed, mode string, err error) {
+	add := func(dir string, n int64) {
+		i := slices.IndexFunc(needs, func(r roomNeed) bool { return m.sameFS(r.dir, dir) })
+		if i < 0 {
+			needs, i = append(needs, roomNeed{dir: dir}), len(needs)
+		}
+		needs[i].bytes += n
+	}
+	mode = ModeReflink
+	for _, d := range p.Disks {
+		head := filepath.Dir(m.disks[d.Name].Head)
+		dir := head
+		if test {
+			dir = m.cfg.Dir
+		}
+		n, err := m.overBytes(p, d.Name)
+		if err != nil {
+			return nil, "", err
+		}
+		if !m.sameFS(dir, head) || !m.canClone(dir) {
+			mode = ModeCopy
+			whole, err := m.allocated(d.Name)
+			if err != nil {
+				return nil, "", err
+			}
+			n += whole
+		}
+		add(dir, n)
+	}
+	if test {
+		undo, growth := m.promised()
+		add(m.cfg.Dir, undo)
+		for d, n := range growth {
+			if m.sameFS(filepath.Dir(m.disks[d].Head), m.cfg.Dir) {
+				add(m.cfg.Dir, n)
+			}
+		}
+	}
+	for i := range needs {
+		free, err := m.fs.Free(needs[i].dir)
+		if err != nil {
+			return nil, "", fmt.Errorf("cannot ask for the free space of %s: %w", needs[i].dir, err)
+		}
+		needs[i].free = max(0, free-m.cfg.Reserve)
+	}
+	return needs, mode, nil
+}
+
+// checkPrepareRoom refuses (fault.NoSpace) a point whose disks have no room
+// here.
+func (m *Machine) checkPrepareRoom(p recovery.Point, test bool) error {
+	needs, _, err := m.roomNeeds(p, test)
 	if err != nil {
 		return err
 	}
-	if r.Free < r.Needed {
-		return noSpace(filepath.Dir(m.disks[p.Disks[0].Name].Head), r.Needed, r.Free)
+	for _, n := range needs {
+		if n.free < n.bytes {
+			return noSpace(n.dir, n.bytes, n.free)
+		}
 	}
 	return nil
 }
@@ -109,7 +159,8 @@ func (m *Machine) allocated(disk string) (n int64, err error) {
 
 // canClone asks the file system of a folder whether it can share blocks.
 func (m *Machine) canClone(dir string) bool {
-	names := [2]string{filepath.Join(dir, ".drrun-probe-a"+vfs.TempSuffix), filepath.Join(dir, ".drrun-probe-b"+vfs.TempSuffix)}
+	probe := filepath.Join(dir, ".drrun-probe-"+m.cfg.Machine)
+	names := [2]string{probe + "-a" + vfs.TempSuffix, probe + "-b" + vfs.TempSuffix}
 	var files [2]vfs.File
 	for i, n := range names {
 		f, err := m.fs.OpenFile(n, vfs.CreateTrunc, 0o600)

@@ -9,7 +9,12 @@ import (
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/internal/recovery"
 )
+
+// undoBlock is what keeping a block may take in an undo log: its content, its
+// place in the index, and its part of a frame.
+const undoBlock = blocksum.BlockSize + 64
 
 // applyCost returns how many bytes applying a segment may add to the undo logs
 // and to the head: a block that holds something goes into the undo log, a
@@ -21,6 +26,7 @@ func (m *Machine) applyCost(disk, sums string, seg segment) (undo, grow int64, e
 		return 0, 0, err
 	}
 	_, hasTip := m.tip()
+	full := m.disks[disk].Allocation == AllocationFull
 	var old [blocksum.RangeBlocks]uint64
 	err = eachRange(m.fs, []sumsFile{{path: sums, seg: seg}}, func(r *blockRange) error {
 		if _, err := readRange(t, r.number, old[:]); err != nil {
@@ -30,41 +36,88 @@ func (m *Machine) applyCost(disk, sums string, seg segment) (undo, grow int64, e
 			switch {
 			case !r.set[i]:
 			case old[i] != 0 && hasTip:
-				undo += blocksum.BlockSize
-			case old[i] == 0 && r.hashes[i] != 0:
+				undo += undoBlock
+			case old[i] == 0 && (r.hashes[i] != 0 || full):
 				grow += blocksum.BlockSize
 			}
 		}
 		return nil
 	})
-	if m.disks[disk].Allocation == AllocationFull {
-		grow = (seg.last - seg.first) * blocksum.BlockSize
-	}
 	return undo, grow, err
+}
+
+// checkCuts refuses a point that cuts disks where the undo logs have no room
+// for what is cut off.
+func (m *Machine) checkCuts(p recovery.Point) error {
+	for _, d := range p.Disks {
+		t, err := m.table(d.Name)
+		if err != nil {
+			return err
+		}
+		n, err := dataBlocks(t, blocksum.BlockCount(d.Size))
+		if err == nil && n > 0 {
+			err = m.checkRoom(d.Name, 0, n*undoBlock, 0)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dataBlocks counts the blocks of t from block on that hold something.
+func dataBlocks(t *blocksum.Table, block int64) (n int64, err error) {
+	if t == nil || block >= t.Blocks() {
+		return 0, nil
+	}
+	var buf [blocksum.RangeBlocks]uint64
+	for r := block / blocksum.RangeBlocks; r < t.Ranges(); r++ {
+		have, err := t.ReadRange(r, buf[:])
+		if err != nil {
+			return 0, err
+		}
+		for i := range have {
+			if buf[i] != 0 && r*blocksum.RangeBlocks+int64(i) >= block {
+				n++
+			}
+		}
+	}
+	return n, nil
+}
+
+// promised returns, of the logs that are here and not applied yet, the bytes
+// that they may take in the store's undo logs, and in the head of each disk.
+func (m *Machine) promised() (undo int64, grow map[string]int64) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	grow = map[string]int64{}
+	for _, log := range m.segs {
+		for _, s := range log {
+			undo += s.undo
+			grow[s.disk] += s.grow
+		}
+	}
+	return undo, grow
 }
 
 // checkRoom refuses (fault.NoSpace) what would not leave room for the logs that
 // are here and not applied yet, and for the reserve: stored bytes in the store,
 // undo bytes in the store, grow bytes where the disk's head is.
 func (m *Machine) checkRoom(disk string, stored, undo, grow int64) error {
+	needStore, growth := m.promised()
+	needStore += stored + undo
+	growth[disk] += grow
 	head := filepath.Dir(m.disks[disk].Head)
-	apart := !m.sameFS(head, m.cfg.Dir)
-	needStore, needHead := stored+undo, grow
-	m.mu.RLock()
-	for _, log := range m.segs {
-		for _, s := range log {
-			needStore += s.undo
-			if s.disk == disk {
-				needHead += s.grow
-			} else if !apart {
-				needStore += s.grow
-			}
+	needHead := int64(0) // where the head is, if that is apart from the store
+	for d, n := range growth {
+		switch dir := filepath.Dir(m.disks[d].Head); {
+		case m.sameFS(dir, m.cfg.Dir):
+			needStore += n
+		case m.sameFS(dir, head):
+			needHead += n
 		}
 	}
-	m.mu.RUnlock()
-	if !apart {
-		needStore += needHead
-	} else if needHead > 0 {
+	if needHead > 0 {
 		if free, err := m.fs.Free(head); err == nil && free < needHead {
 			return noSpace(head, needHead, free)
 		}
@@ -105,15 +158,20 @@ func (m *Machine) device(path string) (uint64, bool) {
 	return uint64(st.Dev), true //nolint:unconvert,gosec // int32 on other systems
 }
 
-// storeError gives an error of a write its kind: a full disk is one the
-// operator can act on.
+// storeError says what could not be written.
 func (m *Machine) storeError(err error, what string) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fault.Errorf(fault.NoSpace, "%s: %w", what, err).
-			WithHint("free space in %s, or keep fewer recovery points; nothing was lost, and it goes on by itself when there is room", m.cfg.Dir)
-	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// fullDisk gives the error of an operation its kind where a disk is full: one
+// that the operator can act on. Every operation that writes defers it.
+func (m *Machine) fullDisk(err *error) {
+	if !errors.Is(*err, syscall.ENOSPC) && !errors.Is(*err, syscall.EDQUOT) || fault.Is(*err, fault.NoSpace) {
+		return
+	}
+	*err = fault.Errorf(fault.NoSpace, "machine %s: %w", m.cfg.Machine, *err).
+		WithHint("free space in %s, or keep fewer recovery points; nothing was lost, and it goes on by itself when there is room", m.cfg.Dir)
 }

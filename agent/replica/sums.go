@@ -41,6 +41,7 @@ const (
 	runZeros    = 0
 	runHashes   = 1
 	maxRun      = blocksum.RangeBlocks // hashes in one run
+	maxBlock    = blocksum.MaxSize / blocksum.BlockSize
 	sumsSuffix  = ".sums"
 )
 
@@ -89,6 +90,7 @@ type sumsWriter struct {
 	crc     hash.Hash32
 	length  int64
 	seg     segment
+	covered int64 // blocks
 	any     bool
 	start   int64 // of the pending run
 	kind    uint32
@@ -115,6 +117,7 @@ func (w *sumsWriter) cover(block, n int64) error {
 		w.seg.first, w.any = block, true
 	}
 	w.seg.last = block + n
+	w.covered += n
 	return nil
 }
 
@@ -225,11 +228,25 @@ func readSumsHeader(fsys vfs.FS, path string) (segment, error) {
 	return s, nil
 }
 
+// readSums is readSumsHeader that checks the whole file.
+func readSums(fsys vfs.FS, path string) (segment, error) {
+	s, err := readSumsHeader(fsys, path)
+	if err != nil {
+		return segment{}, err
+	}
+	c, err := openSums(fsys, path)
+	if err != nil {
+		return segment{}, err
+	}
+	return s, c.close()
+}
+
 // sumsCursor reads the runs of one sums file.
 type sumsCursor struct {
 	f      vfs.File
 	r      *bufio.Reader
 	left   int64  // bytes of the body not yet read
+	least  int64  // block at which the next run may begin
 	start  int64  // of the current run
 	count  int64  // blocks of the current run; 0: at the end
 	kind   uint32 // of the current run
@@ -283,9 +300,10 @@ func (c *sumsCursor) next() error {
 	c.kind = binary.LittleEndian.Uint32(b[12:])
 	c.left -= runHeader
 	c.hashes = c.hashes[:0]
-	if c.count == 0 || c.start < 0 || c.kind == runHashes && c.count > maxRun {
+	if c.count == 0 || c.start < c.least || c.start > maxBlock || c.kind > runHashes || c.kind == runHashes && c.count > maxRun {
 		return errors.New("a run is out of range")
 	}
+	c.least = c.start + c.count
 	if c.kind == runHashes {
 		p := make([]byte, 8*c.count)
 		if _, err := io.ReadFull(c.r, p); err != nil {
@@ -313,6 +331,9 @@ type blockRange struct {
 func (c *sumsCursor) fill(r *blockRange) error {
 	lo := r.number * blocksum.RangeBlocks
 	hi := lo + blocksum.RangeBlocks
+	if c.count > 0 && c.start < lo {
+		return fmt.Errorf("it holds block %d, and its header says that it begins later", c.start)
+	}
 	for c.count > 0 && c.start < hi {
 		n := min(c.start+c.count, hi) - c.start
 		for i := range n {

@@ -17,7 +17,8 @@ func (m *Machine) viewPath(disk, test string) string { return m.dir(disk, "views
 // PrepareTest makes a throw-away view of a point for a test. Heads, points and
 // replication are not touched; the point is pinned until CleanupTest.
 // Idempotent for a test id and point. A real Prepare ends it.
-func (m *Machine) PrepareTest(ctx context.Context, test string, point ident.PointID, progress func(done int64)) (PrepareResult, error) {
+func (m *Machine) PrepareTest(ctx context.Context, test string, point ident.PointID, progress func(done int64)) (_ PrepareResult, err error) {
+	defer m.fullDisk(&err)
 	if err := checkTest(test); err != nil {
 		return PrepareResult{}, err
 	}
@@ -48,7 +49,7 @@ func (m *Machine) PrepareTest(ctx context.Context, test string, point ident.Poin
 			return PrepareResult{}, err
 		}
 	}
-	if err := m.checkPrepareRoom(p); err != nil {
+	if err := m.checkPrepareRoom(p, true); err != nil {
 		return PrepareResult{}, err
 	}
 	v := testView{Point: point, Phase: phaseCopy}
@@ -95,7 +96,8 @@ func (m *Machine) dropView(test string) error {
 
 // CleanupTest removes the view of a test and releases its point. Nothing may
 // run on it any more. Idempotent.
-func (m *Machine) CleanupTest(test string) error {
+func (m *Machine) CleanupTest(test string) (err error) {
+	defer m.fullDisk(&err)
 	if err := checkTest(test); err != nil {
 		return err
 	}

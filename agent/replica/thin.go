@@ -72,6 +72,7 @@ const maxThinRun = 16
 // labelled, held, locked, tested or run on, or one that is not applied yet.
 // ErrClockJumped: nothing was dropped. A real Prepare ends it between two steps.
 func (m *Machine) Thin(ctx context.Context, keep []recovery.Keep, now time.Time) (dropped int, err error) {
+	defer m.fullDisk(&err)
 	if jump := m.thin.look(now, m.elapsed()); jump != 0 {
 		return 0, fault.Errorf(fault.Refused, "cannot thin the points of %s: %w by %s", m.cfg.Machine, ErrClockJumped, quantity.FormatDuration(jump.Abs())).
 			WithHint("look at the host's clock; when it is right, confirm it, and thinning goes on")

@@ -24,7 +24,8 @@ func corruptPoint(p recovery.Point, d recovery.PointDisk, sum uint64) *fault.Err
 // are read once and each undo log once, however many points there are. Faults
 // that it finds are in the result; an error says that it could not go on. A real
 // Prepare ends it.
-func (m *Machine) Verify(ctx context.Context, point ident.PointID, progress func(done int64)) (command.VerifyResult, error) {
+func (m *Machine) Verify(ctx context.Context, point ident.PointID, progress func(done int64)) (_ command.VerifyResult, err error) {
+	defer m.fullDisk(&err)
 	ctx, done, err := m.work.take(ctx, yielding)
 	if err != nil {
 		return command.VerifyResult{}, err
