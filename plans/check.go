@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/drrun/drrun/internal/recovery"
@@ -175,7 +176,31 @@ func (c *planCheck) step(_ string, s *Step) {
 	case s.Check != nil && s.Check.HTTP != "":
 		host, _ := httpHost(s.Check.HTTP)
 		c.checkHost(what, s.Pos, host)
+	case s.Check != nil && len(s.Check.Exec) > 0:
+		c.checkExec(what, s)
 	}
+}
+
+// checkExec checks that a host of the plan's machines lets plans run the
+// program of a check.
+func (c *planCheck) checkExec(what string, s *Step) {
+	var names []string
+	for _, g := range c.Resolve(c.e) {
+		for _, m := range g.Machines {
+			for _, h := range c.hostsOf(m.Name) {
+				if Allows(h.Allow, s.Check.Exec[0]) {
+					return
+				}
+				names = append(names, h.Name)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return // that the plan has no machines is said
+	}
+	slices.Sort(names)
+	c.fs.add(s.Pos, "%s: none of its hosts (%s) allows the program %q (allow = { %q } in the estate lets plans run it)",
+		what, strings.Join(slices.Compact(names), ", "), s.Check.Exec[0], s.Check.Exec[0])
 }
 
 // execOn checks that every host the command may run on lets plans run it.
@@ -240,6 +265,12 @@ func (c *planCheck) checkHost(what string, p Pos, host string) {
 	c.fs.addNear(p, host, c.machineNames(), "%s: %q is no machine of the estate", what, host)
 }
 
+// isPort reports whether s is the number of a port.
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
+}
+
 // splitTarget splits host:port; the host may be empty.
 func splitTarget(s string) (host, port string, ok bool) {
 	host, port, err := net.SplitHostPort(s)
@@ -251,10 +282,10 @@ func httpHost(s string) (string, bool) {
 	if strings.HasPrefix(s, ":") {
 		s = "http://machine" + s
 		u, err := url.Parse(s)
-		return "", err == nil && u.Port() != ""
+		return "", err == nil && isPort(u.Port())
 	}
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()) {
 		return "", false
 	}
 	return u.Hostname(), true

@@ -17,7 +17,7 @@ import (
 // ValidateEstate checks everything an estate says. The error is nil or Faults
 // with every mistake. Defaults are to be filled in before (FillDefaults).
 func ValidateEstate(e *Estate) error {
-	c := estateCheck{e: e, seen: make(map[string]Pos)}
+	c := estateCheck{e: e, seen: make(map[string]Pos), addrs: make(map[string]string)}
 	c.name(e.Pos, "estate", e.Name)
 	if len(e.Sites) == 0 {
 		c.fs.add(e.Pos, "estate: it has no site")
@@ -43,6 +43,8 @@ type estateCheck struct {
 	e    *Estate
 	fs   Faults
 	seen map[string]Pos // "kind name" to its first place
+	// addrs are the hosts by the address of their agent.
+	addrs map[string]string
 }
 
 // name checks a name and that it is defined once in its kind.
@@ -58,6 +60,9 @@ func (c *estateCheck) name(p Pos, kind, name string) {
 	}
 	c.seen[key] = p
 }
+
+// minEvery is the shortest time between two cuts.
+const minEvery = 100 * time.Millisecond
 
 var clockTime = regexp.MustCompile(`^([01][0-9]|2[0-3]):[0-5][0-9]$`)
 
@@ -78,7 +83,9 @@ func (c *estateCheck) policy(p *recovery.Policy) {
 			c.fs.add(pos, `%s: the window %q is not a time of day to a time of day ("22:00-06:00")`, what, w)
 		}
 	}
-	if p.Every < 0 || p.RPO != 0 && p.RPO < p.Every {
+	if p.Every < minEvery {
+		c.fs.add(pos, "%s: every is %s, want %s or more", what, p.Every, minEvery)
+	} else if p.RPO != 0 && p.RPO < p.Every {
 		c.fs.add(pos, "%s: rpo is shorter than every (%s < %s): it would always be missed", what, p.RPO, p.Every)
 	}
 	if p.AppEvery != 0 && p.AppEvery < p.Every {
@@ -181,8 +188,12 @@ func (c *estateCheck) cloud(s *Site, cl *Cloud) {
 		c.name(h.Pos, "host", h.Name)
 		if h.Addr == "" {
 			c.fs.add(h.Pos, "host %q: addr is missing (where its agent listens)", h.Name)
-		} else if host, port, ok := splitTarget(h.AddrPort()); !ok || host == "" || strings.Trim(port, "0123456789") != "" {
+		} else if host, port, ok := splitTarget(h.AddrPort()); !ok || host == "" || !isPort(port) {
 			c.fs.add(h.Pos, "host %q: addr is %q, want an address or address:port", h.Name, h.Addr)
+		} else if first, taken := c.addrs[h.AddrPort()]; taken {
+			c.fs.add(h.Pos, "host %q: addr is that of host %q", h.Name, first)
+		} else {
+			c.addrs[h.AddrPort()] = h.Name
 		}
 		c.abs(h.Pos, fmt.Sprintf("host %q: store", h.Name), h.Store)
 	}
@@ -290,6 +301,9 @@ func (c *estateCheck) disks(what string, m *Machine) {
 		for _, site := range slices.Sorted(maps.Keys(d.At)) {
 			c.siteKey(d.Pos, disk+": at", site)
 			c.abs(d.Pos, fmt.Sprintf("%s: at.%s", disk, site), d.At[site])
+			if home, _ := c.e.HostSite(m.Host); site == home && d.At[site] != d.File+d.Device {
+				c.fs.add(d.Pos, "%s: at.%s is %q, but %s is its home, where it is %q", disk, site, d.At[site], site, d.File+d.Device)
+			}
 		}
 		c.fs.word(d.Pos, disk, "allocation", d.Allocation, []string{"sparse", "full"})
 	}
@@ -374,17 +388,47 @@ func (c *estateCheck) shared() {
 	}
 	for i := range c.e.Machines {
 		m := &c.e.Machines[i]
-		for _, d := range m.Disks {
-			if file := d.File + d.Device; file != "" {
-				claim(m, d.Pos, "disk "+m.Host+" "+file, fmt.Sprintf("%s on host %q", file, m.Host))
+		own := make(map[string]string) // disk by place
+		for j := range m.Disks {
+			d := &m.Disks[j]
+			for _, at := range c.places(m, d) {
+				what := fmt.Sprintf("%s on host %q", at.path, at.host)
+				key := "disk " + at.host + " " + at.path
+				if first, twice := own[key]; twice && first != d.Name {
+					c.fs.add(d.Pos, "machine %q: disk %q: %s is its disk %q already", m.Name, d.Name, what, first)
+				}
+				own[key] = d.Name
+				claim(m, d.Pos, key, what)
 			}
 		}
 		for j := range c.e.Sites {
-			for _, a := range c.e.AddressesOf(m.Name, c.e.Sites[j].Name, false) {
-				claim(m, m.Pos, "ip "+c.e.Sites[j].Name+" "+a.IP, fmt.Sprintf("address %s at %q", a.IP, c.e.Sites[j].Name))
+			site := c.e.Sites[j].Name
+			for _, a := range c.e.AddressesOf(m.Name, site, false) {
+				claim(m, m.Pos, "ip "+site+" "+a.IP, fmt.Sprintf("address %s at %q", a.IP, site))
+			}
+			for _, a := range c.e.AddressesOf(m.Name, site, true) {
+				claim(m, m.Pos, "test ip "+site+" "+a.Network+" "+a.IP, fmt.Sprintf("address %s of network %q at %q, where tests run,", a.IP, a.Network, site))
 			}
 		}
 	}
+}
+
+type diskPlace struct{ host, path string }
+
+// places are the hosts at which a disk has a path that the estate names: its
+// home, and every host that may hold its replica.
+func (c *estateCheck) places(m *Machine, d *Disk) []diskPlace {
+	var all []diskPlace
+	if file := d.File + d.Device; file != "" {
+		all = append(all, diskPlace{m.Host, file})
+	}
+	for _, h := range c.e.Targets(m.Name) {
+		site, _ := c.e.HostSite(h.Name)
+		if file := d.At[site]; file != "" {
+			all = append(all, diskPlace{h.Name, file})
+		}
+	}
+	return all
 }
 
 var placeholder = regexp.MustCompile(`\{([^{}]*)\}`)

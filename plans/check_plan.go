@@ -198,8 +198,11 @@ func (fs *Faults) checkBody(p Pos, what string, c recovery.Check, isFunc bool) {
 	if c.HTTP == "" && (c.Expect != 0 || c.Contains != "" && len(c.Exec) == 0) {
 		fs.add(p, "%s: expect and contains belong to http", what)
 	}
+	if c.Expect != 0 && (c.Expect < 100 || c.Expect > 599) {
+		fs.add(p, "%s: expect is %d, which is no status of HTTP", what, c.Expect)
+	}
 	if c.TCP != "" {
-		if _, port, ok := splitTarget(c.TCP); !ok || port == "" {
+		if _, port, ok := splitTarget(c.TCP); !ok || !isPort(port) {
 			fs.add(p, `%s: tcp is %q, want host:port or ":port" for the machine itself`, what, c.TCP)
 		}
 	}
