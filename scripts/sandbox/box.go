@@ -19,7 +19,7 @@ type Limits struct {
 	Time   time.Duration // wall clock; 0: until the context ends
 	Heap   uint64        // bytes the process may grow by while the code runs; default 256 MiB
 	Text   int           // bytes of one string; default 8 MiB
-	Total  int64         // bytes of all strings that operations made; default 256 MiB
+	Total  int64         // bytes of all strings made without waiting for the world; default 256 MiB
 	Steps  int           // steps of one pattern match; default 2 million
 	Frames int           // depth of calls; default 200
 }
@@ -101,11 +101,20 @@ func (b *Box) Untimed() {
 	}
 }
 
-// Outside runs f, in which the code waits for the world: what the heap of the
-// process does meanwhile is not its doing.
+// Outside runs f, in which the code waits for the world: by what the heap of
+// the process grows meanwhile is not its doing. What the code holds already
+// still counts after it; what strings it made before does not.
 func (b *Box) Outside(f func()) {
-	b.start.Store(0)
-	defer func() { b.start.Store(max(1, heap())) }()
+	start := b.start.Swap(0)
+	held := uint64(0)
+	if h := heap(); h > start {
+		held = h - start
+	}
+	defer func() {
+		b.total = 0
+		after := heap()
+		b.start.Store(max(1, start, after-min(after, held)))
+	}()
 	f()
 }
 

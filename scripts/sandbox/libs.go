@@ -37,6 +37,17 @@ func (b *Box) open() {
 	mat.RawSetString("random", b.L.NewFunction(b.mathRandom))
 	mat.RawSetString("randomseed", lua.LNil)
 	b.base(g)
+	unknown := b.Unknown()
+	for _, name := range []string{"tonumber", "unpack", "next", "rawget", "rawset", "setmetatable"} {
+		b.openTo(unknown, g, name)
+	}
+	for _, t := range []*lua.LTable{str, tab, mat} {
+		ForEach(t, func(k, _ lua.LValue) {
+			if k.String() != "concat" { // it leaves unknown items out
+				b.openTo(unknown, t, k.String())
+			}
+		})
+	}
 	for _, t := range []*lua.LTable{g, str, tab, mat} {
 		b.guardAll(t)
 	}
@@ -45,8 +56,27 @@ func (b *Box) open() {
 	mt.RawSetString("__index", str)
 	mt.RawSetString("__metatable", lua.LString("protected"))
 	L.SetMetatable(lua.LString(""), mt)
-	L.SetMetatable(g, b.strict())
+	L.SetMetatable(g, b.strict(unknown))
 	L.SetTop(0)
+}
+
+// openTo makes a function of a library answer an unknown value with an unknown
+// one: the name is reported, and evaluation goes on.
+func (b *Box) openTo(unknown lua.LValue, t *lua.LTable, name string) {
+	fn, ok := t.RawGetString(name).(*lua.LFunction)
+	if !ok {
+		return
+	}
+	orig := fn.GFunction
+	fn.GFunction = func(L *lua.LState) int {
+		for i := 1; i <= L.GetTop(); i++ {
+			if IsUnknown(L.Get(i)) {
+				L.Push(unknown)
+				return 1
+			}
+		}
+		return orig(L)
+	}
 }
 
 // guardAll puts every function of a library behind recover.
@@ -59,9 +89,8 @@ func (b *Box) guardAll(t *lua.LTable) {
 }
 
 // strict makes the table of globals read only; what is not there is Unknown.
-func (b *Box) strict() *lua.LTable {
+func (b *Box) strict(unknown lua.LValue) *lua.LTable {
 	mt := b.L.NewTable()
-	unknown := b.Unknown()
 	mt.RawSetString("__index", b.Func(func(L *lua.LState) int {
 		L.Push(unknown)
 		return 1

@@ -62,6 +62,8 @@ local w = -v; w = #u
 u.x = 1; u[u] = u
 for k in pairs(u) do error("a key") end
 for k in ipairs(u) do error("an item") end
+local x = ("x"):rep(u) .. math.floor(u) .. string.format("%d", u) .. tonumber(u) .. select("#", unpack(u))
+table.insert(u, 1); table.insert({}, u); next(u); setmetatable(u, {}); rawset({}, 1, u)
 if u < v or u > v or u <= v then error("compared") end
 return tostring(u), table.concat({ "a", u }), ("%s"):format(u)`)
 	if err != nil {
@@ -91,6 +93,23 @@ func TestEndings(t *testing.T) {
 	d.Set("boom", d.Func(func(*lua.LState) int { panic("boom") }))
 	if _, err := run(t, d, `return pcall(boom)`); err == nil || !strings.Contains(err.Error(), "boom") {
 		t.Errorf("panic: %v", err)
+	}
+}
+
+// What the code holds counts on, however often it waits for the world: a table
+// that grows a little between two calls takes all memory in the end.
+func TestMemoryOverCallsOfTheWorld(t *testing.T) {
+	b := box(t, Limits{Heap: 24 << 20})
+	b.Set("world", b.Func(func(*lua.LState) int { b.Outside(func() {}); return 0 }))
+	_, err := run(t, b, `local t = {} while true do for i = 1, 10000 do t[#t + 1] = { i } end world() end`)
+	if !errors.Is(err, ErrMemory) {
+		t.Errorf("tables: %v", err)
+	}
+	// Strings that are garbage by the next call do not.
+	c := box(t, Limits{Total: 1 << 20})
+	c.Set("world", c.Func(func(*lua.LState) int { c.Outside(func() {}); return 0 }))
+	if _, err := run(t, c, `for i = 1, 100 do string.rep("x", 100000) world() end`); err != nil {
+		t.Errorf("strings: %v", err)
 	}
 }
 
