@@ -1,11 +1,13 @@
 package scripts
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	lua "github.com/yuin/gopher-lua"
 
@@ -128,8 +130,12 @@ func (p *page) placeInside(v lua.LValue, depth int) {
 	if n, ok := asNode(v); ok {
 		n.placed++
 		p.markInside(n, depth)
-	} else if t, ok := v.(*lua.LTable); ok && depth < 20 {
-		sandbox.ForEach(t, func(_, v lua.LValue) { p.placeInside(v, depth+1) })
+	} else if t, ok := v.(*lua.LTable); ok && depth < maxFlatten {
+		sandbox.ForEach(t, func(_, v lua.LValue) {
+			if p.visit(p.mainPos()) {
+				p.placeInside(v, depth+1)
+			}
+		})
 	}
 }
 
@@ -172,7 +178,10 @@ func itemsOf(n *node) string {
 	return ": its items are " + strings.Join(n.ctor.Items, ", ")
 }
 
-const maxFlatten = 20
+const (
+	maxFlatten = 20 // lists inside lists
+	maxHoles   = 10 // of one list that are reported
+)
 
 // each calls f with every item of a list, lists inside it flattened, and
 // reports holes.
@@ -196,10 +205,13 @@ func (p *page) each(b *body, t *lua.LTable, depth int, f func(v lua.LValue, pos 
 		}
 		most = max(most, want)
 	}
-	for i := 1; i <= most; i++ {
+	holes := 0
+	for i := 1; i <= most && p.visit(pos(i)); i++ {
 		v := t.RawGetInt(i)
 		if v == lua.LNil {
-			p.fault(pos(i), "%s: item %d is nil", b.what, i)
+			if holes++; holes <= maxHoles {
+				p.fault(pos(i), "%s: item %d is nil", b.what, i)
+			}
 			continue
 		}
 		inner, isTable := v.(*lua.LTable)
@@ -227,6 +239,17 @@ func (p *page) value(b *body, f registry.Field, v lua.LValue) any {
 		return nil
 	}
 	pos := b.at(f.Name)
+	if f.Later != "" {
+		word, _ := v.(lua.LString)
+		switch {
+		case len(f.LaterWords) == 0 && v != lua.LFalse:
+			p.fault(pos, "%s: %s is not in this version: %s", b.what, f.Name, f.Later)
+			return nil
+		case slices.Contains(f.LaterWords, string(word)):
+			p.fault(pos, "%s: %s = %q is not in this version: %s", b.what, f.Name, string(word), f.Later)
+			return nil
+		}
+	}
 	wrong := func(want string) any {
 		p.fault(pos, "%s: %s is %s, want %s", b.what, f.Name, describe(v), want)
 		return nil
@@ -244,6 +267,9 @@ func (p *page) value(b *body, f registry.Field, v lua.LValue) any {
 		if !isString {
 			return wrong("a string")
 		}
+		if !p.text(b.what+": "+f.Name, pos, string(s)) {
+			return nil
+		}
 		return string(s)
 	case registry.Bool:
 		if t, ok := v.(lua.LBool); ok {
@@ -260,6 +286,9 @@ func (p *page) value(b *body, f registry.Field, v lua.LValue) any {
 			return wrong(`a duration like "5m"`)
 		}
 		d, err := quantity.ParseDuration(string(s))
+		if err == nil && d == 0 && !f.Zero {
+			err = errors.New("it is nothing: give it a time, or leave it out")
+		}
 		return parsed(d, err)
 	case registry.Size:
 		if !isString {
@@ -280,6 +309,20 @@ func (p *page) value(b *body, f registry.Field, v lua.LValue) any {
 		return p.word(b, f, pos, string(s))
 	}
 	return p.compound(b, f, v, pos)
+}
+
+// text reports what is no text: a string is stored as JSON and handed to
+// programs, and neither takes every byte.
+func (p *page) text(what string, pos plans.Pos, s string) bool {
+	switch {
+	case !utf8.ValidString(s):
+		p.fault(pos, "%s: it is no UTF-8 text", what)
+	case strings.ContainsRune(s, 0):
+		p.fault(pos, "%s: it has a zero byte", what)
+	default:
+		return true
+	}
+	return false
 }
 
 func (p *page) word(b *body, f registry.Field, pos plans.Pos, s string) any {
@@ -336,7 +379,7 @@ func (p *page) compound(b *body, f registry.Field, v lua.LValue, pos plans.Pos) 
 	case registry.Any:
 		return v
 	case registry.Elsewhere:
-		p.fault(pos, "%s: this provider is not part of this build (use exec)", what)
+		p.fault(pos, "%s: this provider is not in this version (use exec)", what)
 	}
 	return nil
 }
@@ -344,6 +387,9 @@ func (p *page) compound(b *body, f registry.Field, v lua.LValue, pos plans.Pos) 
 // strings reads a string or a list of strings.
 func (p *page) strings(what string, pos plans.Pos, v lua.LValue) any {
 	if s, ok := v.(lua.LString); ok {
+		if !p.text(what, pos, string(s)) {
+			return nil
+		}
 		return []string{string(s)}
 	}
 	t, ok := v.(*lua.LTable)
@@ -360,6 +406,7 @@ func (p *page) strings(what string, pos plans.Pos, v lua.LValue) any {
 	p.each(b, t, 0, func(v lua.LValue, pos plans.Pos) {
 		switch s := v.(type) {
 		case lua.LString:
+			good = p.text(what, pos, string(s)) && good
 			list = append(list, string(s))
 		case lua.LNumber:
 			list = append(list, s.String())
@@ -392,6 +439,9 @@ func (p *page) command(what string, pos plans.Pos, v lua.LValue) any {
 		return list
 	}
 	words := strings.Fields(string(s))
+	if !p.text(what, pos, string(s)) {
+		return nil
+	}
 	if i := strings.IndexAny(string(s), shellCharacters); i >= 0 {
 		p.fault(pos, "%s: %q means something only to a shell: write the command as a list, %s", what, s[i:i+1], shellHint(what))
 		return nil

@@ -147,7 +147,9 @@ func (p *estateBuilder) disk(n *node) plans.Disk {
 		d.At = make(map[string]string)
 		p.pairs(b, "at", t, func(site string, v lua.LValue, pos plans.Pos) {
 			if s, ok := v.(lua.LString); ok {
-				d.At[site] = string(s)
+				if p.text(fmt.Sprintf("%s: at.%s", b.what, site), pos, string(s)) {
+					d.At[site] = string(s)
+				}
 				return
 			}
 			p.fault(pos, "%s: at.%s is %s, want a path", b.what, site, describe(v))

@@ -97,7 +97,7 @@ func TestHostilePages(t *testing.T) {
 			if strings.Contains(fmt.Sprint(err), "internal error") {
 				t.Errorf("a host function panicked: %v", err)
 			}
-			if took > 5*time.Second {
+			if took > time.Minute {
 				t.Errorf("took %v", took)
 			}
 		})
@@ -120,7 +120,7 @@ func TestHostileFunctions(t *testing.T) {
 			defer cancel()
 			start := time.Now()
 			ok, _, err := l.RunFunc(ctx, action(body), ref, testRun, &journal{})
-			if ok || err == nil || time.Since(start) > 5*time.Second {
+			if ok || err == nil || time.Since(start) > time.Minute {
 				t.Errorf("ok %v, err %v after %v", ok, err, time.Since(start))
 			}
 		})

@@ -19,7 +19,8 @@ import (
 // Options of a Loader. The zero value is usable.
 type Options struct {
 	Log *slog.Logger
-	// PlanTime limits the evaluation of a file: wall clock, default 1 s.
+	// PlanTime limits the evaluation of a file: wall clock, default 5 s. A file
+	// takes milliseconds; a busy host must not make it invalid.
 	PlanTime time.Duration
 	// Memory is how much the heap may grow while a state runs: bytes, default
 	// 256 MiB. Text limits one string: bytes, default 8 MiB.
@@ -51,7 +52,7 @@ func New(o Options) *Loader {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.PlanTime == 0 {
-		o.PlanTime = time.Second
+		o.PlanTime = 5 * time.Second
 	}
 	return &Loader{o: o, parsed: make(map[string]*source)}
 }
@@ -113,10 +114,9 @@ func (l *Loader) LoadPlan(b plans.Bundle, set map[string]string) (*plans.Plan, e
 	if root := p.evaluate("plan"); root != nil {
 		pb := &planBuilder{page: p, known: make(reported)}
 		plan = pb.plan(root, set)
-		p.unplaced()
 		p.validated(plans.ValidatePlan(plan), pb.known)
 	}
-	if err := p.faults.Sorted().WithSource(b).Err(); err != nil {
+	if err := p.err(); err != nil {
 		return nil, err
 	}
 	return plan, nil
@@ -134,10 +134,9 @@ func (l *Loader) LoadEstate(b plans.Bundle) (*plans.Estate, error) {
 		eb := &estateBuilder{page: p, known: make(reported)}
 		e = eb.estate(root)
 		plans.FillDefaults(e)
-		p.unplaced()
 		p.validated(plans.ValidateEstate(e), eb.known)
 	}
-	if err := p.faults.Sorted().WithSource(b).Err(); err != nil {
+	if err := p.err(); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -174,15 +173,19 @@ func (r reported) has(f plans.Fault) bool {
 	}))
 }
 
-// validated adds the faults of the finished data, without what is reported.
+// validated adds the faults of what the page built, without what is reported.
 func (p *page) validated(err error, known reported) {
+	if p.visited > maxVisited {
+		return // not all of it was looked at
+	}
+	p.unplaced()
 	var fs plans.Faults
 	if !errors.As(err, &fs) {
 		return
 	}
 	for _, f := range fs {
 		if !known.has(f) {
-			p.faults = append(p.faults, f)
+			p.report(f)
 		}
 	}
 }

@@ -56,6 +56,7 @@ func (p *page) setName(n *node, v lua.LValue) {
 	switch s, isString := v.(lua.LString); {
 	case isString:
 		n.name = string(s)
+		n.broken = !p.text(n.ctor.Name, n.pos, n.name)
 	case sandbox.IsUnknown(v):
 		n.broken = true
 	case v.Type() == lua.LTTable:
@@ -124,7 +125,11 @@ func (p *page) makeNodeMeta() {
 	}))
 	mt.RawSetString("__index", p.box.Func(func(L *lua.LState) int {
 		n, _ := asNode(L.Get(1))
-		p.fault(p.here(L), "%s: an item cannot be read: put the value into a local first", n)
+		hint := "put the value into a local first"
+		if p.running {
+			hint = "in a function use run:machine(name)"
+		}
+		p.fault(p.here(L), "%s: an item cannot be read: %s", n, hint)
 		L.Push(p.unknown)
 		return 1
 	}))

@@ -30,6 +30,8 @@ type page struct {
 	nodes      []*node
 	loaded     map[string]lua.LValue // modules by name; nil while one loads
 	running    bool                  // a function of the plan runs
+	visited    int                   // values of tables that were looked at; see visit
+	dropped    int                   // faults over maxFaults
 	wantParams bool                  // a parameter without a value is a fault
 
 	nodeMeta   *lua.LTable
@@ -64,13 +66,49 @@ func (p *page) make(L *lua.LState, c *registry.Constructor, pos plans.Pos) int {
 	return p.construct(L, c, pos)
 }
 
+const (
+	maxFaults  = 1000    // that are listed
+	maxVisited = 200_000 // values in the tables of a page
+)
+
 func (p *page) fault(pos plans.Pos, format string, args ...any) {
-	p.faults = append(p.faults, plans.Fault{Pos: pos, Message: fmt.Sprintf(format, args...)})
+	p.report(plans.Fault{Pos: pos, Message: fmt.Sprintf(format, args...)})
 }
 
 func (p *page) faultNear(pos plans.Pos, name string, known []string, format string, args ...any) {
-	p.fault(pos, format, args...)
-	p.faults[len(p.faults)-1].Suggestion = plans.Nearest(name, known)
+	p.report(plans.Fault{Pos: pos, Message: fmt.Sprintf(format, args...), Suggestion: plans.Nearest(name, known)})
+}
+
+// report adds a fault. While a function of the plan runs, nobody would read
+// it: there it is an error of that function.
+func (p *page) report(f plans.Fault) {
+	switch {
+	case p.running:
+		p.box.L.Error(lua.LString(f.String()), 0)
+	case len(p.faults) < maxFaults:
+		p.faults = append(p.faults, f)
+	default:
+		p.dropped++
+	}
+}
+
+// visit counts a value of a table that is looked at; false, and a fault, when
+// there are too many: lists that hold the same list many times grow without end.
+func (p *page) visit(pos plans.Pos) bool {
+	p.visited++
+	if p.visited == maxVisited+1 {
+		p.fault(pos, "the tables of this file hold more than %d values: does a list hold the same list again and again?", maxVisited)
+	}
+	return p.visited <= maxVisited
+}
+
+// err is all faults of the page, with their source lines; nil when there is none.
+func (p *page) err() error {
+	fs := p.faults.Sorted().WithSource(p.source.bundle)
+	if p.dropped > 0 {
+		fs = append(fs, plans.Fault{Pos: p.mainPos(), Message: fmt.Sprintf("%d more mistakes are not listed", p.dropped)})
+	}
+	return fs.Err()
 }
 
 // here is the line of Lua that called the host function.
@@ -81,8 +119,11 @@ func (p *page) here(L *lua.LState) plans.Pos {
 			return pos
 		}
 	}
-	return plans.Pos{File: p.source.bundle.Main, Line: 1}
+	return p.mainPos()
 }
+
+// mainPos is where a fault stands whose place is not known.
+func (p *page) mainPos() plans.Pos { return plans.Pos{File: p.source.bundle.Main, Line: 1} }
 
 // parsePlace reads "erp.lua:12:".
 func parsePlace(s string) (plans.Pos, bool) {
@@ -105,8 +146,10 @@ func (p *page) run(u *syntax.Unit) ([]lua.LValue, error) {
 	hidden := []lua.LValue{
 		p.box.Func(func(L *lua.LState) int {
 			t := L.CheckTable(2)
-			p.tables[t] = u.Tables[L.CheckInt(1)]
-			p.files[t] = u.Name
+			if !p.running { // a function's tables are nobody's items
+				p.tables[t] = u.Tables[L.CheckInt(1)]
+				p.files[t] = u.Name
+			}
 			L.Push(t)
 			return 1
 		}),
@@ -186,8 +229,7 @@ func (p *page) recorder(L *lua.LState, name string) lua.LValue {
 	mod, ok := registry.Module(short)
 	if !ok {
 		if !p.source.reported[name] {
-			p.fault(p.here(L), "there is no module %q in this build", name)
-			p.faults[len(p.faults)-1].Suggestion = nearModule(name)
+			p.report(plans.Fault{Pos: p.here(L), Message: fmt.Sprintf("there is no module %q in this version", name), Suggestion: nearModule(name)})
 		}
 		return p.unknown
 	}
@@ -222,6 +264,10 @@ func (p *page) recording(mod registry.ModuleDoc) *lua.LFunction {
 	})
 }
 
+// ofUnknown is what the library says where an unknown value cannot go on: in
+// comparisons and as the limit of a loop.
+var ofUnknown = regexp.MustCompile(`attempt to compare (\w+ with userdata|userdata with \w+)|for statement \w+ must be a number`)
+
 // failed turns an error of evaluation into a fault.
 func (p *page) failed(err error) {
 	pos, text := p.place(err)
@@ -232,13 +278,15 @@ func (p *page) failed(err error) {
 		text = "evaluating the file takes too much memory"
 	case fault.Is(err, fault.Internal) && p.box.Err() != nil:
 		text = err.Error()
+	case len(p.source.faults) > 0 && ofUnknown.MatchString(text):
+		return // it comes of an unknown name, which is reported
 	}
 	p.fault(pos, "%s", text)
 }
 
 // place splits an error of Lua into where and what.
 func (p *page) place(err error) (plans.Pos, string) {
-	pos := plans.Pos{File: p.source.bundle.Main, Line: 1}
+	pos := p.mainPos()
 	var ae *lua.ApiError
 	if !errors.As(err, &ae) {
 		return pos, err.Error()
@@ -309,7 +357,7 @@ func friendly(s string) string {
 
 // returned checks what the main file returned: one item of the wanted kind.
 func (p *page) returned(rets []lua.LValue, kind string) (*node, bool) {
-	pos := plans.Pos{File: p.source.bundle.Main, Line: 1}
+	pos := p.mainPos()
 	at := slices.IndexFunc(p.nodes, func(n *node) bool { return n.ctor.Name == kind })
 	if at >= 0 {
 		pos = p.nodes[at].pos
@@ -361,6 +409,9 @@ func (p *page) markInside(n *node, depth int) {
 			return
 		}
 		sandbox.ForEach(t, func(_, v lua.LValue) {
+			if !p.visit(n.pos) {
+				return
+			}
 			if c, ok := asNode(v); ok {
 				if c.placed == 0 {
 					c.placed = 1

@@ -2,8 +2,12 @@ package scripts
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
+	"unicode/utf8"
+
+	lua "github.com/yuin/gopher-lua"
 
 	"github.com/drrun/drrun/internal/quantity"
 )
@@ -12,18 +16,25 @@ import (
 // it as a string, a float64 or a bool. Durations, sizes and rates stay strings.
 func typed(kind string, val any, choices []string) (any, error) {
 	text, isText := val.(string)
-	if len(choices) > 0 && !slices.Contains(choices, fmt.Sprint(val)) {
-		return nil, fmt.Errorf("it is %v, want %s", val, oneOf(choices))
+	shown := fmt.Sprint(val)
+	if n, ok := val.(float64); ok {
+		shown = lua.LNumber(n).String() // as it is written on the page
+	}
+	if len(choices) > 0 && !slices.Contains(choices, shown) {
+		return nil, fmt.Errorf("it is %s, want %s", shown, oneOf(choices))
+	}
+	if isText && !utf8.ValidString(text) {
+		return nil, fmt.Errorf("%q is no UTF-8 text", text)
 	}
 	var err error
 	switch kind {
 	case "number":
-		if _, ok := val.(float64); ok {
-			return val, nil
+		n, ok := val.(float64)
+		if isText {
+			n, err = strconv.ParseFloat(text, 64)
 		}
-		n, err := strconv.ParseFloat(text, 64)
-		if !isText || err != nil {
-			return nil, fmt.Errorf("%v is no number", val)
+		if err != nil || !ok && !isText || math.IsNaN(n) || math.IsInf(n, 0) {
+			return nil, fmt.Errorf("%s is no number", shown)
 		}
 		return n, nil
 	case "boolean":

@@ -2,6 +2,7 @@ package scripts
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,8 +24,9 @@ type function struct {
 // planBuilder turns the items of a page into a plan.
 type planBuilder struct {
 	*page
-	funcs []function
-	known reported
+	funcs  []function
+	params []string // names of the parameters, with a value or without
+	known  reported
 }
 
 func (p *planBuilder) plan(root *node, set map[string]string) *plans.Plan {
@@ -39,10 +41,8 @@ func (p *planBuilder) plan(root *node, set map[string]string) *plans.Plan {
 	if d := get[*body](b, "drill"); d != nil {
 		out.Drill = p.drill(d)
 	}
-	out.Params = p.params(b, set)
-	if len(p.secrets) > 0 {
-		out.Secrets = p.secrets
-	}
+	out.Params = p.parameters(b, set)
+	out.Secrets = p.namedSecrets()
 	if s := get[*body](b, "shutdown"); s != nil {
 		out.Shutdown = plans.Shutdown{Phase: p.phase(s), ForceAfter: get[time.Duration](s, "force_after")}
 	}
@@ -57,6 +57,27 @@ func (p *planBuilder) plan(root *node, set map[string]string) *plans.Plan {
 			s := p.step(n)
 			out.Items = append(out.Items, plans.Item{Wait: &s})
 		}
+	}
+	return out
+}
+
+// namedSecrets are the secrets that the page makes and those that functions
+// name, with their first place; nil when there is none.
+func (p *planBuilder) namedSecrets() map[string]plans.Pos {
+	out := maps.Clone(p.secrets)
+	for _, file := range slices.Sorted(maps.Keys(p.source.units)) {
+		u := p.source.units[file]
+		if u == nil {
+			continue
+		}
+		for _, s := range u.Secrets {
+			if _, known := out[s.Name]; !known {
+				out[s.Name] = plans.Pos{File: file, Line: s.Line}
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil
 	}
 	return out
 }
@@ -134,9 +155,6 @@ func (p *planBuilder) step(n *node) plans.Step {
 	}
 	if b.has("within") {
 		s.Within = get[time.Duration](b, "within")
-		if s.Within == 0 && !b.bad["within"] {
-			p.fault(b.at("within"), "%s: within is nothing", n)
-		}
 	}
 	if r := get[*body](b, "retry"); r != nil {
 		s.Retry = plans.Retry{Times: get[int](r, "times"), Every: get[time.Duration](r, "every")}
@@ -215,11 +233,10 @@ func (p *planBuilder) drill(b *body) *plans.Drill {
 	return d
 }
 
-// params reads the typed parameters and what --set gave them.
-func (p *planBuilder) params(b *body, set map[string]string) map[string]any {
+// parameters reads the typed parameters and what --set gave them.
+func (p *planBuilder) parameters(b *body, set map[string]string) map[string]any {
 	out := make(map[string]any)
 	t := get[*lua.LTable](b, "params")
-	var names []string
 	if t != nil {
 		sandbox.ForEach(t, func(k, v lua.LValue) {
 			name, ok := k.(lua.LString)
@@ -227,15 +244,15 @@ func (p *planBuilder) params(b *body, set map[string]string) map[string]any {
 				p.fault(b.at("params"), "plan: params: a key is %s, want a name", describe(k))
 				return
 			}
-			names = append(names, string(name))
+			p.params = append(p.params, string(name))
 			if val := p.param(p.keyPos(t, string(name), b.at("params")), string(name), v, set); val != nil {
 				out[string(name)] = val
 			}
 		})
 	}
 	for name := range set {
-		if !slices.Contains(names, name) {
-			p.faultNear(b.pos, name, names, "--set %s: the plan has no parameter of this name", name)
+		if !slices.Contains(p.params, name) {
+			p.faultNear(b.pos, name, p.params, "--set %s: the plan has no parameter of this name", name)
 		}
 	}
 	if len(out) == 0 {
@@ -274,6 +291,9 @@ func (p *planBuilder) param(pos plans.Pos, name string, v lua.LValue, set map[st
 	var val any
 	switch d := def.(type) {
 	case lua.LString:
+		if !p.text(what, pos, string(d)) {
+			return nil
+		}
 		val = string(d)
 		kind = or(kind, "string")
 	case lua.LNumber:

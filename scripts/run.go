@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/http"
 
 	lua "github.com/yuin/gopher-lua"
 
@@ -21,6 +20,9 @@ import (
 	luatime "github.com/drrun/drrun/scripts/lua/time"
 	"github.com/drrun/drrun/scripts/registry"
 )
+
+// httpClient keeps its connections for all functions of the process.
+var httpClient = luahttp.Client()
 
 // openers are the modules of drrun by name.
 var openers = map[string]func(*hostcall.Env) map[string]lua.LGFunction{
@@ -50,7 +52,7 @@ func (l *Loader) RunFunc(ctx context.Context, b plans.Bundle, ref plans.FuncRef,
 		if ctx.Err() != nil {
 			return false, "", context.Cause(ctx)
 		}
-		return false, "", p.faults.Sorted().WithSource(b)
+		return false, "", p.err()
 	}
 	pb := &planBuilder{page: p, known: make(reported)}
 	pb.plan(root, nil)
@@ -59,7 +61,7 @@ func (l *Loader) RunFunc(ctx context.Context, b plans.Bundle, ref plans.FuncRef,
 	}
 	p.box.Untimed()
 	p.running = true
-	p.box.SetPrint(func(line string) { host.Note(env.Hide(line)) })
+	p.box.SetPrint(env.Note)
 	p.box.SetRandom(func(L *lua.LState) float64 {
 		var f float64
 		env.Op(L, "math.random", plans.OpRead, nil, &f, func(context.Context, string) (any, error) {
@@ -67,13 +69,13 @@ func (l *Loader) RunFunc(ctx context.Context, b plans.Bundle, ref plans.FuncRef,
 		})
 		return f
 	})
-	return p.callFunc(env, pb.funcs[ref.Index])
+	return p.callFunc(env, pb.funcs[ref.Index], pb.params)
 }
 
 func (l *Loader) env(p *page, info plans.RunInfo, host plans.HostCalls) *hostcall.Env {
 	e := &hostcall.Env{Box: p.box, Host: host, Info: info, Secrets: l.o.Secrets, HTTP: l.o.HTTP, Dial: l.o.Dial}
 	if e.HTTP == nil {
-		e.HTTP = http.DefaultClient
+		e.HTTP = httpClient
 	}
 	if e.Dial == nil {
 		e.Dial = (&net.Dialer{}).DialContext
@@ -81,9 +83,10 @@ func (l *Loader) env(p *page, info plans.RunInfo, host plans.HostCalls) *hostcal
 	return e
 }
 
-// callFunc calls a function of the plan and reads its answer.
-func (p *page) callFunc(env *hostcall.Env, f function) (ok bool, detail string, err error) {
-	rets, err := p.box.Call(f.fn, p.runObject(env))
+// callFunc calls a function of the plan and reads its answer. params are the
+// names of the plan's parameters.
+func (p *page) callFunc(env *hostcall.Env, f function, params []string) (ok bool, detail string, err error) {
+	rets, err := p.box.Call(f.fn, p.runObject(env, params))
 	if cause := p.box.Err(); cause != nil {
 		var ae *lua.ApiError
 		if errors.As(err, &ae) {

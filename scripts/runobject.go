@@ -36,8 +36,9 @@ func (p *page) readOnly(what string, fields map[string]lua.LValue) lua.LValue {
 	return ud
 }
 
-// runObject makes the value that a function of the plan gets.
-func (p *page) runObject(env *hostcall.Env) lua.LValue {
+// runObject makes the value that a function of the plan gets. A parameter of
+// the plan that has no value is nil.
+func (p *page) runObject(env *hostcall.Env, names []string) lua.LValue {
 	info, L := env.Info, p.box.L
 	// Both run.note("…") and run:note("…") are taken.
 	method := func(fn func(L *lua.LState) int) lua.LValue {
@@ -50,6 +51,9 @@ func (p *page) runObject(env *hostcall.Env) lua.LValue {
 	}
 	text := func(s string) lua.LValue { return lua.LString(s) }
 	params := make(map[string]lua.LValue)
+	for _, name := range names {
+		params[name] = lua.LNil
+	}
 	for k, v := range info.Params {
 		params[k] = hostcall.ToLua(L, v)
 	}
@@ -65,7 +69,7 @@ func (p *page) runObject(env *hostcall.Env) lua.LValue {
 		"params": p.readOnly("run.params", params),
 		"now":    method(func(L *lua.LState) int { return luatime.Now(env, L) }),
 		"note": method(func(L *lua.LState) int {
-			env.Host.Note(env.Hide(env.Box.Text(L, L.CheckAny(1))))
+			env.Note(env.Box.Text(L, L.CheckAny(1)))
 			return 0
 		}),
 		"machine": method(func(L *lua.LState) int {

@@ -147,7 +147,7 @@ func (s *source) imports(file string, u *syntax.Unit) {
 		case slices.Contains(registry.ModuleNames(), im.Name):
 			continue
 		case slices.Contains(registry.Later, im.Name):
-			f.Message = fmt.Sprintf("module %q is not part of this build", im.Name)
+			f.Message = fmt.Sprintf("module %q is not in this version", im.Name)
 		case strings.HasPrefix(im.Name, "drrun."):
 			f.Message = fmt.Sprintf("there is no module %q", im.Name)
 			f.Suggestion = nearModule(im.Name)

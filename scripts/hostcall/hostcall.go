@@ -6,9 +6,11 @@
 package hostcall
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -42,6 +44,22 @@ type Env struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	opened []string // values of opened secrets, never shown
+	notes  int
+}
+
+// MaxNotes is how many lines one function puts on the timeline: each of them is
+// a record that is synced to the disk.
+const MaxNotes = 1000
+
+// Note puts a line on the run's timeline, without secrets; lines over MaxNotes
+// are left out.
+func (e *Env) Note(line string) {
+	switch e.notes++; {
+	case e.notes <= MaxNotes:
+		e.Host.Note(e.Hide(line))
+	case e.notes == MaxNotes+1:
+		e.Host.Note(fmt.Sprintf("more than %d lines: the others are left out", MaxNotes))
+	}
 }
 
 // Secret is the handle of a secret, the value behind secret "name".
@@ -117,10 +135,43 @@ func (e *Env) outcome(ctx context.Context, key string, do func(ctx context.Conte
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(outcome{Value: json.RawMessage(e.Hide(string(raw)))})
+	if raw, err = e.hideIn(raw); err != nil {
+		return nil, err
+	}
+	return json.Marshal(outcome{Value: raw})
 }
 
-// Open returns the text that v is: a string, a number, or an opened secret.
+// hideIn replaces the values of opened secrets in the texts of a JSON value.
+func (e *Env) hideIn(raw json.RawMessage) (json.RawMessage, error) {
+	if len(e.opened) == 0 {
+		return raw, nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var tree any
+	if err := dec.Decode(&tree); err != nil {
+		return nil, err
+	}
+	return json.Marshal(e.hideTree(tree))
+}
+
+func (e *Env) hideTree(v any) any {
+	switch v := v.(type) {
+	case string:
+		return e.Hide(v)
+	case []any:
+		for i := range v {
+			v[i] = e.hideTree(v[i])
+		}
+	case map[string]any:
+		for k := range v { // the names of fields are no secrets
+			v[k] = e.hideTree(v[k])
+		}
+	}
+	return v
+}
+
+// Open returns the text that v is, which IsText: a secret is opened.
 func (e *Env) Open(ctx context.Context, v lua.LValue) (string, error) {
 	s, ok := AsSecret(v)
 	if !ok {
@@ -137,6 +188,13 @@ func (e *Env) Open(ctx context.Context, v lua.LValue) (string, error) {
 		e.opened = append(e.opened, text)
 	}
 	return text, nil
+}
+
+// IsText reports whether v has a text of its own: a string, a number or a
+// secret. What other values print is different every time.
+func IsText(v lua.LValue) bool {
+	_, secret := AsSecret(v)
+	return secret || v.Type() == lua.LTString || v.Type() == lua.LTNumber
 }
 
 // Shown returns the text of v for journals and messages: secrets are ***.

@@ -42,14 +42,27 @@ func ToLua(L *lua.LState, v any) lua.LValue {
 	return lua.LString(fmt.Sprint(v))
 }
 
+// MaxValues is how many values FromLua takes: a table that holds one table many
+// times, level by level, is small in Lua and without end as a text.
+const MaxValues = 100_000
+
 // FromLua makes the JSON value of a Lua value. A table is a list when its keys
 // are 1 to n, an object when they are all strings; an empty table is an object.
-// text says what a string or a secret becomes.
+// text says what a secret becomes.
 func FromLua(v lua.LValue, text func(lua.LValue) (string, error)) (any, error) {
-	return fromLua(v, text, 0)
+	c := converter{text: text, left: MaxValues}
+	return c.value(v, 0)
 }
 
-func fromLua(v lua.LValue, text func(lua.LValue) (string, error), depth int) (any, error) {
+type converter struct {
+	text func(lua.LValue) (string, error)
+	left int // values that may still come
+}
+
+func (c *converter) value(v lua.LValue, depth int) (any, error) {
+	if c.left--; c.left < 0 {
+		return nil, fmt.Errorf("more than %d values", MaxValues)
+	}
 	if depth > maxDepth {
 		return nil, errors.New("tables are nested too deep, or in a circle")
 	}
@@ -66,24 +79,23 @@ func fromLua(v lua.LValue, text func(lua.LValue) (string, error), depth int) (an
 	case lua.LString:
 		return string(v), nil
 	case *lua.LTable:
-		return fromTable(v, text, depth)
+		return c.table(v, depth)
 	}
 	if _, ok := AsSecret(v); ok {
-		return text(v)
+		return c.text(v)
 	}
 	return nil, fmt.Errorf("a %s has no JSON", v.Type())
 }
 
-func fromTable(t *lua.LTable, text func(lua.LValue) (string, error), depth int) (any, error) {
-	n := t.Len()
-	list, object := make([]any, 0, n), make(map[string]any)
+func (c *converter) table(t *lua.LTable, depth int) (any, error) {
+	list, object := []any{}, make(map[string]any)
 	var err error
 	sandbox.ForEach(t, func(k, v lua.LValue) {
 		if err != nil {
 			return
 		}
 		var item any
-		if item, err = fromLua(v, text, depth+1); err != nil {
+		if item, err = c.value(v, depth+1); err != nil {
 			return
 		}
 		switch key := k.(type) {

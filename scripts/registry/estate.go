@@ -7,12 +7,12 @@ func policyFields() []Field {
 		{Name: "rpo", Type: Duration, Doc: "Alarm when the newest point is older."},
 		{Name: "keep", Type: Keep, Default: `{ "all for 24h" }`, Doc: `Lines of a retention: "all for 1h", "5m for 1d".`},
 		{Name: "rate", Type: Rate, Doc: "Most that goes over the wire."},
-		{Name: "windows", Type: Strings, Doc: `Times of day in which it sends: "22:00-06:00".`},
+		{Name: "windows", Type: Strings, Later: "agents send at any time of day (rate limits how much)", Doc: `Times of day in which it sends: "22:00-06:00".`},
 		{Name: "codec", Type: Word, Words: []string{"auto", "raw", "s2", "zstd"}, Default: `"auto"`, Doc: "Compression on the wire."},
-		{Name: "initial", Type: String, Default: `"now"`, Doc: `The first copy: "now", "22:00", "import" or "existing".`},
-		{Name: "consistency", Type: Word, Words: []string{"crash", "app", "fuzzy"}, Doc: "The least that a point must be."},
+		{Name: "initial", Type: String, Default: `"now"`, Later: "a first copy goes over the network", LaterWords: []string{"import"}, Doc: `The first copy: "now", "22:00", "import" or "existing".`},
+		{Name: "consistency", Type: Word, Words: []string{"crash", "app", "fuzzy"}, Default: `"crash"`, Later: "choose app points by point = \"latest-app\"", LaterWords: []string{"app"}, Doc: "The least that a point must be."},
 		{Name: "fence", Type: Word, Words: []string{"stop", "alarm"}, Default: `"stop"`, Doc: "What a host does with a machine that runs elsewhere now."},
-		{Name: "lease", Type: Duration, Doc: "The source stops its machine when nobody answered for so long."},
+		{Name: "lease", Type: Duration, Later: "an unplanned run asks a person whether the source is down", Doc: "The source stops its machine when nobody answered for so long."},
 		{Name: "start_alone", Type: Word, Words: []string{"ask", "never", "allow"}, Default: `"ask"`, Doc: "May a host start a machine that no peer confirms."},
 	}
 }
@@ -38,7 +38,7 @@ func machineFields() []Field {
 		{Name: "policy", Type: String, Doc: "Its policy; default: its cloud's."},
 		{Name: "replica", Type: String, Doc: "Host of its replica; default: the one with most free space."},
 		{Name: "protected", Type: Bool, Default: "true", Doc: "Whether it is replicated."},
-		{Name: "consistent", Type: String, Doc: "Consistency group."},
+		{Name: "consistent", Type: String, Later: "every machine has points of its own", Doc: "Consistency group."},
 		{Name: "ready", Type: Record, Doc: "When it is ready.",
 			Fields: append(checkFields(), Field{Name: "within", Type: Duration, Default: "5m", Doc: "Time it may take."})},
 		{Name: "exec", Type: Record, Fields: providerFields(), Doc: "It is a process."},
@@ -67,7 +67,7 @@ func estateConstructors() []Constructor {
 		{Name: "host", Body: Needed, Doc: "Runs an agent.", Fields: []Field{
 			{Name: "addr", Type: String, Doc: "Where its agent listens; the port is 7830 unless it says another."},
 			{Name: "store", Type: String, Doc: "Folder of replicas; makes it a target."},
-			{Name: "relay", Type: Bool, Doc: "It relays."},
+			{Name: "relay", Type: Bool, Later: "sources send to the target itself", Doc: "It relays."},
 			{Name: "allow", Type: Strings, Doc: "Programs that plans may run there; none by default."},
 		}},
 		{Name: "machine", Body: Needed, Items: []string{"disk"}, Fields: machineFields(), Doc: "Something to protect."},
@@ -76,7 +76,7 @@ func estateConstructors() []Constructor {
 			{Name: "device", Type: String, Doc: "Its device at home."},
 			{Name: "at", Type: Map, Doc: "Its path by site."},
 			{Name: "allocation", Type: Word, Words: []string{"sparse", "full"}, Doc: "Whether holes are kept as holes."},
-			{Name: "exclude", Type: Strings, Doc: "What is not replicated."},
+			{Name: "exclude", Type: Strings, Later: "disks are replicated whole", Doc: "What is not replicated."},
 		}},
 		{Name: "secret", Body: Needed, Doc: "A value that functions may open and nothing prints.", Fields: []Field{
 			{Name: "file", Type: String, Doc: "File that holds it."},

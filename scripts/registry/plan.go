@@ -13,7 +13,7 @@ func step(own ...Field) []Field {
 		{Name: "within", Type: Duration, Default: "5m", Doc: "The whole step, with its retries."},
 		{Name: "retry", Type: Record, Doc: "Repeats a failed step.", Fields: []Field{
 			{Name: "times", Type: Integer, Doc: "How often more."},
-			{Name: "every", Type: Duration, Doc: "Time between two attempts."},
+			{Name: "every", Type: Duration, Zero: true, Doc: "Time between two attempts."},
 		}},
 		{Name: "on_fail", Type: Word, Words: []string{"stop", "continue", "ask"}, Doc: "What a failure means; default: as the type of the run says."},
 		{Name: "only", Type: Types, Doc: `Types of failover it runs in; "any" for everywhere.`},
@@ -44,7 +44,7 @@ func drillFields() []Field {
 		{Name: "missed", Type: Word, Words: []string{"skip", "once"}, Doc: "What happens to drills missed while no runtime ran."},
 		{Name: "overlap", Type: Word, Words: []string{"skip", "queue"}, Doc: "What happens when the drill before still runs."},
 		{Name: "deadline", Type: Duration, Doc: "A drill that could not start for so long is skipped."},
-		{Name: "jitter", Type: Duration, Doc: "Start up to this much later, by chance."},
+		{Name: "jitter", Type: Duration, Zero: true, Doc: "Start up to this much later, by chance."},
 		{Name: "blackout", Type: Strings, Doc: `Days without drills: "2026-12-24" or "2026-12-20 to 2027-01-05".`},
 	}
 }
@@ -59,7 +59,7 @@ func planConstructors() []Constructor {
 			{Name: "point", Type: String, Default: "latest", Doc: "Selector of the recovery point."},
 			{Name: "commit", Type: Commit, Words: []string{"manual", "auto"}, Default: `"manual"`, Doc: "When a failover is committed.", Fields: []Field{
 				{Name: "within", Type: Duration, Doc: "Time that a person has."},
-				{Name: "on_timeout", Type: Word, Words: []string{"commit", "rollback"}, Doc: "What happens after it."},
+				{Name: "on_timeout", Type: Word, Words: []string{"commit", "rollback"}, Later: "only a person rolls back", LaterWords: []string{"rollback"}, Doc: "What happens after it."},
 			}},
 			{Name: "drill", Type: Record, Fields: drillFields(), Doc: "Schedules unattended tests of the plan."},
 			{Name: "params", Type: Params, Doc: "Values that --set can change; run.params in functions."},
@@ -69,10 +69,10 @@ func planConstructors() []Constructor {
 		}},
 		{Name: "group", Body: Needed, Items: []string{"machine", "machines"}, Doc: "Machines that start together.", Fields: append(phase(),
 			Field{Name: "parallel", Type: Integer, Doc: "How many start at the same time; default: all."},
-			Field{Name: "delay", Type: Duration, Doc: "Time to wait before its machines start."})},
+			Field{Name: "delay", Type: Duration, Zero: true, Doc: "Time to wait before its machines start."})},
 		{Name: "machine", Body: Optional, Doc: "A machine of the estate.", Fields: append(phase(),
 			Field{Name: "needs", Type: Strings, Doc: "Machines of the group that must be ready first."},
-			Field{Name: "delay", Type: Duration, Doc: "Time to wait before it starts."})},
+			Field{Name: "delay", Type: Duration, Zero: true, Doc: "Time to wait before it starts."})},
 		{Name: "machines", Body: Needed, Unnamed: true, Doc: "The machines of the estate that have a tag.", Fields: []Field{
 			{Name: "tag", Type: String, Doc: "The tag."},
 			{Name: "except", Type: Strings, Doc: "Machines to leave out."}}},

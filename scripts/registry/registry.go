@@ -36,9 +36,14 @@ type Field struct {
 	Name    string
 	Type    Type
 	Words   []string // of a Word
+	Zero    bool     // of a Duration: "0s" means something
 	Fields  []Field  // of a Record
 	Doc     string
 	Default string // as it is written, for the documents
+	// Later is why this version refuses the field, or one of its words: what
+	// nothing acts on must not look as if it protected anybody.
+	Later      string
+	LaterWords []string // the words; none: the field as a whole
 }
 
 // Scope says in which kind of file a constructor is used.

@@ -3,6 +3,7 @@ package syntax
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	lua "github.com/yuin/gopher-lua"
 	"github.com/yuin/gopher-lua/ast"
@@ -55,10 +56,11 @@ type Unit struct {
 	Name     string
 	Tables   []Table  // by id
 	Requires []Import // modules it loads by a constant name
+	Secrets  []Import // secrets it names by a constant, in functions too
 	Proto    *lua.FunctionProto
 }
 
-// Import is one require of a module by a constant name.
+// Import is a name from elsewhere, written as a constant.
 type Import struct {
 	Name string
 	Line int
@@ -73,7 +75,10 @@ func Load(name, src string, w Words) (*Unit, plans.Faults) {
 	if len(src) > MaxSource {
 		return nil, one(1, fmt.Sprintf("the file is longer than %d bytes", MaxSource))
 	}
-	toks := tokenize(src)
+	if line := notText(src); line > 0 {
+		return nil, one(line, "this is no UTF-8 text: save the file as UTF-8")
+	}
+	toks := tokenize(strings.TrimPrefix(src, byteOrderMark))
 	stmts, err := parseSource(name, src)
 	if err != nil {
 		return nil, plans.Faults{explain(name, toks, err)}
@@ -87,7 +92,7 @@ func Load(name, src string, w Words) (*Unit, plans.Faults) {
 	if err != nil {
 		return nil, append(t.faults, one(compileLine(err), "syntax: "+compileMessage(err))...)
 	}
-	return &Unit{Name: name, Tables: t.tables, Requires: t.imports, Proto: proto}, t.faults
+	return &Unit{Name: name, Tables: t.tables, Requires: t.imports, Secrets: t.secrets, Proto: proto}, t.faults
 }
 
 // Imports returns the modules that a source loads by a constant name, as far
@@ -102,6 +107,20 @@ func Imports(name, src string) []Import {
 	return t.imports
 }
 
+// notText returns the first line that is not UTF-8, or 0. A file is stored as
+// JSON with the run, where other bytes would not stay what they are.
+func notText(src string) int {
+	for i, line := range strings.Split(src, "\n") {
+		if !utf8.ValidString(line) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// byteOrderMark is what some editors put before the first line.
+const byteOrderMark = "\ufeff"
+
 func parseSource(name, src string) (stmts []ast.Stmt, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -111,7 +130,7 @@ func parseSource(name, src string) (stmts []ast.Stmt, err error) {
 	if depth := bracketDepth(src); depth > 5000 {
 		return nil, fmt.Errorf("brackets are nested %d levels deep", depth)
 	}
-	return parse.Parse(strings.NewReader(src), name)
+	return parse.Parse(strings.NewReader(strings.TrimPrefix(src, byteOrderMark)), name)
 }
 
 // bracketDepth is an upper bound for the depth of brackets in src.

@@ -20,6 +20,7 @@ type tree struct {
 	faults  plans.Faults
 	tables  []Table
 	imports []Import
+	secrets []Import
 	globals map[string]bool // assigned by mistake, reported once
 
 	scopes  []map[string]bool
@@ -308,6 +309,10 @@ func (t *tree) call(e *ast.FuncCallExpr) {
 	case isName && id.Value == "require" && !t.local("require") && len(e.Args) == 1:
 		if s, ok := e.Args[0].(*ast.StringExpr); ok {
 			t.imports = append(t.imports, Import{s.Value, id.Line()})
+		}
+	case isName && id.Value == "secret" && !t.local("secret") && t.words.Globals["secret"] && len(e.Args) == 1:
+		if s, ok := e.Args[0].(*ast.StringExpr); ok {
+			t.secrets = append(t.secrets, Import{s.Value, id.Line()})
 		}
 	default:
 		e.Func = t.expr(e.Func)

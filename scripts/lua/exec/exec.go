@@ -42,8 +42,8 @@ func run(e *hostcall.Env, L *lua.LState) int {
 	cmd, shown := make([]lua.LValue, list.Len()), make([]string, list.Len())
 	for i := range cmd {
 		cmd[i] = list.RawGetInt(i + 1)
-		if t := cmd[i].Type(); t != lua.LTString && t != lua.LTNumber && t != lua.LTUserData {
-			L.RaiseError("exec.run: argument %d of cmd is a %s", i+1, t)
+		if !hostcall.IsText(cmd[i]) {
+			L.RaiseError("exec.run: argument %d of cmd is a %s", i+1, cmd[i].Type())
 		}
 		shown[i] = hostcall.Shown(cmd[i])
 	}
@@ -76,16 +76,22 @@ func start(ctx context.Context, e *hostcall.Env, key, on string, cmd []lua.LValu
 	limited, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	exit, output, err := e.Host.Exec(limited, key, on, words)
-	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		return nil, fault.Errorf(fault.Unknown, "exec.run: %s on %s did not end within %s: what it did is unknown: %w", hostcall.Shown(cmd[0]), on, within, err)
-	}
-	if err != nil {
+	switch {
+	case err != nil && limited.Err() != nil && !decided(err):
+		return nil, fault.Errorf(fault.Unknown, "exec.run: %s on %s did not end in time (within %s): what it did is unknown: %w", hostcall.Shown(cmd[0]), on, within, err)
+	case err != nil:
 		return nil, err
 	}
 	if len(output) > hostcall.MaxBody {
 		output = output[len(output)-hostcall.MaxBody:]
 	}
 	return result{exit, output}, nil
+}
+
+// decided reports whether an error says that the program did not run, however
+// late it came.
+func decided(err error) bool {
+	return slices.Contains([]fault.Kind{fault.Invalid, fault.Refused, fault.NotFound, fault.Conflict}, fault.KindOf(err))
 }
 
 // accepted reads the exit codes that are no error.

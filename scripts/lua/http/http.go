@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,10 +26,11 @@ import (
 // Open returns the functions of the module.
 func Open(e *hostcall.Env) map[string]lua.LGFunction {
 	return map[string]lua.LGFunction{
-		"get":  func(L *lua.LState) int { return do(e, L, http.MethodGet) },
-		"post": func(L *lua.LState) int { return do(e, L, http.MethodPost) },
+		"get":  func(L *lua.LState) int { return do(e, L, http.MethodGet, keys[:3]) },
+		"post": func(L *lua.LState) int { return do(e, L, http.MethodPost, keys[:5]) },
 		"request": func(L *lua.LState) int {
 			o := L.CheckTable(1)
+			hostcall.Keys(L, "http.request", o, keys)
 			method, _ := o.RawGetString("method").(lua.LString)
 			target, _ := o.RawGetString("url").(lua.LString)
 			if method == "" || target == "" {
@@ -39,8 +41,10 @@ func Open(e *hostcall.Env) map[string]lua.LGFunction {
 	}
 }
 
-func do(e *hostcall.Env, L *lua.LState, method string) int {
-	return send(e, L, method, L.CheckString(1), L.OptTable(2, L.NewTable()))
+func do(e *hostcall.Env, L *lua.LState, method string, known []string) int {
+	o := L.OptTable(2, L.NewTable())
+	hostcall.Keys(L, "http."+strings.ToLower(method), o, known)
+	return send(e, L, method, L.CheckString(1), o)
 }
 
 // request is one request as the script gave it; values may be secrets.
@@ -58,15 +62,16 @@ type response struct {
 	Headers map[string]string `json:"headers"`
 }
 
-var keys = []string{"method", "url", "headers", "body", "json", "within", "expect"}
+// keys of an options table: those of get, then of post, then of request.
+var keys = []string{"headers", "within", "expect", "body", "json", "method", "url"}
 
 func send(e *hostcall.Env, L *lua.LState, method, target string, o *lua.LTable) int {
-	hostcall.Keys(L, "http."+strings.ToLower(method), o, keys)
-	r := request{method: method, url: resolve(e, L, target), headers: map[string]lua.LValue{},
+	r := request{method: method, url: resolve(e, L, target), headers: headers(L, o.RawGetString("headers")),
 		body: o.RawGetString("body"), json: o.RawGetString("json"),
 		within: hostcall.Within(L, o.RawGetString("within"), hostcall.DefaultWithin)}
-	if h, ok := o.RawGetString("headers").(*lua.LTable); ok {
-		sandbox.ForEach(h, func(k, v lua.LValue) { r.headers[k.String()] = v })
+	expect := expected(L, o.RawGetString("expect"))
+	if r.body != lua.LNil && !hostcall.IsText(r.body) {
+		L.RaiseError("http: body is a %s, want a string (json = for tables)", r.body.Type())
 	}
 	if r.body != lua.LNil && r.json != lua.LNil {
 		L.RaiseError("http: only one of body and json can be said")
@@ -83,14 +88,36 @@ func send(e *hostcall.Env, L *lua.LState, method, target string, o *lua.LTable) 
 	e.Op(L, "http."+strings.ToLower(method), class, shown, &got, func(ctx context.Context, key string) (any, error) {
 		return r.send(ctx, e, key, class)
 	})
-	expected(L, method, r.url, got, o.RawGetString("expect"))
-	e.Box.Made(L, len(got.Body))
-	headers := map[string]any{}
-	for k, v := range got.Headers {
-		headers[k] = v
+	if !expect(got.Status) {
+		L.RaiseError("http: %s %s answered %d", method, shown["url"], got.Status)
 	}
-	L.Push(hostcall.ToLua(L, map[string]any{"status": got.Status, "body": got.Body, "headers": headers}))
+	e.Box.Made(L, len(got.Body))
+	answered := map[string]any{}
+	for k, v := range got.Headers {
+		answered[k] = v
+	}
+	L.Push(hostcall.ToLua(L, map[string]any{"status": got.Status, "body": got.Body, "headers": answered}))
 	return 1
+}
+
+// headers reads a table from names to texts.
+func headers(L *lua.LState, v lua.LValue) map[string]lua.LValue {
+	out := map[string]lua.LValue{}
+	if v == lua.LNil {
+		return out
+	}
+	t, ok := v.(*lua.LTable)
+	if !ok {
+		L.RaiseError("http: headers is a %s, want a table from names to texts", v.Type())
+	}
+	sandbox.ForEach(t, func(k, v lua.LValue) {
+		name, isName := k.(lua.LString)
+		if !isName || !hostcall.IsText(v) {
+			L.RaiseError("http: header %s is a %s, want a name with a text", k, v.Type())
+		}
+		out[string(name)] = v
+	})
+	return out
 }
 
 // resolve checks the URL; a host that is a machine's name becomes its address.
@@ -115,7 +142,11 @@ func (r *request) shown() (map[string]any, error) {
 	for k, v := range r.headers {
 		headers[k] = hostcall.Shown(v)
 	}
-	m := map[string]any{"method": r.method, "url": r.url, "headers": headers}
+	u, err := url.Parse(r.url)
+	if err != nil {
+		return nil, err
+	}
+	m := map[string]any{"method": r.method, "url": u.Redacted(), "headers": headers}
 	if r.body != lua.LNil {
 		m["body"] = hostcall.Shown(r.body)
 	}
@@ -150,6 +181,10 @@ func (r *request) send(ctx context.Context, e *hostcall.Env, key string, class p
 		text, err := e.Open(ctx, v)
 		if err != nil {
 			return nil, err
+		}
+		if strings.EqualFold(k, "Host") {
+			req.Host = text // net/http takes it from nowhere else
+			continue
 		}
 		req.Header.Set(k, text)
 	}
@@ -187,28 +222,45 @@ func (r *request) open(ctx context.Context, e *hostcall.Env) ([]byte, error) {
 	return nil, nil
 }
 
-// expected raises an error for a status that is not expected: a failure must
-// not pass as success because nobody looked.
-func expected(L *lua.LState, method, target string, got response, v lua.LValue) {
-	ok := got.Status >= 200 && got.Status < 400
+// expected reads which statuses are good: a failure must not pass as success
+// because nobody looked.
+func expected(L *lua.LState, v lua.LValue) func(status int) bool {
 	switch want := v.(type) {
+	case *lua.LNilType:
+		return func(status int) bool { return status >= 200 && status < 400 }
 	case lua.LNumber:
-		ok = got.Status == int(want)
+		return func(status int) bool { return status == int(want) }
 	case lua.LString:
-		if want != "any" {
-			L.RaiseError(`http: expect is a status, a list of them or "any"`)
+		if want == "any" {
+			return func(int) bool { return true }
 		}
-		ok = true
 	case *lua.LTable:
 		var list []int
-		sandbox.ForEach(want, func(_, s lua.LValue) {
-			if n, isNumber := s.(lua.LNumber); isNumber {
-				list = append(list, int(n))
+		for i := 1; i <= want.Len(); i++ {
+			n, ok := want.RawGetInt(i).(lua.LNumber)
+			if !ok {
+				L.RaiseError("http: expect is a list of statuses, item %d is a %s", i, want.RawGetInt(i).Type())
 			}
-		})
-		ok = slices.Contains(list, got.Status)
+			list = append(list, int(n))
+		}
+		return func(status int) bool { return slices.Contains(list, status) }
 	}
-	if !ok {
-		L.RaiseError("http: %s %s answered %d", method, target, got.Status)
-	}
+	L.RaiseError(`http: expect is a status, a list of them or "any"`)
+	return nil
+}
+
+// Client is the HTTP client of functions that were given none. It follows a
+// redirection only to the same host and never out of TLS: headers and bodies
+// hold secrets that are meant for one host.
+func Client() *http.Client {
+	return &http.Client{CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		first := via[0].URL
+		switch {
+		case len(via) >= 10:
+			return errors.New("it redirects more than 10 times")
+		case req.URL.Hostname() != first.Hostname() || first.Scheme == "https" && req.URL.Scheme != "https":
+			return fmt.Errorf("it redirects to %s: ask there if that is what you mean", req.URL.Redacted())
+		}
+		return nil
+	}}
 }

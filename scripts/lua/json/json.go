@@ -37,6 +37,9 @@ func encode(e *hostcall.Env, L *lua.LState) int {
 
 func decode(e *hostcall.Env, L *lua.LState) int {
 	text := L.CheckString(1)
+	if len(text) > hostcall.MaxBody { // as tables it is a hundred times as large
+		L.RaiseError("json.decode: the text is longer than %d bytes", hostcall.MaxBody)
+	}
 	e.Box.Made(L, len(text))
 	var v any
 	if err := json.Unmarshal([]byte(text), &v); err != nil {

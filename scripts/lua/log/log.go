@@ -19,9 +19,9 @@ func Open(e *hostcall.Env) map[string]lua.LGFunction {
 			for i := range parts {
 				parts[i] = e.Box.Text(L, L.Get(i+1))
 			}
-			line := e.Hide(strings.Join(parts, " "))
+			line := strings.Join(parts, " ")
 			e.Box.Made(L, len(line))
-			e.Host.Note(prefix + line)
+			e.Note(prefix + line)
 			return 0
 		}
 	}
