@@ -47,6 +47,8 @@ func newIdentity(key *ecdsa.PrivateKey, chain, trust []*x509.Certificate) (*Iden
 		return nil, errors.New("no CA is trusted")
 	case !key.PublicKey.Equal(chain[0].PublicKey):
 		return nil, errors.New("key and certificate do not belong together")
+	case !slices.ContainsFunc(trust, func(ca *x509.Certificate) bool { return chain[0].CheckSignatureFrom(ca) == nil }):
+		return nil, errors.New("no CA that is trusted has signed the certificate")
 	}
 	p, err := peerOf(chain[0])
 	if err != nil {

@@ -303,6 +303,12 @@ func TestIdentityOnDisk(t *testing.T) {
 	wantFault(t, err, fault.Invalid, "do not belong together")
 	_, err = r.Identity(chain, nil)
 	wantFault(t, err, fault.Invalid, "no CA is trusted")
+	_, err = r.Identity(chain, newCA(t, "acme", clock.Real{}).CertPEM())
+	wantFault(t, err, fault.Invalid, "no CA that is trusted has signed")
+	_, err = r.Identity(chain, chain)
+	if err != nil { // the chain ends with the CA
+		t.Error(err)
+	}
 	_, err = id.WithTrust(chain)
 	wantFault(t, err, fault.Invalid, "not that of a CA")
 }

@@ -82,8 +82,10 @@ func explain(ctx context.Context, addr string, err error) error {
 		return unreachable("the connection to %s died: no sign of life", addr)
 	case errors.As(err, &rst):
 		return unreachable("the connection to %s died: the other end was restarted", addr)
+	case errors.As(err, &st) && !st.Remote:
+		return unreachable("the stream to %s was closed here", addr)
 	case errors.As(err, &st):
-		return unreachable("the other end dropped the stream")
+		return unreachable("%s dropped the stream", addr)
 	case errors.As(err, &tr):
 		return explainAlert(addr, tr)
 	case ctx.Err() != nil:

@@ -95,29 +95,36 @@ func (m *Medium) grant(st *quic.Stream, state tls.ConnectionState, ca *pki.CA, s
 	if t == wire.TypeFault {
 		return true, wire.DecodeFault(b)
 	}
-	var p joinProof
-	if err := json.Unmarshal(b, &p); err != nil {
-		return false, fault.Errorf(fault.Invalid, "cannot read the join proof: %w", err)
-	}
-	if p.Host != host {
-		return false, fault.Errorf(fault.Refused, "the agent has a token of host %q, want host %s", p.Host, host).
-			WithHint("run drrun-agent join on the right host, or correct addr of %s in the estate", host)
-	}
 	exporter, err := state.ExportKeyingMaterial(pki.JoinExporter, nil, 32)
 	if err != nil {
 		return false, fmt.Errorf("cannot bind the join to its connection: %w", err)
 	}
-	proof, err := pki.CheckProof(p.Host, p.Key, p.MAC, exporter)
+	proof, csr, err := readProof(b, host, exporter)
 	if err != nil {
 		return false, err
 	}
 	if err := check(proof); err != nil {
 		return false, err
 	}
-	if err := sendGrant(st, ca, p.CSR, site, host); err != nil {
+	if err := sendGrant(st, ca, csr, site, host); err != nil {
 		return false, err
 	}
 	return true, awaitDone(st)
+}
+
+// readProof reads a join proof, which must be of host and belong to the TLS
+// session.
+func readProof(b []byte, host string, exporter []byte) (proof pki.JoinProof, csr []byte, err error) {
+	var p joinProof
+	if err := json.Unmarshal(b, &p); err != nil {
+		return pki.JoinProof{}, nil, fault.Errorf(fault.Invalid, "cannot read the join proof: %w", err)
+	}
+	if p.Host != host {
+		return pki.JoinProof{}, nil, fault.Errorf(fault.Refused, "the agent has a token of host %q, want host %s", p.Host, host).
+			WithHint("run drrun-agent join on the right host, or correct addr of %s in the estate", host)
+	}
+	proof, err = pki.CheckProof(p.Host, p.Key, p.MAC, exporter)
+	return proof, p.CSR, err
 }
 
 func explainJoin(ctx context.Context, addr string, err error) error {

@@ -84,15 +84,23 @@ func regrant(st *quic.Stream, ca *pki.CA, p transport.Peer) (renewed bool, err e
 
 // sendGrant signs a host's request and sends it its certificates.
 func sendGrant(st *quic.Stream, ca *pki.CA, csr []byte, site, host string) error {
-	chain, err := ca.SignHost(csr, site, host)
+	b, err := grantFor(ca, csr, site, host)
 	if err != nil {
 		return err
 	}
+	return wire.WriteFrame(st, wire.TypeJoinGrant, b)
+}
+
+func grantFor(ca *pki.CA, csr []byte, site, host string) ([]byte, error) {
+	chain, err := ca.SignHost(csr, site, host)
+	if err != nil {
+		return nil, err
+	}
 	b, err := json.Marshal(joinGrant{Chain: string(chain), CAs: string(ca.CertPEM())})
 	if err != nil {
-		return fmt.Errorf("cannot encode the grant: %w", err)
+		return nil, fmt.Errorf("cannot encode the grant: %w", err)
 	}
-	return wire.WriteFrame(st, wire.TypeJoinGrant, b)
+	return b, nil
 }
 
 // awaitDone waits until the host has stored its certificates.

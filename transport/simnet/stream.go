@@ -52,14 +52,16 @@ func (s *stream) state(now time.Time) error {
 	case s.c.err != nil:
 		return s.c.err
 	case s.dropped:
-		return fault.Errorf(fault.Unreachable, "the stream was closed here")
+		return fault.Errorf(fault.Unreachable, "the stream to %s was closed here", s.c.peer)
 	case past(s.deadline, now):
 		return os.ErrDeadlineExceeded
 	}
 	return nil
 }
 
-var errDropped = fault.Errorf(fault.Unreachable, "the other end dropped the stream")
+func (s *stream) errDropped() error {
+	return fault.Errorf(fault.Unreachable, "%s dropped the stream", s.c.peer)
+}
 
 // Read implements transport.Stream.
 func (s *stream) Read(p []byte) (int, error) {
@@ -74,7 +76,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		next := s.deadline
 		if !s.c.down() {
 			if past(s.in.resetAt, now) {
-				return 0, errDropped
+				return 0, s.errDropped()
 			}
 			next = earlier(next, s.in.resetAt)
 			if len(s.in.chunks) > 0 {
@@ -127,7 +129,7 @@ func (s *stream) Write(p []byte) (int, error) {
 		}
 		down := s.c.down()
 		if past(s.out.stopAt, now) && !down {
-			return done, errDropped
+			return done, s.errDropped()
 		}
 		if s.out.unread < window {
 			piece := p[done:min(len(p), done+packet)]

@@ -266,7 +266,7 @@ func testCloseDrops(t *testing.T, p Pair) {
 	}
 	if n, err := far.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("read %d bytes, %v from a dropped stream", n, err)
-	} else if !fault.Is(err, fault.Unreachable) {
+	} else if !fault.Is(err, fault.Unreachable) || !strings.Contains(err.Error(), p.Caller.String()) || !strings.Contains(err.Error(), "dropped the stream") {
 		t.Errorf("a dropped stream reads as a %s fault: %v", fault.KindOf(err), err)
 	}
 	_ = far.SetDeadline(time.Now().Add(limit))
@@ -296,7 +296,7 @@ func testCloseEndsOwnRead(t *testing.T, p Pair) {
 	if err := near.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-got; err == nil || errors.Is(err, io.EOF) {
+	if err := <-got; !fault.Is(err, fault.Unreachable) || !strings.Contains(err.Error(), p.Host.String()) || !strings.Contains(err.Error(), "was closed here") {
 		t.Errorf("read of a stream closed here: %v", err)
 	}
 }
