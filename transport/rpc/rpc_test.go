@@ -318,6 +318,68 @@ func TestProtocolRanges(t *testing.T) {
 	}
 }
 
+// TestHalfSentFrames: a peer that stops in the middle of its hello or of a
+// request is let go after a while, and holds up no shutdown.
+func TestHalfSentFrames(t *testing.T) {
+	hello, err := rpc.HelloOf(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := frame(wire.TypeHello, hello)
+	half := frame(wire.TypeRequest, []byte("\x04ping{}"))[:8]
+	dial := func(t *testing.T, b *bundle, first []byte) (transport.Conn, transport.Stream) {
+		t.Helper()
+		c, err := b.net.Medium(caller).Dial(t.Context(), addr, transport.Want{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, begin(t, c, first)
+	}
+	t.Run("shutdown", func(t *testing.T) {
+		in(t, rpc.NewMux(), func(t *testing.T, b *bundle) {
+			dial(t, b, whole[:9])
+			c, _ := dial(t, b, whole)
+			begin(t, c, half)
+			<-time.After(time.Second) // of the bubble: all of it is there
+			at := time.Now()
+			b.stop()
+			if took := time.Since(at); took > 2*time.Second {
+				t.Errorf("half a frame held up the end of Serve for %s", took)
+			}
+		})
+	})
+	t.Run("patience", func(t *testing.T) {
+		in(t, rpc.NewMux(), func(t *testing.T, b *bundle) {
+			at := time.Now()
+			c, _ := dial(t, b, whole[:9])
+			<-c.Done()
+			if took := time.Since(at); took > 12*time.Second {
+				t.Errorf("half a hello was borne for %s", took)
+			}
+			c, _ = dial(t, b, whole)
+			at = time.Now()
+			typ, p, err := wire.ReadFrame(begin(t, c, half))
+			if took := time.Since(at); err != nil || typ != wire.TypeFault || took > 35*time.Second {
+				t.Fatalf("half a request got %s, %v after %s", typ, err, took)
+			}
+			wantFault(t, wire.DecodeFault(p), fault.Unreachable, "no whole request came")
+		})
+	})
+}
+
+// begin opens a stream and writes its first bytes.
+func begin(t *testing.T, c transport.Conn, b []byte) transport.Stream {
+	t.Helper()
+	st, err := c.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
 // TestControlIsApart: a call is answered while every bulk connection is full.
 func TestControlIsApart(t *testing.T) {
 	m := rpc.NewMux()

@@ -112,6 +112,8 @@ func (s *server) answerHello(ctx context.Context, c transport.Conn) (wire.Hello,
 	}
 	defer st.Close()
 	_ = st.SetDeadline(time.Now().Add(helloTimeout)) // a dead stream shows at the next read
+	stop := endWith(ctx, st)
+	defer stop()
 	_, b, err := wire.ReadFrame(st, wire.TypeHello)
 	if err != nil {
 		return wire.Hello{}, fmt.Errorf("cannot read hello: %w", err)
@@ -161,11 +163,9 @@ func (s *server) serveStream(ctx context.Context, c transport.Conn, st transport
 	defer st.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	_ = st.SetDeadline(time.Now().Add(headTimeout)) // a dead stream shows at the next read
-	t, b, err := wire.ReadFrame(st, wire.TypeRequest, wire.TypeUpload)
-	_ = st.SetDeadline(time.Time{})
+	t, b, err := readHead(ctx, st)
 	var result any
-	verb := "?"
+	verb := unreadVerb
 	switch {
 	case errors.Is(err, io.EOF):
 		return
@@ -187,6 +187,27 @@ func (s *server) serveStream(ctx context.Context, c transport.Conn, st transport
 	if fault.KindOf(err) == fault.Internal {
 		log.Error("request ended by an internal fault", "verb", verb, "err", err)
 	}
+}
+
+// unreadVerb stands for the verb where it could not be read.
+const unreadVerb = "request"
+
+// readHead reads the frame that opens a stream.
+func readHead(ctx context.Context, st transport.Stream) (wire.Type, []byte, error) {
+	_ = st.SetDeadline(time.Now().Add(headTimeout)) // a dead stream shows at the next read
+	stop := endWith(ctx, st)
+	t, b, err := wire.ReadFrame(st, wire.TypeRequest, wire.TypeUpload)
+	stop()
+	_ = st.SetDeadline(time.Time{})
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fault.Wrap(fault.Unreachable, fmt.Errorf("no whole request came: %w", err))
+	}
+	return t, b, err
+}
+
+// endWith ends reads and writes of a stream when ctx ends, until stop.
+func endWith(ctx context.Context, st transport.Stream) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })
 }
 
 // answer sends the one result or fault that ends a stream.
@@ -211,7 +232,7 @@ func answer(st transport.Stream, verb string, result any, err error) error {
 func (s *server) request(ctx context.Context, cancel context.CancelCauseFunc, c transport.Conn, st transport.Stream, b []byte) (verb string, out any, err error) {
 	verb, body, err := wire.DecodeRequest(b)
 	if err != nil {
-		return "?", nil, err
+		return unreadVerb, nil, err
 	}
 	h, err := s.mux.call(verb)
 	if err != nil {
@@ -269,7 +290,7 @@ func (s *server) guard(verb string, f func() error) (err error) {
 func (s *server) receive(ctx context.Context, cancel context.CancelCauseFunc, c transport.Conn, st transport.Stream, b []byte) (verb string, out any, err error) {
 	verb, size, body, err := wire.DecodeUpload(b)
 	if err != nil {
-		return "?", nil, err
+		return unreadVerb, nil, err
 	}
 	h, err := s.mux.upload(verb)
 	if err != nil {
@@ -313,7 +334,7 @@ func takeBytes(ctx context.Context, st transport.Stream, sink *erasedSink, verb 
 	if err := wire.WriteFrame(st, wire.TypeOffset, wire.EncodeOffset(off)); err != nil {
 		return fault.Errorf(fault.Unreachable, "cannot take %s: %w", verb, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })
+	stop := endWith(ctx, st)
 	defer stop()
 	defer func() { _ = st.SetDeadline(time.Time{}) }()
 	buf := buffers.Get().(*[]byte)
