@@ -40,6 +40,9 @@ func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duratio
 	}
 	p.Received = m.cfg.Clock.Now().UTC()
 	if err := m.writePoint(p); err != nil {
+		// It may be there all the same; the sender may go on with another point
+		// of that number.
+		err = errors.Join(err, m.fs.Remove(m.pointPath(markOf(p))))
 		return recovery.Point{}, m.storeError(err, "cannot store the manifest")
 	}
 	m.mu.Lock()

@@ -28,7 +28,7 @@ const (
 // points that its heads no longer lead to.
 func (m *Machine) Adopt(ctx context.Context, tip recovery.Point, tables map[string]string) (err error) {
 	defer m.fullDisk(&err)
-	ctx, done, err := m.work.take(ctx, normal)
+	ctx, done, err := m.work.take(ctx, urgent)
 	if err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ func (m *Machine) finishDropping() error {
 // received on top.
 func (m *Machine) AsFound(ctx context.Context, epoch ident.Epoch, common *recovery.Point, tables map[string]string, progress func(done int64)) (_ command.FoundResult, _ map[string]string, err error) {
 	defer m.fullDisk(&err)
-	ctx, done, err := m.work.take(ctx, normal)
+	ctx, done, err := m.work.take(ctx, urgent)
 	if err != nil {
 		return command.FoundResult{}, nil, err
 	}

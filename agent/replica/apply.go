@@ -409,7 +409,8 @@ func (m *Machine) writeHead(ctx context.Context, p recovery.Point, d recovery.Po
 	}
 	defer func() { err = m.storeError(errors.Join(err, f.Close()), "cannot write head") }()
 	l := layerStep{paths: m.segmentPaths(d), size: d.Size}
-	if err := m.resize(f, d.Size); err != nil {
+	_, was, _ := m.newestWith(d.Name, m.Applied())
+	if err := m.resize(f, was.Size, d.Size); err != nil {
 		return err
 	}
 	if _, err := l.writeOver(ctx, m.fs, f, m.punch(d.Name), func(int64) {}); err != nil {
@@ -421,24 +422,34 @@ func (m *Machine) writeHead(ctx context.Context, p recovery.Point, d recovery.Po
 	return m.fs.SyncDir(filepath.Dir(path))
 }
 
-// resize gives an image a size; a device has its own and must be large enough.
-func (m *Machine) resize(f vfs.File, size int64) error {
-	have, err := f.Size()
-	if err != nil || have == size {
-		return err
-	}
+// resize takes an image from the size that the disk had to the one it has now;
+// what grows reads as zero. A device has its own size and must be large enough.
+func (m *Machine) resize(f vfs.File, was, size int64) error {
 	fi, err := m.fs.Stat(f.Name())
 	if err != nil {
 		return err
 	}
-	if !fi.Mode().IsRegular() {
-		if have < size {
-			return fault.Errorf(fault.Refused, "device %s has %d bytes, the disk has %d", f.Name(), have, size).
-				WithHint("give the machine a device of at least that size at this site")
-		}
-		return nil
+	have, err := f.Size()
+	if err != nil {
+		return err
 	}
-	return f.Truncate(size)
+	switch {
+	case fi.Mode().IsRegular() && have == size:
+		return nil
+	case fi.Mode().IsRegular():
+		return f.Truncate(size)
+	case have < size:
+		return fault.Errorf(fault.Refused, "device %s has %d bytes, the disk has %d", f.Name(), have, size).
+			WithHint("give the machine a device of at least that size at this site")
+	}
+	for zeros := make([]byte, min(chunkBytes, max(0, size-was))); was < size; {
+		n, err := f.WriteAt(zeros[:min(chunkBytes, size-was)], was)
+		if err != nil {
+			return err
+		}
+		was += int64(n)
+	}
+	return nil
 }
 
 func (m *Machine) punch(disk string) bool { return m.disks[disk].Allocation != AllocationFull }

@@ -42,6 +42,7 @@
 //
 // A Machine is safe for concurrent use. Receiving and accepting go on while a
 // head is written or read. The long operations on heads (Apply, Thin, Prepare,
-// PrepareTest, Adopt, AsFound, Verify) run one at a time; a real Prepare, SetHold
-// and Close end a running Verify, PrepareTest or Thin (ErrPreempted). A Receiver belongs to one goroutine.
+// PrepareTest, Adopt, AsFound, Verify) run one at a time; a real Prepare, Commit,
+// Adopt, AsFound, SetHold and Close end a running Verify, PrepareTest or Thin
+// (ErrPreempted). A Receiver belongs to one goroutine.
 package replica

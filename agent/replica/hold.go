@@ -12,11 +12,14 @@ import (
 // A point with a label or a hold is never thinned.
 func (m *Machine) Label(ctx context.Context, point ident.PointID, labels []string, held bool) (_ recovery.Point, err error) {
 	defer m.fullDisk(&err)
-	_, done, err := m.work.take(ctx, normal)
+	ctx, done, err := m.work.take(ctx, normal)
 	if err != nil {
 		return recovery.Point{}, err
 	}
 	defer done()
+	if err := m.settle(ctx); err != nil {
+		return recovery.Point{}, err
+	}
 	m.in.Lock()
 	defer m.in.Unlock()
 	p, err := m.point(point)

@@ -279,6 +279,7 @@ func (m *Machine) Close() error {
 // Remove closes the store and deletes it with all recovery points. A head at a
 // path outside the store stays: it may be the machine's own disk. A point locked
 // until a later time refuses it, and so does a live overlay (fault.Refused).
+// Idempotent.
 func (m *Machine) Remove() error {
 	now := m.cfg.Clock.Now()
 	for _, p := range m.Points() {
@@ -294,14 +295,31 @@ func (m *Machine) Remove() error {
 	if err := m.Close(); err != nil {
 		return err
 	}
-	// The marks go first: a half-removed store has no points, never wrong ones.
-	if err := m.fs.Remove(m.statePath()); err != nil {
+	// It goes as a whole: a half-removed store could neither be opened nor removed.
+	if err := m.removeTrash(); err != nil {
 		return err
 	}
-	if err := m.fs.RemoveAll(m.cfg.Dir); err != nil {
-		return fmt.Errorf("cannot remove %s: %w", m.cfg.Dir, err)
+	switch there, err := m.exists(m.cfg.Dir); {
+	case err != nil:
+		return err
+	case there:
+		if err := m.fs.Rename(m.cfg.Dir, m.trash()); err != nil {
+			return fmt.Errorf("cannot remove %s: %w", m.cfg.Dir, err)
+		}
 	}
-	return m.fs.SyncDir(filepath.Dir(m.cfg.Dir))
+	return m.removeTrash()
+}
+
+// trash is where a removed store goes; no machine can have that name.
+func (m *Machine) trash() string {
+	return filepath.Join(filepath.Dir(m.cfg.Dir), "."+filepath.Base(m.cfg.Dir)+".removed")
+}
+
+func (m *Machine) removeTrash() error {
+	if err := m.fs.RemoveAll(m.trash()); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", m.trash(), err)
+	}
+	return nil
 }
 
 // checkTest refuses a test id that could not stand as a folder.

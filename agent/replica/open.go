@@ -256,6 +256,9 @@ func (m *Machine) exists(path string) (bool, error) {
 
 // removeTemps removes what a crash left half-written.
 func (m *Machine) removeTemps() error {
+	if err := m.removeTrash(); err != nil {
+		return err
+	}
 	dirs := []string{m.cfg.Dir, m.pointsDir()}
 	for _, d := range m.names {
 		dirs = append(dirs, m.dir(d), m.dir(d, "undo"))

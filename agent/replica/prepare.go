@@ -266,7 +266,7 @@ func (m *Machine) LiveTables() map[string]string {
 // Apply.
 func (m *Machine) Commit(run string) (err error) {
 	defer m.fullDisk(&err)
-	ctx, done, err := m.work.take(context.Background(), normal)
+	ctx, done, err := m.work.take(context.Background(), urgent)
 	if err != nil {
 		return err
 	}

@@ -195,6 +195,7 @@ func TestManifestThatLies(t *testing.T) {
 		"another size":       {func(p *recovery.Point) { p.Disks[0].Size -= 10 * block }, fault.Corrupt},
 		"another disk":       {func(p *recovery.Point) { p.Disks[0].ID = ident.NewDiskID() }, fault.Conflict},
 		"an old number":      {func(p *recovery.Point) { p.Seq = 1 }, fault.Conflict},
+		"a number far out":   {func(p *recovery.Point) { p.Seq = 1 << 63 }, fault.Invalid},
 		"another tip":        {func(p *recovery.Point) { p.From = ident.NewPointID() }, fault.Conflict},
 		"another machine":    {func(p *recovery.Point) { p.Machine = "crm" }, fault.Invalid},
 		"a newer version":    {func(p *recovery.Point) { p.Version = 2 }, fault.Invalid},

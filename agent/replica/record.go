@@ -26,6 +26,10 @@ const (
 	formatPoint = "drrun point"
 )
 
+// maxSeq is the highest sequence number of a point: far from where the next one
+// would begin anew.
+const maxSeq = 1 << 53
+
 // knownMust are the flags a reader of version 1 has to understand.
 var knownMust = []string{}
 
@@ -226,6 +230,9 @@ func checkPoint(p recovery.Point) error {
 	}
 	if p.ID.IsZero() || p.Seq == 0 {
 		return fmt.Errorf("point has no id or no sequence number")
+	}
+	if p.Seq > maxSeq {
+		return fmt.Errorf("point %s has the sequence number %d, allowed are %d", p.ID, p.Seq, maxSeq)
 	}
 	if len(p.Disks) == 0 {
 		return fmt.Errorf("point %s has no disks", p.ID)

@@ -85,13 +85,16 @@ func (v *verification) wants(id ident.PointID) bool {
 	return false
 }
 
-// manifests reads the manifests again.
+// manifests reads the manifests again, and names points that cannot be read.
 func (v *verification) manifests() {
 	for _, p := range v.wanted {
 		path := v.m.pointPath(markOf(p))
 		data, err := vfs.ReadFile(v.m.fs, path)
 		if err == nil {
 			_, err = decodePoint(path, data)
+		}
+		if err == nil {
+			err = v.m.readable(p)
 		}
 		if err != nil {
 			v.fault("point %s: %v", p.ID, err)
@@ -106,13 +109,9 @@ func (v *verification) disk(disk string) error {
 	if st.Applied.Seq == 0 {
 		return v.up(disk, nil)
 	}
-	applied, err := m.point(st.Applied.Point)
-	if err != nil {
-		return err
-	}
-	d, ok := applied.Disk(disk)
+	base, d, ok := m.newestWith(disk, st.Applied.Seq)
 	if !ok {
-		return nil
+		return v.up(disk, nil)
 	}
 	path := m.dir(disk, "verify"+vfs.TempSuffix)
 	t, err := blocksum.Create(m.fs, path, m.disks[disk].Key, d.Size)
@@ -128,7 +127,7 @@ func (v *verification) disk(disk string) error {
 		return err
 	}
 	w := &walkingTable{v: v, t: t, disk: disk, sum: sum, bad: map[int64]error{}}
-	w.compare(applied)
+	w.compare(base)
 	if len(m.stepsUp(^ident.Seq(0))) > 0 {
 		if err := v.up(disk, w); err != nil {
 			return err
@@ -137,29 +136,41 @@ func (v *verification) disk(disk string) error {
 	return v.down(disk, w)
 }
 
+// newestWith returns the newest point up to seq that has a disk: what its image
+// holds.
+func (m *Machine) newestWith(disk string, seq ident.Seq) (p recovery.Point, d recovery.PointDisk, ok bool) {
+	for _, q := range m.Points() {
+		if have, has := q.Disk(disk); has && q.Seq <= seq {
+			p, d, ok = q, have, true
+		}
+	}
+	return p, d, ok
+}
+
 // down goes from the head to the older points, undo log by undo log.
 func (v *verification) down(disk string, w *walkingTable) error {
 	oldest := v.wanted[0].Seq
 	for _, s := range v.m.stepsDown(oldest) {
-		if _, ok := s.newer.Disk(disk); ok {
-			older, _ := s.older.Disk(disk)
-			size := older.Size
-			if v.m.readable(s.older) != nil { // its undo log knows as well
-				size = v.m.undoSize(disk, s, w.t.Size())
-			}
-			if err := w.resize(size); err != nil {
+		if _, ok := s.newer.Disk(disk); !ok {
+			continue // the disk had ended
+		}
+		older, _ := s.older.Disk(disk)
+		size := older.Size
+		if v.m.readable(s.older) != nil { // its undo log knows as well
+			size = v.m.undoSize(disk, s, w.t.Size())
+		}
+		if err := w.resize(size); err != nil {
+			return err
+		}
+		files, err := v.m.undoFiles(disk, s.newer.Seq, s.older.Seq)
+		if err != nil {
+			if !fault.Is(err, fault.Corrupt) {
 				return err
 			}
-			files, err := v.m.undoFiles(disk, s.newer.Seq, s.older.Seq)
-			if err != nil {
-				if !fault.Is(err, fault.Corrupt) {
-					return err
-				}
-				w.lost = err
-			}
-			if err := w.lay(files, size); err != nil {
-				return err
-			}
+			w.lost = err
+		}
+		if err := w.lay(files, size); err != nil {
+			return err
 		}
 		w.compare(s.older)
 	}

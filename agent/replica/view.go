@@ -77,6 +77,9 @@ func (m *Machine) copyImage(ctx context.Context, f vfs.File, disk string, l laye
 	if len(l.steps) > 0 {
 		limit = l.steps[0].size
 	}
+	if _, d, ok := m.newestWith(disk, m.Applied()); ok {
+		limit = min(limit, d.Size) // a device may be larger
+	}
 	written, err = copySparse(ctx, f, img, limit, progress)
 	return ModeCopy, written, err
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 )
 
-// ErrPreempted ends a Verify, PrepareTest or Thin when a failover, a change of
-// the hold or the end of the agent needs the heads; errors.Is finds it. It can
-// be asked for again.
+// ErrPreempted ends a Verify, PrepareTest or Thin, or the reading of a disk for
+// its table, when a step of a run, a change of the hold or the end of the agent
+// needs the heads; errors.Is finds it. It can be asked for again.
 var ErrPreempted = fault.Errorf(fault.Stopped, "something more urgent takes its place").WithHint("ask again later")
 
 // priority says whether an operation may be ended for a real failover.
