@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -37,7 +38,8 @@ func (fastFile) Sync() error { return nil }
 
 // faultFS counts the operations that change something and dies at one of them:
 // that one is done in part or not at all, and all later ones fail. With power
-// set, what was written and not synced is lost as well.
+// set, what was written and not synced is lost as well, and files that were made
+// in a folder that was not synced since.
 type faultFS struct {
 	fastFS
 	power bool
@@ -47,6 +49,7 @@ type faultFS struct {
 	done   int
 	dead   bool
 	synced map[string][]byte // content at the last sync of files written since
+	fresh  map[string]bool   // files made since the last sync of their folder
 	free   func(string) (int64, error)
 	filter func(op, path string) error // nil: no rule
 	look   func(path string) error     // of Stat; nil: no rule
@@ -92,6 +95,11 @@ func (f *faultFS) crash() error {
 	if !f.power {
 		return nil
 	}
+	for path := range f.fresh {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
 	for path, content := range f.synced {
 		if _, err := os.Stat(path); err != nil {
 			continue
@@ -100,6 +108,25 @@ func (f *faultFS) crash() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// folderSynced makes the entries of a folder durable; f.mu is held.
+func (f *faultFS) folderSynced(dir string) {
+	for path := range f.fresh {
+		if filepath.Dir(path) == dir {
+			delete(f.fresh, path)
+		}
+	}
+}
+
+func (f *faultFS) SyncDir(dir string) error {
+	if err := f.op("syncdir", dir); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.folderSynced(dir)
 	return nil
 }
 
@@ -127,6 +154,8 @@ func (f *faultFS) Rename(a, b string) error {
 		f.synced[b] = c
 		delete(f.synced, a)
 	}
+	f.folderSynced(filepath.Dir(a))
+	f.folderSynced(filepath.Dir(b))
 	f.mu.Unlock()
 	return f.fastFS.Rename(a, b)
 }
@@ -137,6 +166,7 @@ func (f *faultFS) Remove(a string) error {
 	}
 	f.mu.Lock()
 	delete(f.synced, a)
+	f.folderSynced(filepath.Dir(a))
 	f.mu.Unlock()
 	return f.fastFS.Remove(a)
 }
@@ -198,6 +228,14 @@ func (f *faultFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, e
 		}
 		if flag&os.O_TRUNC != 0 {
 			f.touch(name)
+		}
+		if _, err := os.Stat(name); f.power && errors.Is(err, fs.ErrNotExist) {
+			f.mu.Lock()
+			if f.fresh == nil {
+				f.fresh = map[string]bool{}
+			}
+			f.fresh[name] = true
+			f.mu.Unlock()
 		}
 	}
 	file, err := f.fastFS.OpenFile(name, flag, perm)
