@@ -20,6 +20,7 @@ import (
 	"github.com/drrun/drrun/transport"
 	"github.com/drrun/drrun/transport/pki"
 	"github.com/drrun/drrun/transport/quicnet"
+	"github.com/drrun/drrun/transport/rpc"
 )
 
 // TestMain fails if goroutines of the transport outlive the tests.
@@ -63,6 +64,12 @@ type hole struct {
 	front, back *net.UDPConn
 	dialer      atomic.Pointer[net.UDPAddr]
 	swallow     atomic.Bool
+	narrow      atomic.Int64 // the largest datagram that passes; 0: any
+}
+
+func (h *hole) passes(n int) bool {
+	limit := int(h.narrow.Load())
+	return !h.swallow.Load() && (limit == 0 || n <= limit)
 }
 
 func newHole(t *testing.T, to string) *hole {
@@ -89,7 +96,7 @@ func newHole(t *testing.T, to string) *hole {
 			if n > 1 { // not the one byte that asks whether anybody listens
 				h.dialer.Store(from)
 			}
-			if !h.swallow.Load() {
+			if h.passes(n) {
 				_, _ = h.back.Write(buf[:n]) // a datagram may be lost
 			}
 		}
@@ -101,7 +108,7 @@ func newHole(t *testing.T, to string) *hole {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			if to := h.dialer.Load(); err == nil && to != nil && !h.swallow.Load() {
+			if to := h.dialer.Load(); err == nil && to != nil && h.passes(n) {
 				_, _ = h.front.WriteToUDP(buf[:n], to) // a datagram may be lost
 			}
 		}
@@ -187,6 +194,24 @@ func TestRestartIsNoticed(t *testing.T) {
 	_, err = c.Open(t.Context())
 	wantFault(t, err, fault.Unreachable, "the other end was restarted")
 	if err := errors.Join(l.Close(), l2.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNarrowPath: a path of the smallest MTU that IPv6 allows, as some VPNs
+// have it, carries everything.
+func TestNarrowPath(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, "acme")
+	h := newHole(t, serve(t, medium(t, quicnet.Fixed(e.host(t, "par", "par-1")))))
+	h.narrow.Store(1280 - 40 - 8)
+	c := rpc.NewClient(medium(t, quicnet.Fixed(e.rt)), h.front.LocalAddr().String(), transport.Want{}, rpc.Options{})
+	long := strings.Repeat("x", 1<<20)
+	var out ping
+	if err := c.Call(t.Context(), "echo", ping{Text: long}, &out); err != nil || out.Text != long+" runtime console" {
+		t.Errorf("%d bytes came back: %v", len(out.Text), err)
+	}
+	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
 }

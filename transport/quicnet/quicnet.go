@@ -48,6 +48,11 @@ const (
 	maxStreams    = 256      // requests under way on one connection
 )
 
+// minPacket is the size of a connection's first packets in bytes: the least
+// that QUIC allows, so that a path through a VPN carries them. The library then
+// finds out what more the path can do.
+const minPacket = 1200
+
 // linger is how long the socket of a closed connection stays: if the word of
 // the close was lost, it is said again to whatever the other end still sends.
 // Without it a listener holds a dead connection until the idle timeout.
@@ -132,6 +137,7 @@ func New(src IdentitySource, o Options) *Medium {
 		MaxConnectionReceiveWindow:     connWindowMax,
 		MaxIncomingStreams:             maxStreams,
 		MaxIncomingUniStreams:          1, // the admission of a dialer
+		InitialPacketSize:              minPacket,
 	}}
 }
 
