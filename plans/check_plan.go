@@ -3,6 +3,9 @@ package plans
 import (
 	"fmt"
 	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -71,6 +74,7 @@ func (fs *Faults) planGroups(p *Plan) {
 			fs.add(g.Pos, "group: the name %q is used twice, first in line %d", g.Name, first.Line)
 		}
 		groups[g.Name] = g.Pos
+		fs.title(g.Pos, "group", g.Name)
 		if len(g.Machines) == 0 {
 			fs.add(g.Pos, "group %q: it has no machine", g.Name)
 		}
@@ -131,8 +135,25 @@ func (fs *Faults) needs(g *Group) {
 	}
 }
 
+// maxTitle is the longest name of a group or a step, in characters.
+const maxTitle = 200
+
+// title checks the name of a group or a step: words for people on one line,
+// and part of the step's id in the journal.
+func (fs *Faults) title(p Pos, kind, name string) {
+	switch {
+	case strings.TrimSpace(name) == "":
+		fs.add(p, "%s: its name is empty", kind)
+	case utf8.RuneCountInString(name) > maxTitle:
+		fs.add(p, "%s: its name is longer than %d characters", kind, maxTitle)
+	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		fs.add(p, "%s %q: its name is not on one line, or has characters that do not print", kind, name)
+	}
+}
+
 func (fs *Faults) step(p *Plan, place string, s *Step) {
 	what := fmt.Sprintf("%s %q", s.Kind, s.Name)
+	fs.title(s.Pos, string(s.Kind), s.Name)
 	if len(s.Only) > 0 && len(s.Skip) > 0 {
 		fs.add(s.Pos, "%s: only and skip cannot both be said", what)
 	}

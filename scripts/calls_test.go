@@ -34,6 +34,7 @@ func TestArgumentsAreRefusedBeforeTheCall(t *testing.T) {
 		`http.post("http://db1/", { expect = { "200" } })`:                  "item 1 is a string",
 		`http.request { method = "PUT", url = "http://db1/", headrs = {} }`: `did you mean "headers"?`,
 		`http.get("file:///etc/passwd")`:                                    "is no URL of a web server",
+		`exec.run { "ls", on = "db1", cmd = { "ls" } }`:                     `exec.run: unknown key "1"`,
 		`tcp.connect("db1:1", { timeout = "1s" })`:                          `tcp.connect: unknown key "timeout"`,
 		`time.sleep(5)`:                    `want a duration like "5s"`,
 		`json.encode({ run })`:             "a userdata has no JSON",

@@ -2,6 +2,7 @@ package scripts_test
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,8 +35,15 @@ func FuzzLoad(f *testing.F) {
 	}
 	l := scripts.New(scripts.Options{PlanTime: 200 * time.Millisecond, Text: 1 << 20, Memory: 512 << 20})
 	f.Fuzz(func(t *testing.T, src string, estate bool) {
-		b := plans.Bundle{Main: "p.lua", Files: map[string]string{"p.lua": src}}
-		var err error
+		b, err := scripts.ReadBundle(func(name string) ([]byte, error) {
+			if name == "p.lua" {
+				return []byte(src), nil
+			}
+			return nil, fs.ErrNotExist
+		}, "p.lua")
+		if err != nil && len(src) <= 4<<20 {
+			t.Fatal(err)
+		}
 		if estate {
 			_, err = l.LoadEstate(b)
 		} else {
@@ -44,11 +52,11 @@ func FuzzLoad(f *testing.F) {
 		if err == nil {
 			return
 		}
-		var fs plans.Faults
-		if !errors.As(err, &fs) || len(fs) == 0 {
+		var faults plans.Faults
+		if !errors.As(err, &faults) || len(faults) == 0 {
 			t.Fatalf("no faults but %v", err)
 		}
-		for _, fault := range fs {
+		for _, fault := range faults {
 			if fault.Pos.File != "p.lua" || fault.Pos.Line < 1 || fault.Message == "" || strings.Contains(fault.Message, "internal error") {
 				t.Errorf("fault %+v", fault)
 			}

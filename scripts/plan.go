@@ -159,9 +159,6 @@ func (p *planBuilder) step(n *node) plans.Step {
 	if r := get[*body](b, "retry"); r != nil {
 		s.Retry = plans.Retry{Times: get[int](r, "times"), Every: get[time.Duration](r, "every")}
 	}
-	if strings.TrimSpace(n.name) == "" && !n.broken {
-		p.fault(n.pos, "%s: its name is empty", n.ctor.Name)
-	}
 	switch s.Kind {
 	case plans.StepExec:
 		s.Exec = &plans.ExecStep{Cmd: get[[]string](b, "cmd"), Sh: get[string](b, "sh"), On: get[string](b, "on")}

@@ -99,25 +99,14 @@ func edge(n int) bool { return n < 4 || (n+2)%50 < 5 }
 func TestTableConstructorsAsLua51(t *testing.T) {
 	t.Parallel()
 	l := loader()
-	const plan = "return plan \"p\" { from = \"a\", to = \"b\", group \"g\" { machine \"m\", after = %s } }\n"
 	for n := 1; n <= 151; n++ {
+		// The same on the page, in a module that it loads, and in a function.
 		src := constructors(n)
-		if edge(n) { // a module is rewritten as a page is
-			module := plans.Bundle{Main: "p.lua", Files: map[string]string{
-				"p.lua":      `require "tables" ` + fmt.Sprintf(plan, `check "c" { tcp = "m:1" }`),
-				"tables.lua": src,
-			}}
-			if _, err := l.LoadPlan(module, nil); err != nil {
-				t.Fatalf("module: %v", err)
-			}
-		}
-		page := one("p.lua", src+fmt.Sprintf(plan, `check "c" { tcp = "m:1" }`))
-		if _, err := l.LoadPlan(page, nil); err != nil {
-			t.Fatalf("page: %v", err)
-		}
-		body := one("p.lua", fmt.Sprintf(plan, "check \"c\" { function(run)\n"+src+"return true end }"))
-		if ok, detail, err := l.RunFunc(t.Context(), body, ref, testRun, &journal{}); !ok || err != nil {
-			t.Fatalf("action: %q %v", detail, err)
+		b := plans.Bundle{Main: "p.lua", Files: map[string]string{"tables.lua": src, "p.lua": "require \"tables\"\ndo\n" + src + `end
+return plan "p" { from = "a", to = "b", group "g" { machine "m", after = check "c" { function(run)
+` + src + `return true end } } }`}}
+		if ok, detail, err := l.RunFunc(t.Context(), b, ref, testRun, &journal{}); !ok || err != nil {
+			t.Fatalf("%d items: %q %v", n, detail, err)
 		}
 	}
 }

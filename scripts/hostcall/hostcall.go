@@ -250,12 +250,14 @@ func (e *Env) Address(hostport string) string {
 // Keys refuses keys of an options table that are not known.
 func Keys(L *lua.LState, what string, t *lua.LTable, known []string) {
 	sandbox.ForEach(t, func(k, _ lua.LValue) {
-		if s, ok := k.(lua.LString); ok && !slices.Contains(known, string(s)) {
-			hint := ""
-			if near := plans.Nearest(string(s), known); near != "" {
-				hint = ", did you mean \"" + near + "\"?"
-			}
-			L.RaiseError("%s: unknown key %q%s", what, string(s), hint)
+		s, ok := k.(lua.LString)
+		if ok && slices.Contains(known, string(s)) {
+			return
 		}
+		hint := ""
+		if near := plans.Nearest(string(s), known); near != "" {
+			hint = fmt.Sprintf(", did you mean %q?", near)
+		}
+		L.RaiseError("%s: unknown key %q%s", what, k, hint)
 	})
 }
