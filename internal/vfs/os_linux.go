@@ -9,10 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// again repeats a system call that a signal interrupted: the runtime of Go
+// sends some to every thread.
+func again(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // Free implements FS.
 func (OS) Free(name string) (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(name, &st); err != nil {
+	if err := again(func() error { return unix.Statfs(name, &st) }); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: name, Err: err}
 	}
 	return int64(st.Bavail) * st.Bsize, nil //nolint:gosec // block counts fit
@@ -20,7 +30,9 @@ func (OS) Free(name string) (int64, error) {
 
 // PunchHole implements File.
 func (f osFile) PunchHole(off, n int64) error {
-	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	err := again(func() error {
+		return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	})
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		return f.writeZeros(off, n)
 	}
@@ -76,7 +88,7 @@ func Lock(name string) (release func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := again(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32)) // best effort: only for the message
 		_ = f.Close()
 		return nil, fmt.Errorf("%w by process %s: %s", ErrLocked, holder, name)
