@@ -37,7 +37,7 @@ func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
 		return source.Frozen{}, err
 	}
 	rec := m.snapshot()
-	switch m.state(ctx).Power {
+	switch st := m.state(ctx); st.Power {
 	case recovery.PowerStopped:
 		if err := m.still(&rec); err != nil {
 			release()
@@ -50,7 +50,7 @@ func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
 		return source.Frozen{Kind: kind, Thaw: func(context.Context) (bool, error) { release(); return true, nil }}, nil
 	case recovery.PowerUnknown:
 		release()
-		return source.Frozen{}, fault.Errorf(fault.Refused, "it is not known whether machine %s runs: it cannot be held still", m.name)
+		return source.Frozen{}, fault.Errorf(fault.Refused, "it is not known whether machine %s runs: it cannot be held still: %s", m.name, st.Why)
 	}
 	f, err := m.freeze(ctx, &rec, app)
 	if err == nil {

@@ -42,7 +42,7 @@ func (m *machine) process(rec *record) provider.Process {
 func (m *machine) state(ctx context.Context) provider.State {
 	rec := m.snapshot()
 	if rec.Process == nil && rec.Launch != nil {
-		return provider.State{Power: recovery.PowerUnknown} // a start is under way
+		return provider.State{Power: recovery.PowerUnknown, Why: "a start is under way"}
 	}
 	return m.provider().Status(ctx, m.process(&rec))
 }
@@ -151,7 +151,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 		m.setStartErr("")
 		return command.StartResult{Power: st.Power, PID: st.PID}, m.update(func(r *record) { r.Desired = recovery.PowerRunning })
 	case recovery.PowerUnknown:
-		return command.StartResult{}, fault.Errorf(fault.Unknown, "cannot start machine %s: it is not known whether it runs", m.name)
+		return command.StartResult{}, fault.Errorf(fault.Unknown, "cannot start machine %s: it is not known whether it runs: %s", m.name, st.Why)
 	}
 	paths, err := m.diskPaths(&rec.Assignment)
 	if err != nil {
@@ -268,7 +268,7 @@ func (m *machine) startTest(ctx context.Context, test string) (command.StartResu
 		case recovery.PowerRunning:
 			return command.StartResult{Power: st.Power, PID: st.PID}, nil
 		case recovery.PowerUnknown:
-			return command.StartResult{}, fault.Errorf(fault.Unknown, "cannot start machine %s in test %s: it is not known whether it runs", m.name, test)
+			return command.StartResult{}, fault.Errorf(fault.Unknown, "cannot start machine %s in test %s: it is not known whether it runs: %s", m.name, test, st.Why)
 		}
 	}
 	l := m.launch(&rec, provider.Test, t.Run, t.Paths)

@@ -70,8 +70,11 @@ func TestMachineThatEndsIsNotRestarted(t *testing.T) {
 	p := newPair(t)
 	p.protect()
 	killMachines(t, p.promises)
-	st := p.until("par-1", "the end is shown", func(st command.MachineStatus) bool { return st.Power == recovery.PowerStopped })
-	if st = p.points("par-1", 1); st.Reason != "the machine ended by itself: signal: killed" || st.Power != recovery.PowerStopped {
+	ended := func(st command.MachineStatus) bool {
+		return st.Power == recovery.PowerStopped && st.Reason == "the machine ended by itself: signal: killed"
+	}
+	p.until("par-1", "the end is shown", ended)
+	if st := p.points("par-1", 1); !ended(st) {
 		t.Errorf("ended machine: %+v", st)
 	}
 }

@@ -347,7 +347,7 @@ func (p *pair) until(host, what string, ok func(command.MachineStatus) bool) com
 	p.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute) // CI may be busy
 	for {
 		st := p.status(host)
 		if ok(st) {
@@ -356,7 +356,7 @@ func (p *pair) until(host, what string, ok func(command.MachineStatus) bool) com
 		select {
 		case <-tick.C:
 		case <-deadline:
-			p.t.Fatalf("%s: not within 20s at %s: %+v", what, host, st)
+			p.t.Fatalf("%s: not within a minute at %s: %+v", what, host, st)
 		}
 	}
 }

@@ -50,7 +50,8 @@ type Process struct {
 type State struct {
 	Power recovery.Power
 	PID   int
-	Exit  string // how an exited machine ended, if known: "exit status 1"
+	Exit  string // how its first process ended, if known: "exit status 1"
+	Why   string // why Power is unknown, if known
 }
 
 // Stop says how to stop.

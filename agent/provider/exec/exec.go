@@ -1,5 +1,6 @@
-// Package execprov is the exec provider: a machine is a process (with all its
-// children in one session) that commands start and stop, or a systemd unit.
+// Package execprov is the exec provider: a machine is a process that commands
+// start and stop, with all of its session, all that carries the token of its
+// launch in the environment and all that these started; or a systemd unit.
 //
 // The process is started in a session of its own with its output going to a
 // file, so that it outlives the agent; a later agent adopts it by process id,
@@ -97,6 +98,9 @@ func (m *Machine) Start(ctx context.Context, l provider.Launch) (provider.Proces
 		return provider.Process{}, fault.Errorf(fault.Failed, "cannot start machine %s: %w", l.Machine, err).
 			WithHint("check that %s exists on this host and may be executed", args[0])
 	}
+	m.mu.Lock()
+	delete(m.exit, cmd.Process.Pid) // of an earlier process with that id
+	m.mu.Unlock()
 	// The child is not yet reaped, so its entry is there even if it ended.
 	st, err := readStat(cmd.Process.Pid)
 	go m.reap(cmd, l.Machine)
@@ -150,10 +154,12 @@ func (m *Machine) Find(ctx context.Context, l provider.Launch) (provider.Process
 	}
 	var found provider.Process
 	err = processes(func(st stat) {
-		if has, readable := token(st.pid, l.Token); st.dead() || !has || !readable {
+		if st.dead() || !hasToken(st.pid, l.Token) {
 			return
 		}
 		switch {
+		case st.pid == st.session && found.Started != 0 && found.Started <= st.started:
+			// a session that one of its processes made
 		case st.pid == st.session:
 			found = provider.Process{PID: st.pid, Started: st.started, Boot: boot, Launch: l}
 		case found.PID == 0: // what is left of the session without its leader
@@ -168,30 +174,24 @@ func (m *Machine) Status(ctx context.Context, p provider.Process) provider.State
 	if m.cfg.Unit != "" {
 		return m.unitStatus(ctx)
 	}
-	power, pid := m.session(p)
-	if power != recovery.PowerStopped || len(m.cfg.Status) == 0 {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		return provider.State{Power: power, PID: pid, Exit: m.exit[p.PID]}
-	}
-	return provider.State{Power: m.ask(ctx, p)}
-}
-
-// session is the power state by the processes of the session.
-func (m *Machine) session(p provider.Process) (recovery.Power, int) {
-	members, err := m.members(p)
+	m.mu.Lock()
+	exit := m.exit[p.PID]
+	m.mu.Unlock()
+	pids, err := m.members(p)
 	switch {
 	case err != nil:
-		return recovery.PowerUnknown, 0
-	case len(members) == 0:
-		return recovery.PowerStopped, 0
-	default:
-		return recovery.PowerRunning, p.PID
+		return provider.State{Power: recovery.PowerUnknown, Exit: exit, Why: err.Error()}
+	case len(pids) > 0:
+		return provider.State{Power: recovery.PowerRunning, PID: p.PID, Exit: exit}
+	case len(m.cfg.Status) > 0:
+		return m.ask(ctx, p)
 	}
+	return provider.State{Power: recovery.PowerStopped, Exit: exit}
 }
 
-// members lists the living processes of the machine's session.
-func (m *Machine) members(p provider.Process) ([]int, error) {
+// members lists the living processes of the machine. fault.Unknown: none is
+// surely one, and some may be.
+func (m *Machine) members(p provider.Process) ([]stat, error) {
 	if p.PID == 0 {
 		return nil, nil // never started
 	}
@@ -202,41 +202,32 @@ func (m *Machine) members(p provider.Process) ([]int, error) {
 	if p.Boot != boot {
 		return nil, nil
 	}
-	leader, err := readStat(p.PID)
-	if err != nil && !gone(err) {
+	var all []stat
+	if err := processes(func(st stat) { all = append(all, st) }); err != nil {
 		return nil, err
 	}
-	if err == nil && p.Started != 0 && leader.started != p.Started {
-		return nil, nil // the id was given to another: a session keeps its leader's id from that
+	ours, doubtful := members(all, p)
+	if len(ours) == 0 && len(doubtful) > 0 {
+		return nil, fault.Errorf(fault.Unknown, "process %d may be of machine %s: it is of session %d, whose leader is gone", doubtful[0].pid, p.Launch.Machine, p.PID).
+			WithHint("look at the process, end it if it is the machine's")
 	}
-	var pids []int
-	err = processes(func(st stat) {
-		if st.session != p.PID || st.dead() {
-			return
-		}
-		// A doubt (a process we may not look into) counts as a member.
-		if has, readable := token(st.pid, p.Launch.Token); st.pid == p.PID || has || !readable {
-			pids = append(pids, st.pid)
-		}
-	})
-	return pids, err
+	return ours, nil
 }
 
 // ask runs the status command: 0 is running, 1 to 3 stopped (the words of
 // init scripts), all else unknown.
-func (m *Machine) ask(ctx context.Context, p provider.Process) recovery.Power {
+func (m *Machine) ask(ctx context.Context, p provider.Process) provider.State {
 	ctx, cancel := context.WithTimeoutCause(ctx, statusWait, fault.Errorf(fault.Unknown, "the status command took longer than %s", statusWait))
 	defer cancel()
 	err := m.run(ctx, m.cfg.Status, p.Launch)
 	var ee *exec.ExitError
 	switch {
 	case err == nil:
-		return recovery.PowerRunning
+		return provider.State{Power: recovery.PowerRunning}
 	case errors.As(err, &ee) && ee.ExitCode() >= 1 && ee.ExitCode() <= 3:
-		return recovery.PowerStopped
+		return provider.State{Power: recovery.PowerStopped}
 	}
-	m.o.Log.Warn("status command gave no answer", logkit.KeyMachine, p.Launch.Machine, logkit.KeyError, err)
-	return recovery.PowerUnknown
+	return provider.State{Power: recovery.PowerUnknown, Why: "the status command gave no answer: " + err.Error()}
 }
 
 // run runs one of the configured commands to its end; what it prints goes to
@@ -251,6 +242,7 @@ func (m *Machine) run(ctx context.Context, command []string, l provider.Launch) 
 		return err
 	}
 	defer out.Close()
+	l.Token = ""                                          // it is no process of the machine
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the estate's own command, no shell
 	cmd.Dir, cmd.Env = "/", environment(m.o.Env, l)
 	cmd.Stdout, cmd.Stderr = out, out
@@ -271,16 +263,21 @@ func (m *Machine) Stop(ctx context.Context, p provider.Process, s provider.Stop)
 		s.Within = m.cfg.ForceAfter
 	}
 	if m.cfg.Unit != "" {
-		return false, m.stopUnit(ctx, p.Launch, s)
+		return m.stopUnit(ctx, p.Launch, s)
 	}
 	if st := m.Status(ctx, p); st.Power == recovery.PowerStopped {
 		return false, nil
 	}
 	grace, cancel := context.WithTimeoutCause(ctx, s.Within, errNotStopped)
 	defer cancel()
-	err := m.askToStop(grace, p)
+	// What its leader leaves behind when it ends can no longer be told from
+	// other processes: all that are there now are waited for.
+	all, err := m.members(p)
 	if err == nil {
-		err = m.waitStopped(grace, p)
+		err = m.askToStop(grace, p, all)
+	}
+	if err == nil {
+		err = m.waitStopped(grace, p, all)
 	}
 	if err == nil || ctx.Err() != nil {
 		return false, err
@@ -292,39 +289,38 @@ func (m *Machine) Stop(ctx context.Context, p provider.Process, s provider.Stop)
 	m.o.Log.Warn("machine does not stop, killing it", logkit.KeyMachine, p.Launch.Machine, logkit.KeyPID, p.PID, logkit.KeyError, err)
 	hard, stop := context.WithTimeoutCause(ctx, killWait, errNotStopped)
 	defer stop()
-	return true, m.kill(hard, p)
+	return true, m.kill(hard, p, all)
 }
 
 var errNotStopped = errors.New("it still runs")
 
-// askToStop runs the stop command or sends SIGTERM, to all of the session.
-func (m *Machine) askToStop(ctx context.Context, p provider.Process) error {
+// askToStop runs the stop command or sends SIGTERM to all processes.
+func (m *Machine) askToStop(ctx context.Context, p provider.Process, all []stat) error {
 	if len(m.cfg.Stop) > 0 {
 		return m.run(ctx, m.cfg.Stop, p.Launch)
 	}
-	pids, err := m.members(p)
-	if err != nil {
+	if err := signal(all, syscall.SIGTERM); err != nil {
 		return err
 	}
-	if err := signal(pids, syscall.SIGTERM); err != nil {
-		return err
-	}
-	return signal(pids, syscall.SIGCONT) // a stopped one would not see it
+	return signal(all, syscall.SIGCONT) // a stopped one would not see it
 }
 
-// kill ends the session by force.
-func (m *Machine) kill(ctx context.Context, p provider.Process) error {
+// kill ends all processes by force.
+func (m *Machine) kill(ctx context.Context, p provider.Process, all []stat) error {
 	return poll(ctx, func() (bool, error) {
-		pids, err := m.members(p)
-		if err != nil || len(pids) == 0 {
-			return err == nil, err
+		now, err := m.members(p)
+		if err != nil {
+			return false, err
 		}
-		return false, signal(pids, syscall.SIGKILL)
+		left := append(living(all), now...)
+		return len(left) == 0, signal(left, syscall.SIGKILL)
 	})
 }
 
-func (m *Machine) waitStopped(ctx context.Context, p provider.Process) error {
-	return poll(ctx, func() (bool, error) { return m.Status(ctx, p).Power == recovery.PowerStopped, nil })
+func (m *Machine) waitStopped(ctx context.Context, p provider.Process, all []stat) error {
+	return poll(ctx, func() (bool, error) {
+		return len(living(all)) == 0 && m.Status(ctx, p).Power == recovery.PowerStopped, nil
+	})
 }
 
 // Freeze implements provider.Provider.
@@ -342,22 +338,23 @@ func (m *Machine) Freeze(ctx context.Context, p provider.Process, app bool) (rec
 		return "", fault.Errorf(fault.Refused, "machine %s was not started by drrun: its processes cannot be frozen", p.Launch.Machine).
 			WithHint("give its exec provider freeze and thaw commands, or start it by drrun")
 	}
-	var before []int
+	var before []stat
 	err := poll(ctx, func() (bool, error) {
-		pids, err := m.members(p)
+		all, err := m.members(p)
 		if err != nil {
 			return false, err
 		}
-		still := slices.Equal(pids, before) // the same twice: nothing was being forked
-		before = pids
-		for _, pid := range pids {
-			q, err := quiet(pid)
+		// The same twice: nothing was being forked.
+		still := slices.EqualFunc(all, before, func(a, b stat) bool { return a.pid == b.pid && a.started == b.started })
+		before = all
+		for _, st := range all {
+			q, err := quiet(st.pid)
 			if err != nil {
 				return false, err
 			}
 			if !q {
 				still = false
-				if err := signal([]int{pid}, syscall.SIGSTOP); err != nil {
+				if err := signal([]stat{st}, syscall.SIGSTOP); err != nil {
 					return false, err
 				}
 			}
@@ -383,9 +380,9 @@ func (m *Machine) Thaw(ctx context.Context, p provider.Process, app bool) error 
 			err = systemctl(ctx, "thaw", m.cfg.Unit)
 		}
 	} else {
-		var pids []int
-		if pids, err = m.members(p); err == nil {
-			err = signal(pids, syscall.SIGCONT)
+		var all []stat
+		if all, err = m.members(p); err == nil {
+			err = signal(all, syscall.SIGCONT)
 		}
 	}
 	if len(m.cfg.Thaw) > 0 && m.byCommand(p, app) { // after the processes, which it may have to talk to
@@ -398,11 +395,11 @@ func (m *Machine) Thaw(ctx context.Context, p provider.Process, app bool) error 
 }
 
 // signal sends sig to each process; one that ended meanwhile is no error.
-func signal(pids []int, sig syscall.Signal) error {
+func signal(all []stat, sig syscall.Signal) error {
 	var errs []error
-	for _, pid := range pids {
-		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-			errs = append(errs, fmt.Errorf("cannot send %s to process %d: %w", sig, pid, err))
+	for _, st := range all {
+		if err := syscall.Kill(st.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, fmt.Errorf("cannot send %s to process %d: %w", sig, st.pid, err))
 		}
 	}
 	return errors.Join(errs...)

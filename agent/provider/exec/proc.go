@@ -7,9 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/drrun/drrun/agent/provider"
 )
 
 // procfs is where the kernel shows processes.
@@ -19,8 +22,10 @@ const procfs = "/proc"
 type stat struct {
 	pid     int
 	state   byte
+	parent  int
 	session int
 	started uint64 // clock ticks since boot
+	memory  uint64 // bytes of address space; 0: it is ending
 }
 
 // dead reports a process that is gone but not yet reaped.
@@ -39,9 +44,13 @@ func parseStat(b []byte) (stat, error) {
 		return bad("no process id")
 	}
 	f := strings.Fields(string(b[end+1:]))
-	const state, session, started = 0, 3, 19 // fields 3, 6 and 22 of proc(5)
-	if len(f) <= started || len(f[state]) != 1 {
+	const state, parent, session, started, memory = 0, 1, 3, 19, 20 // fields 3, 4, 6, 22 and 23 of proc(5)
+	if len(f) <= memory || len(f[state]) != 1 {
 		return bad("too few fields")
+	}
+	ppid, err := strconv.Atoi(f[parent])
+	if err != nil {
+		return bad("no parent")
 	}
 	sid, err := strconv.Atoi(f[session])
 	if err != nil {
@@ -51,7 +60,11 @@ func parseStat(b []byte) (stat, error) {
 	if err != nil {
 		return bad("no start time")
 	}
-	return stat{pid: pid, state: f[state][0], session: sid, started: at}, nil
+	size, err := strconv.ParseUint(f[memory], 10, 64)
+	if err != nil {
+		return bad("no size")
+	}
+	return stat{pid: pid, state: f[state][0], parent: ppid, session: sid, started: at, memory: size}, nil
 }
 
 // gone reports whether a read of procfs failed because the process ended.
@@ -98,23 +111,65 @@ func processes(f func(stat)) error {
 	return nil
 }
 
-// token reports whether a process carries the token of a launch in its
-// environment, and whether we may look into that.
-func token(pid int, want string) (has, readable bool) {
+// hasToken reports whether a process carries the token of a launch in its
+// environment, as far as we may look. Not every process of a machine does: some
+// are started with another environment, some write over theirs.
+func hasToken(pid int, want string) bool {
 	b, err := os.ReadFile(filepath.Join(procfs, strconv.Itoa(pid), "environ"))
-	if err != nil {
-		return false, gone(err)
-	}
-	if want == "" {
-		return false, true
+	if err != nil || want == "" {
+		return false
 	}
 	entry := []byte(envToken + "=" + want)
 	for v := range bytes.SplitSeq(b, []byte{0}) {
 		if bytes.Equal(v, entry) {
-			return true, true
+			return true
 		}
 	}
-	return false, true
+	return false
+}
+
+// members picks the living processes of a machine out of all: those in the
+// session of its leader, those that carry its token, and what they started.
+// Where the leader is gone, its id may have been given to the leader of another
+// session that is gone as well: what of that session carries no token is in
+// doubt.
+func members(all []stat, p provider.Process) (ours, doubtful []stat) {
+	leader := slices.IndexFunc(all, func(st stat) bool { return st.pid == p.PID })
+	reused := leader >= 0 && p.Started != 0 && all[leader].started != p.Started
+	member, doubt := map[int]bool{}, map[int]bool{}
+	for _, st := range all {
+		switch {
+		case st.session == p.PID && leader >= 0 && !reused:
+			member[st.pid] = true
+		case st.started >= p.Started && hasToken(st.pid, p.Launch.Token):
+			member[st.pid] = true
+		case st.session == p.PID && leader < 0:
+			// One that is ending has no environment any more: it is waited for.
+			if now, err := readStat(st.pid); err != nil || !now.dead() && now.memory > 0 {
+				doubt[st.pid] = !gone(err)
+			} else {
+				member[st.pid] = !now.dead()
+			}
+		}
+	}
+	for more := true; more; {
+		more = false
+		for _, st := range all {
+			if member[st.parent] && !member[st.pid] {
+				member[st.pid], more = true, true
+			}
+		}
+	}
+	for _, st := range all {
+		switch {
+		case st.dead():
+		case member[st.pid]:
+			ours = append(ours, st)
+		case doubt[st.pid]:
+			doubtful = append(doubtful, st)
+		}
+	}
+	return ours, doubtful
 }
 
 // quiet reports whether every thread of a process is stopped.
@@ -144,4 +199,12 @@ func quiet(pid int) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// living returns those of some processes that still live.
+func living(some []stat) []stat {
+	return slices.DeleteFunc(slices.Clone(some), func(st stat) bool {
+		now, err := readStat(st.pid)
+		return gone(err) || err == nil && (now.dead() || now.started != st.started)
+	})
 }

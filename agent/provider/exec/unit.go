@@ -3,9 +3,11 @@ package execprov
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/drrun/drrun/agent/provider"
 	"github.com/drrun/drrun/internal/fault"
@@ -13,8 +15,10 @@ import (
 )
 
 // systemctl runs systemctl on a unit.
-func systemctl(ctx context.Context, verb, unit string) error {
-	out, err := exec.CommandContext(ctx, "systemctl", verb, "--", unit).CombinedOutput() //nolint:gosec // fixed program
+func systemctl(ctx context.Context, verb, unit string, flags ...string) error {
+	cmd := exec.CommandContext(ctx, "systemctl", append(append([]string{verb}, flags...), "--", unit)...) //nolint:gosec // fixed program
+	cmd.WaitDelay = time.Second                                                                           // a child of its own may keep the output open
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fault.Errorf(fault.Failed, "cannot %s unit %s: %w: %s", verb, unit, err, strings.TrimSpace(string(out)))
 	}
@@ -35,17 +39,32 @@ func (m *Machine) startUnit(ctx context.Context, l provider.Launch) (provider.Pr
 }
 
 // stopUnit stops the unit. systemd itself kills what does not stop in the
-// unit's TimeoutStopSec.
-func (m *Machine) stopUnit(ctx context.Context, l provider.Launch, s provider.Stop) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.Within, errNotStopped)
+// unit's TimeoutStopSec; forced says so as well.
+func (m *Machine) stopUnit(ctx context.Context, l provider.Launch, s provider.Stop) (forced bool, err error) {
+	grace, cancel := context.WithTimeoutCause(ctx, s.Within, errNotStopped)
 	defer cancel()
-	if err := systemctl(ctx, "stop", m.cfg.Unit); err != nil {
-		return err
+	err = systemctl(grace, "stop", m.cfg.Unit)
+	if err != nil && grace.Err() != nil && ctx.Err() == nil {
+		if !s.Force {
+			return false, fault.Errorf(fault.Failed, "unit %s of machine %s did not stop within %s", m.cfg.Unit, l.Machine, s.Within).
+				WithHint("look at the unit, or allow a forced stop (force_after in the plan's shutdown)")
+		}
+		hard, stop := context.WithTimeoutCause(ctx, killWait, errNotStopped)
+		defer stop()
+		forced = true
+		err = systemctl(hard, "kill", m.cfg.Unit, "--signal=SIGKILL")
+		if err == nil {
+			err = poll(hard, func() (bool, error) { return m.unitStatus(hard).Power == recovery.PowerStopped, nil })
+		}
 	}
-	if st := m.unitStatus(ctx); st.Power != recovery.PowerStopped {
-		return fault.Errorf(fault.Failed, "unit %s of machine %s is %s after its stop", m.cfg.Unit, l.Machine, st.Power)
+	if err != nil {
+		return forced, err
 	}
-	return nil
+	st := m.unitStatus(ctx)
+	if st.Power != recovery.PowerStopped {
+		return forced, fault.Errorf(fault.Failed, "unit %s of machine %s is %s after its stop", m.cfg.Unit, l.Machine, st.Power)
+	}
+	return forced || st.Exit == "failed", nil // killed by systemd, or it ended badly
 }
 
 // unitStatus asks systemd. Anything but a clear word is unknown.
@@ -53,9 +72,13 @@ func (m *Machine) unitStatus(ctx context.Context) provider.State {
 	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=ActiveState,MainPID", "--", m.cfg.Unit).Output() //nolint:gosec // fixed program
 	var ee *exec.ExitError
 	if err != nil && !errors.As(err, &ee) {
-		return provider.State{Power: recovery.PowerUnknown}
+		return provider.State{Power: recovery.PowerUnknown, Why: fmt.Sprintf("systemctl cannot be asked about unit %s: %v", m.cfg.Unit, err)}
 	}
-	return parseUnit(string(out))
+	st := parseUnit(string(out))
+	if st.Power == recovery.PowerUnknown {
+		st.Why = fmt.Sprintf("systemctl does not say whether unit %s is active", m.cfg.Unit)
+	}
+	return st
 }
 
 // parseUnit reads the properties that systemctl shows.
