@@ -336,7 +336,9 @@ func (d *driver) takeOver(ctx context.Context, by string) error {
 func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if o.As == "" && !o.SourceIsDown && (d.st.Status.Busy() || d.st.Status == report.RunWaiting || !d.st.CommitDue().IsZero()) {
+	window := d.st.Status == report.RunUncommitted && d.st.Run.Commit.Mode == "window"
+	h := headOf(d.st)
+	if o.As == "" && !o.SourceIsDown && (h.works() || d.st.Status == report.RunWaiting || window) {
 		return nil // it goes on already, or when somebody answers: taking it over was all there was to do
 	}
 	switch d.st.Status {

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,7 +34,8 @@ type Options struct {
 	Clock     clock.Clock  // nil: the real one
 	Log       *slog.Logger // nil: discards
 	// NewID gives runs their ids; nil: the plan's name and six random digits.
-	NewID func(plan string) string
+	NewID    func(plan string) string
+	KeepRuns int // how many ended runs stay in the store; 0: KeepRuns
 }
 
 // Engine starts and drives runs. One engine has the state folder at a time.
@@ -46,6 +48,9 @@ type Engine struct {
 	clock   clock.Clock
 	log     *slog.Logger
 	newID   func(string) string
+
+	keepRuns int
+	births   sync.Mutex // from the sources of a new run to its first record; before mu
 
 	ctx    context.Context // ends when Close has waited long enough
 	cancel context.CancelCauseFunc
@@ -61,7 +66,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	e := &Engine{store: o.Store, caller: o.Caller, cat: o.Catalogue, scripts: o.Scripts, runner: o.Runner, clock: o.Clock, log: o.Log,
-		newID: o.NewID, ctx: ctx, cancel: cancel, live: map[string]*driver{}, taking: map[string]chan struct{}{}}
+		newID: o.NewID, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), ctx: ctx, cancel: cancel, live: map[string]*driver{}, taking: map[string]chan struct{}{}}
 	if e.runner == nil {
 		e.runner = LocalRunner{}
 	}
@@ -246,39 +251,51 @@ func (e *Engine) begin(ctx context.Context, run *state.Run, p *prepared) (string
 	if run.ID == "" {
 		run.ID = e.newID(p.program.Plan)
 	}
-	var err error
+	e.births.Lock()
+	defer e.births.Unlock()
+	if err := e.create(ctx, run, p); err != nil {
+		return "", err
+	}
+	if err := e.retain(ctx); err != nil { // no reason to hold a failover up
+		e.log.Error("cannot drop old runs", "cause", err.Error())
+	}
+	return run.ID, nil
+}
+
+// create commits the first record of a run and drives it.
+func (e *Engine) create(ctx context.Context, run *state.Run, p *prepared) (err error) {
 	if p.src.bundle.Main != "" {
 		if run.Bundle, err = putBlob(ctx, e.store, p.src.bundle); err != nil {
-			return "", err
+			return err
 		}
 	}
 	if run.Estate, err = putBlob(ctx, e.store, p.src.estate); err != nil {
-		return "", err
+		return err
 	}
 	if p.src.plan = p.plan; p.plan != nil {
 		if run.Plan, err = putBlob(ctx, e.store, p.plan); err != nil {
-			return "", err
+			return err
 		}
 	}
 	fence, err := nextFence(ctx, e.store, p.seen)
 	if err != nil {
-		return "", err
+		return err
 	}
 	rec := state.Record{Kind: state.Created, Time: e.now(), Run: run, Program: p.program, Fence: fence}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return "", errClosing()
+		return errClosing()
 	}
 	st, j, err := e.createRun(ctx, rec)
 	if err != nil {
-		return "", err
+		return err
 	}
 	e.log.Info("run started", "run", run.ID, "plan", p.program.Plan, "type", string(p.program.Type), "by", run.StartedBy)
 	if !st.Status.Ended() {
 		e.drive(newDriver(e, st, j, p.src))
 	}
-	return run.ID, nil
+	return nil
 }
 
 func errClosing() error {
@@ -518,7 +535,7 @@ func (e *Engine) Unfinished(ctx context.Context) ([]string, error) {
 	defer e.mu.Unlock()
 	var out []string
 	for _, h := range heads {
-		if e.live[h.ID] == nil && (h.Status.Busy() || h.Status == report.RunWaiting || !h.Due.IsZero()) {
+		if e.live[h.ID] == nil && (h.works() || h.Status == report.RunWaiting || !h.Due.IsZero()) {
 			out = append(out, h.ID)
 		}
 	}

@@ -47,7 +47,8 @@ type head struct {
 	Exit        int              `json:"exit"`
 	Created     time.Time        `json:"created"`
 	Ended       time.Time        `json:"ended,omitzero"`
-	Due         time.Time        `json:"due,omitzero"` // when it commits by itself
+	Due         time.Time        `json:"due,omitzero"`     // when it commits by itself
+	Follow      string           `json:"follow,omitempty"` // the section that begins by itself now
 	Machines    []string         `json:"machines"`
 	Uncommitted bool             `json:"uncommitted,omitempty"`
 }
@@ -58,7 +59,7 @@ func headOf(st *state.State) head {
 	p := st.Main()
 	h := head{Version: headVersion, ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
 		By: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: st.Reason, Hint: st.Hint, Exit: st.ExitCode(),
-		Created: st.Created, Ended: st.SectionEnd, Due: st.CommitDue(), Uncommitted: st.Uncommitted()}
+		Created: st.Created, Ended: st.SectionEnd, Due: st.CommitDue(), Follow: st.Follow(), Uncommitted: st.Uncommitted()}
 	for _, m := range p.Active() {
 		h.Machines = append(h.Machines, m.Name)
 	}
@@ -313,6 +314,9 @@ func (e *Engine) resolve(ctx context.Context, text string) (string, error) {
 	}
 	return "", fault.Errorf(fault.Invalid, "%d runs begin with %q: %s", len(found), text, strings.Join(found, ", "))
 }
+
+// works reports whether the run goes on by itself now, if a runtime drives it.
+func (h *head) works() bool { return h.Status.Busy() || h.Follow != "" }
 
 // sources are what a run was started with.
 type sources struct {

@@ -115,9 +115,22 @@ func TestLostAnswersAreAskedForAgain(t *testing.T) {
 // the operation's result and would answer it forever.
 func TestStoredUnreachable(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.w.sticky = map[string]bool{"par-1 drain db1": true}
+		r.w.sticky["par-1 drain db1"] = true
 		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		<-time.After(2 * time.Second)
+		r.w.set(func() { r.w.sticky["par-1 drain db1"] = false })
 		r.expect(id, report.RunWaiting)
+	})
+	t.Run("for long", func(t *testing.T) { // the results of a whole attempt do not hold up the next one
+		bubble(t, func(t *testing.T, r *rig) {
+			r.w.sticky["par-1 drain db1"] = true
+			id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+			r.expect(id, report.RunStopped)
+			r.w.set(func() { r.w.sticky["par-1 drain db1"] = false })
+			r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+			<-time.After(30 * time.Second)
+			r.expect(id, report.RunWaiting)
+		})
 	})
 }
 

@@ -32,15 +32,15 @@ func (e *Engine) Runs(ctx context.Context) ([]report.Run, error) {
 		for _, m := range h.Machines {
 			r.Machines = append(r.Machines, report.Machine{Name: m})
 		}
-		orphan(&r)
+		orphan(&r, h.works())
 		out = append(out, r)
 	}
 	return out, nil
 }
 
-// orphan marks a run that would work, but that nobody drives.
-func orphan(r *report.Run) {
-	if !r.Live && r.Status.Busy() {
+// orphan marks a run that works by itself (works), but that nobody drives.
+func orphan(r *report.Run, works bool) {
+	if !r.Live && works {
 		r.Status, r.Reason = report.RunStopped, "the runtime that drove it ended"
 		r.Hint, r.ExitCode = "drrun resume "+r.ID, fault.ExitStopped
 	}
@@ -63,7 +63,8 @@ func (e *Engine) Show(ctx context.Context, id string) (*report.Run, error) {
 		return nil, err
 	}
 	r := snapshot(st, nil, false)
-	orphan(r)
+	h := headOf(st)
+	orphan(r, h.works())
 	return r, nil
 }
 

@@ -30,7 +30,9 @@ type world struct {
 	slow   map[string]time.Duration
 	broken []string // contract breaches
 	kinds  map[string]fault.Kind
-	sticky map[string]bool // the first operation stores that a peer was not reached
+	sticky map[string]bool // an operation stores that a peer was not reached, and says so forever
+	stored map[string]bool // operations that have stored that
+	moving map[string]bool // "host machine": its progress moves with the clock
 }
 
 type fakeHost struct {
@@ -56,7 +58,7 @@ var began = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where a synctest bubb
 
 func newWorld(machines ...string) *world {
 	w := &world{hosts: map[string]*fakeHost{"par-1": {site: "paris", machines: map[string]*fakeMachine{}}, "lyo-1": {site: "lyon", machines: map[string]*fakeMachine{}}},
-		ops: map[string]string{}, faults: map[string]int{}, lost: map[string]int{}, slow: map[string]time.Duration{}, kinds: map[string]fault.Kind{}}
+		ops: map[string]string{}, faults: map[string]int{}, lost: map[string]int{}, slow: map[string]time.Duration{}, kinds: map[string]fault.Kind{}, sticky: map[string]bool{}, stored: map[string]bool{}, moving: map[string]bool{}}
 	for _, m := range machines {
 		rec := recovery.Authority{Epoch: 1, Active: "paris", Direction: []recovery.Pair{{From: "par-1", To: "lyo-1"}}}
 		p := testPoint(m, 1, began.Add(-30*time.Second))
@@ -156,7 +158,8 @@ func (w *world) serve(h *fakeHost, host, verb string, meta command.Meta, raw []b
 	if res, ok := m.results[verb+" "+meta.Op]; ok {
 		return res, nil
 	}
-	if key := host + " " + verb + " " + meta.Machine; w.sticky[key] && !strings.HasSuffix(meta.Op, ".1") {
+	if w.stored[meta.Op] || w.sticky[host+" "+verb+" "+meta.Machine] {
+		w.stored[meta.Op] = true
 		return nil, fault.Errorf(fault.Unreachable, "operation %s: the peer was not reached", meta.Op)
 	}
 	res, err := w.do(h, host, verb, m, raw)
@@ -199,8 +202,12 @@ func (w *world) status(h *fakeHost, host string) json.RawMessage {
 	st := command.AgentStatus{Host: host, Site: h.site, Estate: "acme"}
 	for _, name := range slices.Sorted(maps.Keys(h.machines)) {
 		m := h.machines[name]
-		st.Machines = append(st.Machines, command.MachineStatus{Machine: name, Host: host, Site: h.site, Authority: m.rec, Fence: m.fence,
-			Power: m.power, Locked: m.locked, State: recovery.Protected})
+		ms := command.MachineStatus{Machine: name, Host: host, Site: h.site, Authority: m.rec, Fence: m.fence,
+			Power: m.power, Locked: m.locked, State: recovery.Protected}
+		if w.moving[host+" "+name] {
+			ms.Progress = &command.Progress{Phase: "send", Done: time.Since(began).Milliseconds()}
+		}
+		st.Machines = append(st.Machines, ms)
 	}
 	return mustJSON(st)
 }
@@ -338,6 +345,13 @@ func (w *world) start(host string, h *fakeHost, m *fakeMachine, req command.Star
 	}
 	w.happened("%s start %s%s", host, req.Machine, testMark(req.Test))
 	return mustJSON(command.StartResult{Power: recovery.PowerRunning, PID: 42}), nil
+}
+
+// set changes the world while engines work in it.
+func (w *world) set(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
 }
 
 // effects returns what happened, and forgets nothing.

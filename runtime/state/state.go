@@ -290,7 +290,8 @@ func (s *State) Allowed(live bool) []string {
 	standing := s.Status == report.RunUncommitted || s.Status == report.RunPartial
 	add(s.Status == report.RunWaiting, report.OpAnswer)
 	add(open && live && s.Status.Busy(), report.OpPause)
-	add(s.Status == report.RunPaused || s.Status == report.RunStopped || open && !live && !standing || s.Retryable(), report.OpResume)
+	orphan := open && !live && (!standing || s.Follow() != "")
+	add(s.Status == report.RunPaused || s.Status == report.RunStopped || orphan || s.Retryable(), report.OpResume)
 	add(s.Cancellable(), report.OpCancel)
 	add(standing && !test && s.Uncommitted(), report.OpCommit)
 	add(open && test && !s.Status.Busy() && section != program.SectionCleanup, report.OpCleanup)

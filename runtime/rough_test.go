@@ -1,0 +1,361 @@
+package runtime_test
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// count is how often an effect happened.
+func (w *world) count(effect string) int {
+	n := 0
+	for _, e := range w.effects() {
+		if e == effect {
+			n++
+		}
+	}
+	return n
+}
+
+// leave ends the engine without waiting for anything.
+func (r *rig) leave() {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	cancel()
+	r.must(r.engine.Close(ctx))
+}
+
+// restart is what a controller does that was ended and starts again.
+func (r *rig) restart() {
+	r.t.Helper()
+	r.open()
+	ids, err := r.engine.Unfinished(r.t.Context())
+	r.must(err)
+	for _, id := range ids {
+		r.must(r.engine.Resume(r.t.Context(), id, runtime.ResumeOptions{By: "controller"}))
+	}
+}
+
+func step(run *report.Run, id string) report.Step {
+	i := slices.IndexFunc(run.Steps, func(s report.Step) bool { return s.ID == id })
+	if i < 0 {
+		return report.Step{}
+	}
+	return run.Steps[i]
+}
+
+// TestTakeOverHoldsUpNobody: agents that are slow to answer, or gone, do not
+// stop the engine's other calls.
+func TestTakeOverHoldsUpNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunWaiting)
+		r.close()
+		r.open()
+		r.w.set(func() { r.w.slow["par-1 status"] = time.Hour })
+		done := make(chan error, 2)
+		began := time.Now()
+		for range 2 { // the second waits for the first
+			go func() { done <- r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}) }()
+		}
+		<-time.After(time.Second)
+		before := time.Now()
+		_, err := r.engine.Show(t.Context(), id)
+		r.must(err)
+		_, err = r.engine.Runs(t.Context())
+		r.must(err)
+		if took := time.Since(before); took != 0 {
+			t.Errorf("show and runs took %s", took)
+		}
+		if a, b := <-done, <-done; (a == nil) == (b == nil) {
+			t.Errorf("answers: %v and %v, want one that counts", a, b)
+		}
+		if took := time.Since(began); took > 11*time.Second {
+			t.Errorf("the takeover took %s with one host that does not answer", took)
+		}
+		r.expect(id, report.RunUncommitted)
+	})
+}
+
+func TestTestAndRealRunOfOneMachine(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		real := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Planned})
+		r.expect(real, report.RunUncommitted)
+		trial := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Test, ID: "trial"})
+		r.expect(trial, report.RunUncommitted)
+		r.must(r.engine.Commit(t.Context(), real, "ann"))
+		r.expect(real, report.RunCommitted)
+		r.must(r.engine.Cleanup(t.Context(), trial, "ann"))
+		r.expect(trial, report.RunDone)
+	})
+}
+
+// TestRealRunGoesOverARunningTest: it does not wait for the test's steps in
+// flight, and the cleanup works although the machine has another epoch by then.
+func TestRealRunGoesOverARunningTest(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.slow["lyo-1 check app1"] = 5 * time.Second
+		trial := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, ID: "trial"})
+		for r.w.count("lyo-1 start app1 in a test") == 0 {
+			<-time.After(100 * time.Millisecond)
+		}
+		real := r.start(runtime.Request{Machines: []string{"app2"}, Type: recovery.Planned, ID: "real"})
+		r.expect(real, report.RunUncommitted)
+		run := r.expect(trial, report.RunCancelled)
+		cancelled := len(run.Errors) == 1 && strings.Contains(run.Errors[0].Error.Message, "cancelled by ann, whose real run goes over the test")
+		if !cancelled || r.w.count("lyo-1 cleanup app2") != 1 {
+			t.Errorf("errors %v, effects %v", failures(run), r.w.effects())
+		}
+	})
+}
+
+// A run that preflight refuses leaves the tests alone.
+func TestRefusedRunLeavesTests(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		trial := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, ID: "trial"})
+		r.expect(trial, report.RunUncommitted)
+		r.w.set(func() { r.w.hosts["par-1"].down = true })
+		real := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned, ID: "real"})
+		r.expect(real, report.RunRefused)
+		r.expect(trial, report.RunUncommitted)
+	})
+}
+
+// TestTimeIsUpAndTheOutcomeIsNotKnown: the program ran, its answer never came.
+// The next attempt asks for it under the same operation id.
+func TestTimeIsUpAndTheOutcomeIsNotKnown(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.lost["par-1 exec db1"] = -1
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		run := r.expect(id, report.RunStopped)
+		if len(run.Errors) != 1 || !fault.Is(run.Errors[0].Error, fault.Unreachable) {
+			t.Errorf("errors: %v", failures(run))
+		}
+		r.w.set(func() { r.w.lost["par-1 exec db1"] = 0 })
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		r.expect(id, report.RunWaiting)
+		if n := r.w.count("par-1 exec systemctl stop pooler"); n != 1 {
+			t.Errorf("the program ran %d times", n)
+		}
+	})
+}
+
+// TestRestartDoesNotAnswerForAPerson: a controller that starts again takes up a
+// run that waits for a decision, and leaves the decision to the person.
+func TestRestartDoesNotAnswerForAPerson(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		before := &r.lua.plan.Failover.Before[0]
+		before.Exec.Cmd, before.OnFail = []string{"false"}, program.OnFailAsk
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunWaiting)
+		r.close()
+		r.restart()
+		run := r.expect(id, report.RunWaiting)
+		if n := r.w.count("controller false"); n != 1 || !run.Live {
+			t.Fatalf("the program ran %d times; driven: %v", n, run.Live)
+		}
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
+		r.expect(id, report.RunWaiting)
+	})
+}
+
+func TestDrillSurvivesEveryRestart(t *testing.T) {
+	t.Parallel()
+	for n := 1; n < 70; n++ {
+		t.Run("", func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				r.close()
+				r.lua.plan.Items[1].Wait.Skip, r.lua.plan.Items[1].Wait.Wait.Unattended = nil, "go"
+				r.lua.plan.Failover.Before = nil
+				inner := r.store
+				r.store = &crashStore{Store: inner, left: n, after: true}
+				r.open()
+				_, err := r.engine.Start(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Test, Unattended: true, Cleanup: true, ID: "drill"})
+				<-time.After(time.Minute)
+				r.close()
+				r.store = inner
+				r.restart()
+				if n > 1 {
+					r.must(err)
+				}
+				r.expect("drill", report.RunDone)
+			})
+		})
+	}
+}
+
+// TestUnsafeOperationCutShortIsUnknown: the time of an action ends during an
+// operation that may not be repeated.
+func TestUnsafeOperationCutShortIsUnknown(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.lua.funcs[0] = func(ctx context.Context, _ plans.RunInfo, h plans.HostCalls) (bool, string, error) {
+			_, err := h.Op(ctx, "http.post", plans.OpUnsafe, json.RawMessage(`"ticket"`), func(ctx context.Context, _ string) (json.RawMessage, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+			return err == nil, "", err
+		}
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunWaiting)
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
+		run := r.expect(id, report.RunWaiting)
+		if run.ExitCode != fault.ExitUnknown || !strings.Contains(run.Waits[0].Ask, `http.post "ticket" was cut short`) || !strings.Contains(run.Waits[0].Ask, "erp.lua:26") {
+			t.Fatalf("exit %d, waits %+v", run.ExitCode, run.Waits)
+		}
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "done", By: "bob"}))
+		r.expect(id, report.RunUncommitted)
+	})
+}
+
+// TestDrainEndsOnlyByAStall: longer than the time of a step while something
+// moves, over a link that breaks once, and also where the drain is only tried.
+func TestDrainEndsOnlyByAStall(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		for _, m := range []string{"db1", "app1"} {
+			r.w.slow["par-1 drain "+m], r.w.moving["par-1 "+m] = 12*time.Minute, true
+		}
+		r.w.lost["par-1 drain db1"] = 1
+		id := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Planned, ID: "planned"})
+		r.expect(id, report.RunUncommitted)
+		id = r.start(runtime.Request{Machines: []string{"app1"}, Type: recovery.Unplanned, ID: "unplanned"})
+		run := r.expect(id, report.RunUncommitted)
+		if s := step(run, "shutdown/app1/drain"); s.Status != report.StepDone {
+			t.Errorf("the final drain: %+v", s)
+		}
+		r.w.set(func() { r.w.slow["par-1 drain app2"] = time.Hour })
+		began := time.Now()
+		id = r.start(runtime.Request{Machines: []string{"app2"}, Type: recovery.Planned, ID: "stalled"})
+		run = r.expect(id, report.RunStopped)
+		if took := time.Since(began); took > 6*time.Minute || !strings.Contains(run.Reason, "nothing moved") {
+			t.Errorf("after %s: %s", took, run.Reason)
+		}
+	})
+}
+
+func TestCommitWindowOverARestart(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.lua.plan.Commit = plans.CommitPolicy{Mode: "window", Within: time.Hour, OnTimeout: "commit"}
+		r.lua.plan.Items[1].Wait.Skip = plans.AllTypes()
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunUncommitted)
+		<-time.After(10 * time.Minute)
+		r.close()
+		r.restart()
+		r.expect(id, report.RunUncommitted)
+		<-time.After(time.Hour)
+		r.expect(id, report.RunCommitted)
+
+		late := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned, Failback: true, ID: "late"})
+		r.expect(late, report.RunUncommitted)
+		r.close()
+		<-time.After(2 * time.Hour)
+		r.restart() // it came due while no runtime ran: a person decides
+		<-time.After(2 * time.Hour)
+		run := r.expect(late, report.RunUncommitted)
+		if strings.Contains(run.Reason, "committed at") {
+			t.Errorf("reason: %s", run.Reason)
+		}
+	})
+}
+
+func TestWhatFailedInAnUnplannedRunIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 prepare app1"] = 1
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Unplanned})
+		r.expect(id, report.RunWaiting)
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
+		r.expect(id, report.RunPartial)
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		run := r.expect(id, report.RunUncommitted)
+		if r.w.count("lyo-1 start app1") != 1 || r.w.count("lyo-1 start db1") != 1 || len(run.Errors) != 1 {
+			t.Errorf("effects %v, errors %v", r.w.effects(), failures(run))
+		}
+	})
+}
+
+// TestUnplannedRunThatMovedNothing: it holds its machines until a person lets it
+// try again, or give back what it stopped.
+func TestUnplannedRunThatMovedNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		before := strip(r.w.summary())
+		r.w.faults["lyo-1 grant db1"] = -1
+		id := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Unplanned})
+		run := r.expect(id, report.RunPartial)
+		if run.ExitCode != fault.ExitPartial || !slices.Contains(run.Allowed, report.OpCancel) || !slices.Contains(run.Allowed, report.OpResume) {
+			t.Errorf("exit %d, allowed %v", run.ExitCode, run.Allowed)
+		}
+		if err := r.engine.Commit(t.Context(), id, "ann"); !fault.Is(err, fault.Refused) {
+			t.Errorf("commit: %v", err)
+		}
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		r.expect(id, report.RunCancelled)
+		if after := strip(r.w.summary()); after != before {
+			t.Errorf("after the cancel:\n%s\nwant\n%s", after, before)
+		}
+	})
+}
+
+// stubborn finishes what it began, whatever its context says.
+type stubborn struct{ controllerHost }
+
+func (s stubborn) Run(ctx context.Context, argv, env []string) (int, string, error) {
+	<-time.After(time.Second)
+	return s.controllerHost.Run(context.WithoutCancel(ctx), argv, env)
+}
+
+// TestKnownResultsAreWrittenWhileLeaving: a runtime that leaves at once still
+// records what it has come to know.
+func TestKnownResultsAreWrittenWhileLeaving(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.close()
+		r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.w, Catalogue: r.cat, Scripts: r.lua, Runner: stubborn{controllerHost{r.w}}})
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned, ID: "erp-1"})
+		for {
+			run, err := r.engine.Show(t.Context(), id)
+			r.must(err)
+			if step(run, "failover/before:tell the desk").Status == report.StepRunning {
+				break
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+		r.leave()
+		r.open()
+		run, err := r.engine.Show(t.Context(), id)
+		r.must(err)
+		if s := step(run, "failover/before:tell the desk"); s.Status != report.StepDone {
+			t.Errorf("the step is %s: %v", s.Status, s.Error)
+		}
+	})
+}
+
+func TestNotesOfAnActionAreLimited(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.lua.funcs[0] = func(_ context.Context, _ plans.RunInfo, h plans.HostCalls) (bool, string, error) {
+			for range 3 * runtime.MaxNotes {
+				h.Note(strings.Repeat("x", 2*runtime.MaxNote))
+			}
+			return true, "", nil
+		}
+		r.lua.plan.Items[1].Wait.Skip = plans.AllTypes()
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		run := r.expect(id, report.RunUncommitted)
+		records, err := r.engine.Journal(t.Context(), id)
+		r.must(err)
+		if n := len(records); n < runtime.MaxNotes || n > runtime.MaxNotes+150 {
+			t.Errorf("%d records", n)
+		}
+		if last := run.Notes[len(run.Notes)-1]; !strings.Contains(last.Text, "left out") {
+			t.Errorf("the last note: %.80s", last.Text)
+		}
+	})
+}
