@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // a host without zone files must not make a plan invalid
 
 	robfig "github.com/robfig/cron/v3"
 )

@@ -74,7 +74,13 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 	}
 	r.medium = quicnet.New(tr, quicnet.Options{Clock: o.Clock, Log: o.Log, KeepAlive: keepAlive, IdleTimeout: silence, HandshakeTimeout: silence})
 	r.agents = newAgents(tr, r.medium, o.Version, o.Log)
-	loader := scripts.New(scripts.Options{})
+	loader := scripts.New(scripts.Options{Log: o.Log, Secrets: func(ctx context.Context, name string) (string, error) {
+		e, _, err := r.catalogue.AppliedEstate(ctx)
+		if err != nil {
+			return "", err
+		}
+		return openSecret(ctx, e, name)
+	}})
 	r.catalogue = estate.New(estate.Options{Store: r.store, Loader: loader, Trust: tr, Caller: r.agents, Clock: o.Clock, Log: o.Log})
 	r.agents.catalogue = r.catalogue
 	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log})
