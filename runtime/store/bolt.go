@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -342,7 +343,7 @@ func (b *Bolt) Txn(ctx context.Context, t Txn) (int64, bool, error) {
 		return 0, false, err
 	}
 	if err != nil {
-		b.broken = fault.Errorf(fault.KindOf(err), "cannot write the state %s: %w", b.path, err).
+		b.broken = fault.Errorf(writeKind(err), "cannot write the state %s: %w", b.path, err).
 			WithHint("the disk is full or broken: mend it and start drrun again; runs are resumable")
 		return 0, false, b.broken
 	}
@@ -352,6 +353,19 @@ func (b *Bolt) Txn(ctx context.Context, t Txn) (int64, bool, error) {
 }
 
 var errNoChange = errors.New("no change")
+
+// writeKind is the kind of a failed write: a disk that is full or broken is no
+// bug of drrun.
+func writeKind(err error) fault.Kind {
+	switch k := fault.KindOf(err); {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fault.NoSpace
+	case k == fault.Internal:
+		return fault.Failed
+	default:
+		return k
+	}
+}
 
 func (b *Bolt) apply(tx *bbolt.Tx, t Txn, rev int64, ops []Op) (bool, error) {
 	kvs, meta := tx.Bucket(bucketKV), tx.Bucket(bucketMeta)

@@ -12,6 +12,7 @@ import (
 type history struct {
 	mu     sync.Mutex
 	events []Event // ring order is kept by trimming: oldest first
+	bytes  int     // of the values of events
 	first  int64   // oldest revision that is complete in events
 	last   int64   // newest revision
 	wake   chan struct{}
@@ -32,17 +33,31 @@ func (h *history) publish(rev int64, ops []Op) {
 			ev.Value = op.Value
 		}
 		h.events = append(h.events, ev)
+		h.bytes += len(ev.Value)
 	}
 	h.last = rev
-	if over := len(h.events) - HistoryEvents; over > HistoryEvents/4 {
-		h.first = h.events[over-1].Rev + 1
-		for over < len(h.events) && h.events[over].Rev < h.first {
-			over++ // never half a revision
-		}
-		h.events = append([]Event(nil), h.events[over:]...)
+	if len(h.events) > HistoryEvents+HistoryEvents/4 || h.bytes > HistoryBytes+HistoryBytes/4 {
+		h.trim()
 	}
 	close(h.wake)
 	h.wake = make(chan struct{})
+}
+
+// trim drops the oldest revisions until both limits hold; the newest stays.
+func (h *history) trim() {
+	over := 0
+	for len(h.events)-over > HistoryEvents || h.bytes > HistoryBytes {
+		rev := h.events[over].Rev
+		if rev == h.last {
+			break
+		}
+		for over < len(h.events) && h.events[over].Rev == rev { // never half a revision
+			h.bytes -= len(h.events[over].Value)
+			over++
+		}
+		h.first = rev + 1
+	}
+	h.events = append([]Event(nil), h.events[over:]...)
 }
 
 func (h *history) close() {

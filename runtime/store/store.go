@@ -22,8 +22,9 @@ const (
 	MaxKey   = 512      // bytes of a key
 	MaxValue = 16 << 20 // bytes of a value
 	MaxOps   = 128      // comparisons and operations of one transaction
-	// HistoryEvents is how many events a watch can go back.
+	// HistoryEvents and HistoryBytes (of values) are how far a watch can go back.
 	HistoryEvents = 8192
+	HistoryBytes  = 32 << 20
 )
 
 // KV is a key with its value. The value is a copy: callers may keep it.
