@@ -38,7 +38,11 @@ func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duratio
 	if err := m.checkCuts(p); err != nil {
 		return recovery.Point{}, err
 	}
-	p.Received = m.cfg.Clock.Now().UTC()
+	now := m.cfg.Clock.Now()
+	p.Received = now.UTC()
+	if now.Sub(p.Instant.Add(age)).Abs() < MaxClockJump { // the sender's clock agrees with ours
+		m.thin.confirm()
+	}
 	if err := m.writePoint(p); err != nil {
 		// It may be there all the same; the sender may go on with another point
 		// of that number.

@@ -13,6 +13,7 @@ import (
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
 )
 
 // chain is a replica with five points, of which each wrote the first block
@@ -129,7 +130,7 @@ func TestDamagedManifestCostsOnePoint(t *testing.T) {
 		}
 		must(t, m.CleanupTest("t"))
 	}
-	if p, err := m.Select("latest", false); err != nil || p.ID != w.tip.ID {
+	if p, err := recovery.Select(m.Points(), "latest", false); err != nil || p.ID != w.tip.ID {
 		t.Errorf("latest: %v", err)
 	}
 }

@@ -206,11 +206,6 @@ func (m *Machine) Points() []recovery.Point {
 	return slices.Clone(m.points)
 }
 
-// Select returns the point that a selector names (see recovery.Select).
-func (m *Machine) Select(selector string, fuzzy bool) (recovery.Point, error) {
-	return recovery.Select(m.Points(), selector, fuzzy)
-}
-
 // point returns the point of an id.
 func (m *Machine) point(id ident.PointID) (recovery.Point, error) {
 	m.mu.RLock()

@@ -20,7 +20,7 @@ import (
 const MaxClockJump = time.Hour
 
 // ErrClockJumped says that thinning has stopped because the wall clock jumped;
-// errors.Is finds it. ConfirmClock lets it go on.
+// errors.Is finds it. The sender's clock or ConfirmClock lets it go on.
 var ErrClockJumped = errors.New("the wall clock jumped")
 
 // clockWatch notices that the wall clock jumped against the monotonic one.
@@ -60,8 +60,8 @@ func (c *clockWatch) confirm() {
 	c.jump = 0
 }
 
-// ConfirmClock says, by a peer or a person, that the wall clock is right:
-// thinning goes on.
+// ConfirmClock says for a person that the wall clock is right: thinning goes
+// on. An accepted point whose sender's clock agrees with it does so too.
 func (m *Machine) ConfirmClock() { m.thin.confirm() }
 
 // maxThinRun is the most neighbouring points that are merged at once.
@@ -75,7 +75,7 @@ func (m *Machine) Thin(ctx context.Context, keep []recovery.Keep, now time.Time)
 	defer m.fullDisk(&err)
 	if jump := m.thin.look(now, m.elapsed()); jump != 0 {
 		return 0, fault.Errorf(fault.Refused, "cannot thin the points of %s: %w by %s", m.cfg.Machine, ErrClockJumped, quantity.FormatDuration(jump.Abs())).
-			WithHint("look at the host's clock; when it is right, confirm it, and thinning goes on")
+			WithHint("look at the host's clock; thinning goes on with the next point whose sender's clock agrees with it")
 	}
 	ctx, done, err := m.work.take(ctx, yielding)
 	if err != nil {

@@ -2,6 +2,7 @@ package replica_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -130,4 +131,34 @@ func TestClockThatJumpsBack(t *testing.T) {
 	m.ConfirmClock()
 	_, err = m.Thin(ctx, nil, w.now)
 	must(t, err)
+}
+
+// TestSenderConfirmsTheClock: after a jump thinning goes on when the sender has
+// the same time, and not before.
+func TestSenderConfirmsTheClock(t *testing.T) {
+	t.Parallel()
+	w, m := setup(t)
+	m.SetElapsed(func() time.Duration { return 0 }) // the monotonic clock stands, as in a sleeping machine
+	ctx := context.Background()
+	w.now = w.now.Add(3 * time.Hour)
+	if _, err := m.Thin(ctx, nil, w.now); !errors.Is(err, replica.ErrClockJumped) {
+		t.Fatalf("got %v", err)
+	}
+	p, segs, err := w.cut(m)
+	must(t, err)
+	for _, s := range segs {
+		must(t, send(m, s))
+	}
+	p.Instant = p.Instant.Add(-2 * time.Hour) // its clock is another one
+	got, err := m.Accept(ctx, p, time.Minute)
+	must(t, err)
+	w.keep(got)
+	if _, err := m.Thin(ctx, nil, w.now); !errors.Is(err, replica.ErrClockJumped) {
+		t.Fatalf("got %v", err)
+	}
+	w.change()
+	must(t, w.cycle(m))
+	_, err = m.Thin(ctx, nil, w.now)
+	must(t, err)
+	must(t, w.check(m))
 }

@@ -1,10 +1,12 @@
 package recovery
 
 import (
-	"fmt"
+	"cmp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/drrun/drrun/internal/fault"
 )
 
 // The words of a point selector. Anything else is a time (RFC 3339, or
@@ -24,13 +26,14 @@ func Drains(selector string) bool { return selector == "" || selector == SelectL
 
 // Select returns the point that a selector chooses. Order is the sequence
 // number. A fuzzy point is chosen only by its id or label, unless fuzzy is set
-// (the policy says consistency = "fuzzy"); a suspect one never by latest.
+// (the policy says consistency = "fuzzy"); a suspect one never by latest. No such
+// point, or several, is fault.NotFound.
 func Select(points []Point, selector string, fuzzy bool) (Point, error) {
 	if len(points) == 0 {
-		return Point{}, fmt.Errorf("there is no recovery point")
+		return Point{}, noPoint("there is no recovery point")
 	}
 	sorted := slices.Clone(points)
-	slices.SortFunc(sorted, func(a, b Point) int { return int(int64(b.Seq) - int64(a.Seq)) }) //nolint:gosec // only the sign counts
+	slices.SortFunc(sorted, func(a, b Point) int { return cmp.Compare(b.Seq, a.Seq) })
 	clean := func(p Point) bool { return (fuzzy || p.Kind != Fuzzy) && p.Suspect == "" }
 	switch selector {
 	case "", SelectLatest, SelectLatestProcessed:
@@ -47,11 +50,15 @@ func Select(points []Point, selector string, fuzzy bool) (Point, error) {
 	return selectByName(sorted, selector)
 }
 
+func noPoint(format string, args ...any) error {
+	return fault.Errorf(fault.NotFound, format, args...).WithHint("drrun points lists the recovery points of a machine")
+}
+
 func firstPoint(sorted []Point, ok func(Point) bool, format string, args ...any) (Point, error) {
 	if i := slices.IndexFunc(sorted, ok); i >= 0 {
 		return sorted[i], nil
 	}
-	return Point{}, fmt.Errorf(format, args...)
+	return Point{}, noPoint(format, args...)
 }
 
 func selectByName(sorted []Point, name string) (Point, error) {
@@ -72,9 +79,9 @@ func selectByName(sorted []Point, name string) (Point, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return Point{}, fmt.Errorf("no point has the label or id %q", name)
+		return Point{}, noPoint("no point has the label or id %q", name)
 	}
-	return Point{}, fmt.Errorf("%d points have ids that begin with %q", len(found), name)
+	return Point{}, noPoint("%d points have ids that begin with %q", len(found), name)
 }
 
 // ParseInstant reads the time of a selector.
