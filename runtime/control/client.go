@@ -30,7 +30,7 @@ type Client struct {
 // does again, and the call goes on. It may be called from several goroutines.
 func NewClient(path string, gone func(ctx context.Context) error) *Client {
 	c := &Client{path: path, gone: gone}
-	c.http = &http.Client{Transport: &http.Transport{DialContext: c.dial}}
+	c.http = &http.Client{Transport: &http.Transport{DialContext: c.dial, IdleConnTimeout: idle / 2}} // before the server ends it
 	return c
 }
 

@@ -153,7 +153,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 // Serve answers calls until ctx ends, then waits a moment for those under way
 // and removes the socket.
 func (s *Server) Serve(ctx context.Context, l net.Listener, path string) error {
-	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
+	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idle, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
 	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer endCalls()
 	srv.BaseContext = func(net.Listener) context.Context { return calls }
@@ -178,6 +178,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, path string) error {
 	}
 	return err
 }
+
+// idle is how long a connection without a call is kept.
+const idle = 2 * time.Minute
 
 // shutdownGrace is how long calls under way may go on when the runtime ends.
 const shutdownGrace = 2 * time.Second

@@ -12,6 +12,7 @@ import (
 
 // Limits of one message.
 const (
+	maxHeader  = 64 << 10 // bytes of the HTTP header
 	maxRequest = 64 << 20 // bytes: an estate with its modules is far below
 	maxLine    = 16 << 20 // bytes of one event
 )
@@ -35,10 +36,18 @@ func toFault(err error) *fault.Error {
 // handle serves a verb.
 func handle[In, Out any](mux *http.ServeMux, v verb[In, Out], h func(ctx context.Context, in In) (Out, error)) {
 	mux.HandleFunc("POST /v1/"+v.name, func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength > maxRequest {
+			reply(w, failure{fault.Errorf(fault.Invalid, "the request has %d bytes, the limit is %d", r.ContentLength, maxRequest)})
+			return
+		}
 		var in In
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 		dec.DisallowUnknownFields() // a field that is not understood must not be left out in silence
-		if err := dec.Decode(&in); err != nil {
+		err := dec.Decode(&in)
+		if err == nil && dec.More() {
+			err = errors.New("there is more than one object")
+		}
+		if err != nil {
 			reply(w, failure{fault.Errorf(fault.Invalid, "cannot read the request: %v", err).
 				WithHint("use the drrun of the same version as the controller")})
 			return
