@@ -127,7 +127,7 @@ func newHole(t *testing.T, to string) *hole {
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	e := newEstate(t, "acme")
-	o := quicnet.Options{KeepAlive: 200 * time.Millisecond, IdleTimeout: 3 * time.Second}
+	o := quicnet.Options{KeepAlive: 200 * time.Millisecond, IdleTimeout: 5 * time.Second}
 	listen, dial := quicnet.New(quicnet.Fixed(e.host(t, "par", "par-1")), o), quicnet.New(quicnet.Fixed(e.rt), o)
 	hasty := quicnet.New(quicnet.Fixed(e.rt), quicnet.Options{HandshakeTimeout: 300 * time.Millisecond})
 	t.Cleanup(func() { _ = errors.Join(listen.Close(), dial.Close(), hasty.Close()) })

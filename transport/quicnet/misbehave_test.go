@@ -30,7 +30,7 @@ func rawListener(t *testing.T, e estate, serve func(ctx context.Context, qc *qui
 	}
 	done := make(chan error, 1)
 	go func() {
-		qc, err := l.Accept(context.Background())
+		qc, err := l.Accept(t.Context()) // ends with the test if nobody gets through
 		if err == nil {
 			err = serve(qc.Context(), qc)
 		}
@@ -69,7 +69,7 @@ func TestHalfAdmission(t *testing.T) {
 				<-ctx.Done()
 				return err
 			})
-			m := quicnet.New(quicnet.Fixed(e.rt), quicnet.Options{HandshakeTimeout: 2 * time.Second})
+			m := quicnet.New(quicnet.Fixed(e.rt), quicnet.Options{HandshakeTimeout: 6 * time.Second})
 			_, err := m.Dial(t.Context(), addr, transport.Want{})
 			wantFault(t, err, fault.Unreachable, "cannot reach "+addr+": it did not say whether it admits us")
 			if err := m.Close(); err != nil {

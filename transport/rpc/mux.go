@@ -56,18 +56,9 @@ func NewMux() *Mux {
 
 // Verbs lists the registered verbs in order.
 func (m *Mux) Verbs() []string {
-	return slices.Sorted(func(yield func(string) bool) {
-		for v := range maps.Keys(m.calls) {
-			if !yield(v) {
-				return
-			}
-		}
-		for v := range maps.Keys(m.uploads) {
-			if !yield(v) {
-				return
-			}
-		}
-	})
+	all := slices.AppendSeq(slices.Collect(maps.Keys(m.calls)), maps.Keys(m.uploads))
+	slices.Sort(all)
+	return all
 }
 
 func (m *Mux) register(verb string) {

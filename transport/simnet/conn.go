@@ -50,6 +50,7 @@ type conn struct {
 	// under Net.mu:
 	incoming []*stream // in the order they were opened
 	streams  map[*stream]struct{}
+	opened   int // streams opened here that the peer has not closed yet
 	wake     chan struct{}
 	err      error // why it ended; nil: it lives
 	closing  error // the peer's close, held up by a partition
@@ -84,21 +85,30 @@ func (c *conn) wakeAll() {
 
 func (c *conn) down() bool { return c.p.n.link(c.p.pair.a, c.p.pair.b).down }
 
+// maxStreams is the number of streams that one end may have under way, as in
+// transport/quicnet.
+const maxStreams = 256
+
 // Open implements transport.Conn. The peer sees the stream with its first byte.
 func (c *conn) Open(ctx context.Context) (transport.Stream, error) {
-	if ctx.Err() != nil {
-		return nil, fault.Errorf(fault.Unreachable, "cannot open a stream to %s: %w", c.peer, context.Cause(ctx))
+	n := c.p.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for ctx.Err() == nil && c.err == nil && c.opened >= maxStreams {
+		_ = n.await(ctx, c.wake, time.Time{}) // the loop asks ctx
 	}
-	c.p.n.mu.Lock()
-	defer c.p.n.mu.Unlock()
 	if c.err != nil {
 		return nil, c.err
 	}
+	if ctx.Err() != nil {
+		return nil, fault.Errorf(fault.Unreachable, "cannot open a stream to %s: %w", c.peer, context.Cause(ctx))
+	}
 	there, back := &half{}, &half{}
-	near := &stream{c: c, out: there, in: back, wake: make(chan struct{})}
-	far := &stream{c: c.far, out: back, in: there, wake: make(chan struct{})}
+	near := &stream{c: c, out: there, in: back, wake: make(chan struct{}), opener: c}
+	far := &stream{c: c.far, out: back, in: there, wake: make(chan struct{}), opener: c}
 	near.far, far.far, near.hidden = far, near, true
 	c.streams[near] = struct{}{}
+	c.opened++
 	return near, nil
 }
 

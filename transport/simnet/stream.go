@@ -33,6 +33,7 @@ type chunk struct {
 // stream is one end of a stream.
 type stream struct {
 	c       *conn
+	opener  *conn // the end that opened it
 	far     *stream
 	out, in *half
 
@@ -200,6 +201,10 @@ func (s *stream) Close() error {
 	s.dropped = true
 	delete(s.c.streams, s)
 	broadcast(&s.wake)
+	if s.c != s.opener || s.hidden { // the peer is done with it, or never knew
+		s.opener.opened--
+		broadcast(&s.opener.wake)
+	}
 	if s.c.err != nil || s.hidden {
 		return nil
 	}

@@ -42,6 +42,7 @@ func Cases() []Case {
 		{"Peers", testPeers},
 		{"ManyStreams", testManyStreams},
 		{"SlowReader", testSlowReader},
+		{"StreamLimit", testStreamLimit},
 		{"CloseAfterCloseWriteDelivers", testCloseDelivers},
 		{"CloseDropsStream", testCloseDrops},
 		{"CloseEndsOwnRead", testCloseEndsOwnRead},
@@ -211,6 +212,38 @@ func testManyStreams(t *testing.T, p Pair) {
 	asked.Wait()
 	_ = r.near.Close("done")
 	served.Wait()
+}
+
+// testStreamLimit opens streams until Open waits: a peer that answers nothing
+// cannot be made to hold any number of them.
+func testStreamLimit(t *testing.T, p Pair) {
+	ctx, r := connect(t, p)
+	var near, far transport.Stream
+	for n := 0; ; n++ {
+		if n > 10_000 {
+			t.Fatal("no limit")
+		}
+		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		st, err := r.near.Open(short)
+		cancel()
+		if err != nil {
+			if !fault.Is(err, fault.Unreachable) || n < 100 {
+				t.Fatalf("stream %d: %s fault %v", n, fault.KindOf(err), err)
+			}
+			break
+		}
+		near = st
+		if _, err := near.Write([]byte{'!'}); err != nil {
+			t.Fatal(err)
+		}
+		if far, err = r.far.Accept(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(near.CloseWrite(), near.Close(), far.CloseWrite(), far.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r.stream(ctx, t) // there is room again
 }
 
 // testSlowReader sends more than any window and reads it late.

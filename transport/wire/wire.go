@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/drrun/drrun/internal/fault"
 )
@@ -89,12 +90,12 @@ func Limit(t Type) (int, bool) {
 // AppendFrame appends a frame to b. A payload over the limit of its type is
 // fault.Invalid.
 func AppendFrame(b []byte, t Type, payload []byte) ([]byte, error) {
-	max, ok := Limit(t)
+	limit, ok := Limit(t)
 	if !ok {
 		return nil, fault.Errorf(fault.Internal, "cannot write %s", t)
 	}
-	if len(payload) > max {
-		return nil, fault.Errorf(fault.Invalid, "%s frame of %d bytes, the limit is %d", t, len(payload), max)
+	if len(payload) > limit {
+		return nil, fault.Errorf(fault.Invalid, "%s frame of %d bytes, the limit is %d", t, len(payload), limit)
 	}
 	b = append(b, byte(t), 0)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
@@ -122,19 +123,19 @@ func ReadFrame(r io.Reader, want ...Type) (Type, []byte, error) {
 		return 0, nil, err
 	}
 	t, flags, n := Type(h[0]), h[1], binary.LittleEndian.Uint32(h[2:])
-	max, ok := Limit(t)
+	limit, ok := Limit(t)
 	if !ok {
 		return 0, nil, fault.Errorf(fault.Invalid, "unknown %s", t)
 	}
-	if len(want) > 0 && !contains(want, t) {
+	if len(want) > 0 && !slices.Contains(want, t) {
 		return 0, nil, fault.Errorf(fault.Invalid, "%s frame where %s is due", t, want[0])
 	}
 	if flags&mustFlags != 0 {
 		return 0, nil, fault.Errorf(fault.Invalid, "%s frame with unknown flags %#x", t, flags&mustFlags).
 			WithHint("the other end is newer: update the older one")
 	}
-	if uint64(n) > uint64(max) {
-		return 0, nil, fault.Errorf(fault.Invalid, "%s frame of %d bytes, the limit is %d", t, n, max)
+	if uint64(n) > uint64(limit) {
+		return 0, nil, fault.Errorf(fault.Invalid, "%s frame of %d bytes, the limit is %d", t, n, limit)
 	}
 	payload, err := readPayload(r, int(n))
 	return t, payload, err
@@ -161,13 +162,4 @@ func readPayload(r io.Reader, n int) ([]byte, error) {
 		}
 	}
 	return b, nil
-}
-
-func contains(ts []Type, t Type) bool {
-	for _, x := range ts {
-		if x == t {
-			return true
-		}
-	}
-	return false
 }
