@@ -85,8 +85,9 @@ func (s *Scan) open(d Disk) (*openDisk, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.IsDir() {
-		return nil, errors.New("it is a directory")
+	// Opening a pipe would wait for a writer, with the machine held still.
+	if block := info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice; !info.Mode().IsRegular() && !block {
+		return nil, errors.New("it is neither a file nor a block device")
 	}
 	f, err := s.fs.OpenFile(d.Path, vfs.ReadOnly, 0)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/drrun/drrun/agent/blocksum"
@@ -253,6 +254,23 @@ func TestScanNamesAMissingDisk(t *testing.T) {
 	for _, word := range []string{"db1", "log", other.Path} {
 		if !strings.Contains(err.Error(), word) {
 			t.Errorf("%q does not name %s", err, word)
+		}
+	}
+}
+
+// A pipe in place of a disk would hold the scan, and with it the machine, for
+// ever.
+func TestScanRefusesWhatIsNoDisk(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, pattern(block, 'a'))
+	pipe := Disk{Name: "log", Path: b.disk.Path + ".pipe", Key: key}
+	if err := syscall.Mkfifo(pipe.Path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []Disk{pipe, {Name: "log", Path: t.TempDir()}, {Name: "log", Path: "/dev/zero"}} {
+		_, err := NewScan(vfs.OS{}, 1).Begin(t.Context(), "db1", []Disk{b.disk, d}, ident.PointID{})
+		if !fault.Is(err, fault.Failed) || !strings.Contains(err.Error(), d.Path) {
+			t.Errorf("%s: %v", d.Path, err)
 		}
 	}
 }
