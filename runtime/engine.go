@@ -207,14 +207,40 @@ func (e *Engine) facts(ctx context.Context, machines []string) (map[string]progr
 	return facts, look, nil
 }
 
-// Explain compiles a request and shows it; nothing is stored or changed.
+// Explain compiles a request and shows it, with preflight's word on it in a dry
+// run; nothing is stored or changed.
 func (e *Engine) Explain(ctx context.Context, req Request) (*report.Explain, error) {
 	p, err := e.prepare(ctx, &req)
 	if err != nil {
 		return nil, err
 	}
 	x := p.program.Explain()
-	return &x, nil
+	if req.DryRun && x.Nothing == "" {
+		err = e.tryPreflight(ctx, &req, p, &x)
+	}
+	return &x, err
+}
+
+// tryPreflight adds what preflight would say now.
+func (e *Engine) tryPreflight(ctx context.Context, req *Request, p *prepared, x *report.Explain) error {
+	run := runOf(req, p)
+	run.ID = cmp.Or(run.ID, "dry-run")
+	st, err := state.New([]state.Record{{Seq: 1, Time: e.now(), Kind: state.Created, Run: run, Program: p.program}})
+	if err != nil {
+		return err
+	}
+	out := newDriver(e, st, nil, p.src).job(st.Steps["preflight"]).preflight(ctx)
+	x.Overridden, x.Text = out.notes, x.Text+"as it stands now\n"
+	for _, n := range out.notes {
+		x.Text += "     " + n + "\n"
+	}
+	if out.err != nil {
+		x.Refused = asFault(out.err)
+		x.Text += "     refused: " + strings.TrimPrefix(out.err.Error(), "preflight: ") + "\n"
+	} else {
+		x.Text += "     " + out.detail + "\n"
+	}
+	return nil
 }
 
 // Start stores a run and begins it. It returns when the run exists; what
@@ -224,14 +250,19 @@ func (e *Engine) Start(ctx context.Context, req Request) (id string, err error) 
 	if err != nil {
 		return "", err
 	}
+	return e.begin(ctx, runOf(&req, p), p)
+}
+
+// runOf is what a run is started with.
+func runOf(req *Request, p *prepared) *state.Run {
 	rec := &state.Run{ID: req.ID, Kind: report.KindFailover, StartedBy: req.By, Params: p.plan.Params, Set: req.Set, EstateRev: p.rev,
 		RTO: p.plan.RTO, RPO: p.plan.RPO, Commit: p.plan.Commit, Cleanup: req.Cleanup, SourceIsDown: req.SourceIsDown,
 		Force: req.Force, NoShutdown: req.NoShutdown, NoProof: req.NoProof, Unattended: req.Unattended}
-	rec.Point = selectorOf(&req, p.plan)
+	rec.Point = selectorOf(req, p.plan)
 	if req.Commit {
 		rec.Commit.Mode = "auto"
 	}
-	return e.begin(ctx, rec, p)
+	return rec
 }
 
 func selectorOf(req *Request, p *plans.Plan) string {
@@ -452,75 +483,6 @@ func (e *Engine) Commit(ctx context.Context, id, by string) error {
 // Cleanup ends a test.
 func (e *Engine) Cleanup(ctx context.Context, id, by string) error {
 	return e.with(ctx, id, by, report.OpCleanup, func(d *driver) error { return d.cleanup(by) })
-}
-
-// Reverse starts a run that replicates machines back after a committed
-// unplanned failover.
-func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error) {
-	est, rev, err := e.cat.AppliedEstate(ctx)
-	if err != nil {
-		return "", err
-	}
-	names := req.Machines
-	name := "reverse"
-	if req.Plan != "" || req.Bundle != nil {
-		_, p, err := e.loadPlan(ctx, &Request{Plan: req.Plan, Bundle: req.Bundle})
-		if err != nil {
-			return "", err
-		}
-		name = p.Name
-		for _, g := range p.Resolve(est) {
-			names = append(names, g.Names()...)
-		}
-	}
-	if len(names) == 0 {
-		return "", fault.Errorf(fault.Invalid, "reverse needs a plan or machines")
-	}
-	machines, look, err := e.reverseMachines(ctx, names)
-	if err != nil {
-		return "", err
-	}
-	p := &prepared{src: sources{estate: est}, rev: rev, program: program.Reverse(name, machines), seen: look.fence()}
-	return e.begin(ctx, &state.Run{ID: req.ID, Kind: report.KindReverse, StartedBy: req.By, EstateRev: rev}, p)
-}
-
-// reverseMachines finds the direction of each machine: active site → the other.
-func (e *Engine) reverseMachines(ctx context.Context, names []string) ([]program.Machine, looked, error) {
-	facts, look, err := e.facts(ctx, names)
-	if err != nil {
-		return nil, nil, err
-	}
-	var out []program.Machine
-	for _, n := range names {
-		m := program.Machine{Name: n}
-		for _, h := range facts[n].Hosts {
-			if h.Site == facts[n].Active {
-				m.FromSite, m.FromHost = h.Site, h.Name
-			} else {
-				m.ToSite, m.ToHost, m.Back = h.Site, h.Name, h.Store != ""
-			}
-		}
-		switch {
-		case m.FromHost == "" || m.ToHost == "":
-			return nil, nil, fault.Errorf(fault.Invalid, "machine %s has no second host to replicate to", n)
-		case !m.Back:
-			return nil, nil, fault.Errorf(fault.Refused, "host %s of machine %s has no store: it cannot receive", m.ToHost, n).
-				WithHint("give %s a store in the estate, then: drrun apply", m.ToHost)
-		}
-		rec, err := look.newest(n)
-		if err != nil {
-			return nil, nil, err
-		}
-		switch {
-		case rec.Uncommitted:
-			return nil, nil, fault.Errorf(fault.Refused, "machine %s is failed over and not committed (run %s)", n, rec.Run).
-				WithHint("drrun commit %s, then reverse", rec.Run)
-		case len(rec.Direction) > 0:
-			m.Skip = "replicates already"
-		}
-		out = append(out, m)
-	}
-	return out, look, nil
 }
 
 // Unfinished lists the runs that nobody drives and that would go on by

@@ -290,6 +290,18 @@ func TestRequestsThatMakeNoSense(t *testing.T) {
 		if err != nil || len(x.Steps) < 20 || len(r.w.effects()) != 0 {
 			t.Errorf("explain: %v, %d effects", err, len(r.w.effects()))
 		}
+		x, err = r.engine.Explain(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Planned, DryRun: true})
+		if err != nil || x.Refused != nil || !strings.Contains(x.Text, "nothing speaks against it") {
+			t.Errorf("dry run: %v, %v\n%s", err, x.Refused, x.Text)
+		}
+		r.w.set(func() { r.w.hosts["par-1"].down = true })
+		x, err = r.engine.Explain(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Planned, DryRun: true})
+		if err != nil || len(x.Steps) < 20 || !fault.Is(x.Refused, fault.Refused) || strings.Count(x.Text, "runs, does not answer") != 3 || fault.Hint(x.Refused) == "" {
+			t.Errorf("dry run with a dead source: %v, %v\n%s", err, x.Refused, x.Text)
+		}
+		if runs, err := r.engine.Runs(t.Context()); err != nil || len(runs) != 0 || len(r.w.effects()) != 0 {
+			t.Errorf("a dry run left something: %v, %v", runs, err)
+		}
 	})
 }
 

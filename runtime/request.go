@@ -58,6 +58,9 @@ type Request struct {
 	NoProof bool `json:"no_proof,omitempty"`
 	// Unattended answers waits as the plan says for drills.
 	Unattended bool `json:"unattended,omitempty"`
+	// DryRun lets Explain look at the machines as preflight does; Start ignores
+	// it.
+	DryRun bool `json:"dry_run,omitempty"`
 	// By names who asks, for the records.
 	By string `json:"by,omitempty"`
 	// ID makes starting idempotent: a second start with the same id is refused

@@ -53,7 +53,7 @@ func (o *failoverFlags) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.point, "point", "", "recovery point: latest, latest-processed, latest-app, a time, an id, a label (default the plan's)")
 	fs.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: a parameter of the plan; may be given again")
 	fs.BoolVar(&o.commit, "commit", false, "commit at the end, if the run reached its aim")
-	fs.BoolVar(&o.dryRun, "dry-run", false, "list the steps in order; start nothing")
+	fs.BoolVar(&o.dryRun, "dry-run", false, "what preflight says now, and the steps in order; start nothing")
 	fs.BoolVar(&o.noShutdown, "no-shutdown", false, "unplanned: do not try to stop the source machines")
 	fs.BoolVar(&o.sourceIsDown, "source-is-down", false, "unplanned: you answer for the source site being down or isolated; recorded")
 	fs.BoolVar(&o.force, "force", false, "override what preflight lists as overridable")
@@ -159,12 +159,13 @@ func (o *failoverFlags) start(ctx context.Context, c *cli, r control.StartReques
 			return usage("--detach needs a controller to go on with the run").WithHint("drrun serve")
 		}
 		if o.dryRun || r.Type != recovery.Test && !o.yes {
+			r.DryRun = o.dryRun
 			ex, err := s.Explain(ctx, r)
 			if err != nil {
 				return err
 			}
 			if o.dryRun {
-				return c.printExplain(ex)
+				return c.dryRun(ex)
 			}
 			if ok, err := c.confirmSite(ctx, ex); err != nil || !ok {
 				return errorsOr(err, fault.Errorf(fault.Refused, "not started: the site's name was not typed"))
@@ -183,6 +184,15 @@ func (o *failoverFlags) start(ctx context.Context, c *cli, r control.StartReques
 		}
 		return c.follow(ctx, s, run)
 	})
+}
+
+// dryRun prints what would happen; it ends as the run would that preflight
+// refuses.
+func (c *cli) dryRun(ex report.Explain) error {
+	if err := c.printExplain(ex); err != nil || ex.Refused == nil {
+		return err
+	}
+	return ex.Refused
 }
 
 // confirmSite asks for the name of the site that machines go to.

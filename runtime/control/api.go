@@ -38,7 +38,9 @@ type StartRequest struct {
 	NoShutdown   bool              `json:"no_shutdown,omitempty"`
 	SourceIsDown bool              `json:"source_is_down,omitempty"` // By answers for it
 	Force        bool              `json:"force,omitempty"`
-	By           string            `json:"by"`
+	// DryRun, in Explain, asks the agents as preflight does.
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by"`
 }
 
 // RunRequest names a run, and who asks.

@@ -276,5 +276,9 @@ type Explain struct {
 	To        string        `json:"to,omitempty"`
 	Nothing   string        `json:"nothing,omitempty"` // set: nothing to do, and why
 	Steps     []Listing     `json:"steps"`
-	Text      string        `json:"text"` // the listing for a person
+	// Preflight is what it would say now, in a dry run: what it overrides, and
+	// why the run would be refused.
+	Overridden []string     `json:"overridden,omitempty"`
+	Refused    *fault.Error `json:"refused,omitempty"`
+	Text       string       `json:"text"` // the listing for a person
 }

@@ -1,0 +1,79 @@
+package runtime
+
+import (
+	"context"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/state"
+)
+
+// Reverse starts a run that replicates machines back after a committed
+// unplanned failover.
+func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error) {
+	est, rev, err := e.cat.AppliedEstate(ctx)
+	if err != nil {
+		return "", err
+	}
+	names := req.Machines
+	name := "reverse"
+	if req.Plan != "" || req.Bundle != nil {
+		_, p, err := e.loadPlan(ctx, &Request{Plan: req.Plan, Bundle: req.Bundle})
+		if err != nil {
+			return "", err
+		}
+		name = p.Name
+		for _, g := range p.Resolve(est) {
+			names = append(names, g.Names()...)
+		}
+	}
+	if len(names) == 0 {
+		return "", fault.Errorf(fault.Invalid, "reverse needs a plan or machines")
+	}
+	machines, look, err := e.reverseMachines(ctx, names)
+	if err != nil {
+		return "", err
+	}
+	p := &prepared{src: sources{estate: est}, rev: rev, program: program.Reverse(name, machines), seen: look.fence()}
+	return e.begin(ctx, &state.Run{ID: req.ID, Kind: report.KindReverse, StartedBy: req.By, EstateRev: rev}, p)
+}
+
+// reverseMachines finds the direction of each machine: active site → the other.
+func (e *Engine) reverseMachines(ctx context.Context, names []string) ([]program.Machine, looked, error) {
+	facts, look, err := e.facts(ctx, names)
+	if err != nil {
+		return nil, nil, err
+	}
+	var out []program.Machine
+	for _, n := range names {
+		m := program.Machine{Name: n}
+		for _, h := range facts[n].Hosts {
+			if h.Site == facts[n].Active {
+				m.FromSite, m.FromHost = h.Site, h.Name
+			} else {
+				m.ToSite, m.ToHost, m.Back = h.Site, h.Name, h.Store != ""
+			}
+		}
+		switch {
+		case m.FromHost == "" || m.ToHost == "":
+			return nil, nil, fault.Errorf(fault.Invalid, "machine %s has no second host to replicate to", n)
+		case !m.Back:
+			return nil, nil, fault.Errorf(fault.Refused, "host %s of machine %s has no store: it cannot receive", m.ToHost, n).
+				WithHint("give %s a store in the estate, then: drrun apply", m.ToHost)
+		}
+		rec, err := look.newest(n)
+		if err != nil {
+			return nil, nil, err
+		}
+		switch {
+		case rec.Uncommitted:
+			return nil, nil, fault.Errorf(fault.Refused, "machine %s is failed over and not committed (run %s)", n, rec.Run).
+				WithHint("drrun commit %s, then reverse", rec.Run)
+		case len(rec.Direction) > 0:
+			m.Skip = "replicates already"
+		}
+		out = append(out, m)
+	}
+	return out, look, nil
+}
