@@ -34,7 +34,7 @@ const (
 	LeafLife    = 90 * 24 * time.Hour // of a host or a runtime
 	CALife      = 20 * 365 * 24 * time.Hour
 	ExpiredLife = 30 * 24 * time.Hour // how long a host's expired certificate is accepted
-	backdate    = 5 * time.Minute     // clocks differ
+	backdate    = time.Hour           // how far a peer's clock may be behind that of the CA
 )
 
 // Pin is the SHA-256 of a CA's public key (its SubjectPublicKeyInfo).

@@ -215,6 +215,10 @@ func TestExpiry(t *testing.T) {
 	ca := newCA(t, "acme", clk)
 	self := newHost(t, ca, "par", "par-1").WithClock(clk)
 	h, rt := newHost(t, ca, "par", "par-2"), newRuntime(t, ca, "console")
+	behind := self.WithClock(clock.Func(func() time.Time { return clk.Now().Add(-50 * time.Minute) }))
+	if _, err := behind.Verify(shown(rt), transport.Want{}); err != nil {
+		t.Errorf("with a clock 50 minutes behind: %v", err)
+	}
 	renewalDue := h.WithClock(clk).NeedsRenewal
 	if renewalDue() {
 		t.Error("a new certificate is due for renewal")
