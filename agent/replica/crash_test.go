@@ -73,6 +73,131 @@ func (w *world) reset(p recovery.Point) {
 	}
 }
 
+// stubborn is scenario where each step is asked for again when it fails.
+func (w *world) stubborn(m *replica.Machine) error {
+	ctx := context.Background()
+	again := func(what string, fn func() error) error {
+		err := fn()
+		for try := 0; errors.Is(err, errTest) && try < 3; try++ {
+			err = fn()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	}
+	cycle := func() error {
+		w.change()
+		return again("cycle", func() error {
+			if tip, _, ok := m.Tip(); ok && w.pending != nil && tip.ID == w.pending.ID && tip.ID != w.tip.ID {
+				w.keep(tip) // accepted, and the acknowledgement was lost
+				return nil
+			}
+			return w.cycle(m)
+		})
+	}
+	step := func(what string, fn func() error) func() error { return func() error { return again(what, fn) } }
+	apply := step("apply", func() error { return m.Apply(ctx) })
+	var prepared recovery.Point
+	for _, s := range []func() error{
+		cycle, apply, cycle, apply, cycle, apply,
+		step("thin", func() error {
+			_, err := m.Thin(ctx, []recovery.Keep{{For: 7 * time.Minute}, {Every: 10 * time.Minute, For: time.Hour}}, w.now)
+			return err
+		}),
+		step("hold", func() error { return m.SetHold(true) }), cycle, cycle,
+		step("test", func() error { _, err := m.PrepareTest(ctx, "t", w.tip.ID, nil); return err }),
+		step("cleanup", func() error { return m.CleanupTest("t") }),
+		step("prepare", func() error {
+			if prepared.ID.IsZero() {
+				prepared = m.Points()[len(m.Points())-2] // accepted, and not applied
+			}
+			_, err := m.Prepare(ctx, "run-1", prepared.ID, nil)
+			return err
+		}),
+		func() error { w.reset(prepared); return w.live(map[string]string{"data": w.head("data")}) },
+		step("commit", func() error { return m.Commit("run-1") }),
+		func() error {
+			tables, err := w.sourceTables()
+			if err != nil {
+				return err
+			}
+			p := w.final(m)
+			if err := again("adopt", func() error { return m.Adopt(ctx, p, tables) }); err != nil {
+				return err
+			}
+			w.keep(p)
+			return nil
+		},
+		cycle, apply, cycle, apply,
+	} {
+		if err := s(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestEveryOperationFailsOnce lets one operation fail, before or after it took
+// effect, in the life of a replica that goes on.
+func TestEveryOperationFailsOnce(t *testing.T) {
+	t.Parallel()
+	total := failAt(t, -1, false)
+	stride := 17
+	if *every {
+		stride = 1
+	}
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("late=%v", late), func(t *testing.T) {
+			t.Parallel()
+			for n := 1; n < total; n += stride {
+				failAt(t, n, late)
+			}
+		})
+	}
+}
+
+// failAt runs the life with its nth operation failing and returns how many
+// there were.
+func failAt(t *testing.T, n int, late bool) (count int) {
+	t.Helper()
+	w := newWorld(tempDir(t), 12, "data")
+	w.disks["data"] = w.random(12*block + 100)
+	what := ""
+	rule := func(op, path string) error {
+		if count++; count != n {
+			return nil
+		}
+		what = op + " " + path
+		return errTest
+	}
+	f := &faultFS{left: -1}
+	if late {
+		f.late = rule
+	} else {
+		f.filter = rule
+	}
+	w.fs = f
+	m, err := replica.Open(w.config())
+	if errors.Is(err, errTest) {
+		m, err = replica.Open(w.config())
+	}
+	must(t, err)
+	if err := w.stubborn(m); err != nil {
+		t.Fatalf("operation %d failed once (%s, late %v): %v", n, what, late, err)
+	}
+	f.filter, f.late = nil, nil
+	for range 2 {
+		if err := w.check(m); err != nil {
+			t.Fatalf("operation %d failed once (%s, late %v): %v", n, what, late, err)
+		}
+		must(t, m.Close())
+		m = open(t, w)
+	}
+	must(t, m.Close())
+	return count
+}
+
 // scenario is the life of a replica: receiving, thinning, a failover to an
 // older point, its commit, the way back, a hold.
 func (w *world) scenario(m *replica.Machine) error {
@@ -176,7 +301,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 	if total < 400 {
 		t.Fatalf("the scenario has %d steps only", total)
 	}
-	stride := 23
+	stride := 13
 	if *every {
 		stride = 1
 	}

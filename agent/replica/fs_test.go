@@ -52,6 +52,7 @@ type faultFS struct {
 	fresh  map[string]bool   // files made since the last sync of their folder
 	free   func(string) (int64, error)
 	filter func(op, path string) error // nil: no rule
+	late   func(op, path string) error // the same, when the operation is done
 	look   func(path string) error     // of Stat; nil: no rule
 }
 
@@ -76,6 +77,16 @@ func (f *faultFS) op(kind, path string) error {
 	}
 	f.left--
 	return nil
+}
+
+// after gives the result of an operation that is done.
+func (f *faultFS) after(kind, path string, err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil && f.late != nil {
+		err = f.late(kind, path)
+	}
+	return err
 }
 
 func (f *faultFS) alive() error {
@@ -157,7 +168,7 @@ func (f *faultFS) Rename(a, b string) error {
 	f.folderSynced(filepath.Dir(a))
 	f.folderSynced(filepath.Dir(b))
 	f.mu.Unlock()
-	return f.fastFS.Rename(a, b)
+	return f.after("rename", b, f.fastFS.Rename(a, b))
 }
 
 func (f *faultFS) Remove(a string) error {
@@ -168,7 +179,7 @@ func (f *faultFS) Remove(a string) error {
 	delete(f.synced, a)
 	f.folderSynced(filepath.Dir(a))
 	f.mu.Unlock()
-	return f.fastFS.Remove(a)
+	return f.after("remove", a, f.fastFS.Remove(a))
 }
 
 func (f *faultFS) RemoveAll(a string) error {
@@ -182,14 +193,14 @@ func (f *faultFS) RemoveAll(a string) error {
 		}
 	}
 	f.mu.Unlock()
-	return f.fastFS.RemoveAll(a)
+	return f.after("removeall", a, f.fastFS.RemoveAll(a))
 }
 
 func (f *faultFS) MkdirAll(a string, perm fs.FileMode) error {
 	if err := f.op("mkdir", a); err != nil {
 		return err
 	}
-	return f.fastFS.MkdirAll(a, perm)
+	return f.after("mkdir", a, f.fastFS.MkdirAll(a, perm))
 }
 
 func (f *faultFS) Stat(a string) (fs.FileInfo, error) {
@@ -273,7 +284,7 @@ func (f *faultFile) Truncate(n int64) error {
 	if err := f.fs.op("truncate", f.Name()); err != nil {
 		return err
 	}
-	return f.File.Truncate(n)
+	return f.fs.after("truncate", f.Name(), f.File.Truncate(n))
 }
 
 func (f *faultFile) PunchHole(off, n int64) error {
@@ -281,7 +292,7 @@ func (f *faultFile) PunchHole(off, n int64) error {
 	if err := f.fs.op("punch", f.Name()); err != nil {
 		return err
 	}
-	return f.File.PunchHole(off, n)
+	return f.fs.after("punch", f.Name(), f.File.PunchHole(off, n))
 }
 
 func (f *faultFile) CloneFrom(src vfs.File) error { return errors.ErrUnsupported }
@@ -291,9 +302,9 @@ func (f *faultFile) Sync() error {
 		return err
 	}
 	f.fs.mu.Lock()
-	defer f.fs.mu.Unlock()
 	delete(f.fs.synced, f.Name())
-	return nil
+	f.fs.mu.Unlock()
+	return f.fs.after("sync", f.Name(), nil)
 }
 
 // tempDir is a folder in memory where there is one: the tests write much.
