@@ -157,16 +157,16 @@ func (c *Client) result(ctx context.Context, st transport.Stream, verb string, o
 	if err != nil {
 		return c.lost(ctx, verb, errors.Join(werr, err))
 	}
-	return finish(st, verb, t, b, out)
+	return c.finish(st, verb, t, b, out)
 }
 
 // finish decodes the last frame of a stream and gives the stream back.
-func finish(st transport.Stream, verb string, t wire.Type, b []byte, out any) error {
+func (c *Client) finish(st transport.Stream, verb string, t wire.Type, b []byte, out any) error {
 	_ = st.CloseWrite() // the exchange is over; a dead stream changes nothing
 	if t == wire.TypeFault {
 		f := wire.DecodeFault(b)
 		if f.Kind == fault.Unreachable { // cut short there, or it did not reach somebody else
-			return &lostError{f}
+			return &lostError{fault.Errorf(f.Kind, "%s: %w", c.addr, f)}
 		}
 		return f
 	}

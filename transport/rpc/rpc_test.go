@@ -183,7 +183,7 @@ func TestHandlerContext(t *testing.T) {
 		asked = ask(t.Context())
 		b.stop()
 		err = <-asked
-		wantFault(t, err, fault.Unreachable, "shutting down")
+		wantFault(t, err, fault.Unreachable, addr+": wait was cut short: this program is shutting down")
 		if !rpc.OutcomeUnknown(err) {
 			t.Error("a request that was cut short says that nothing was sent")
 		}

@@ -47,7 +47,7 @@ func (c *Client) Upload(ctx context.Context, verb string, in any, src io.ReaderA
 		return c.lost(ctx, verb, err)
 	}
 	if t != wire.TypeOffset {
-		return finish(st, verb, t, b, out)
+		return c.finish(st, verb, t, b, out)
 	}
 	off, err := wire.DecodeOffset(b)
 	if err != nil {
@@ -118,7 +118,7 @@ func (c *Client) sendBytes(ctx context.Context, st transport.Stream, verb string
 	if werr != nil && f.t == wire.TypeResult {
 		return c.lost(ctx, verb, errors.New("it acknowledged bytes that it had not been sent"))
 	}
-	return finish(st, verb, f.t, f.b, out)
+	return c.finish(st, verb, f.t, f.b, out)
 }
 
 // copyBytes returns the error of the source and of the stream apart.
