@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
 )
 
@@ -52,7 +53,11 @@ func (r *renewer) attempt(host string) {
 	renewed, err := r.renew(ctx, host)
 	switch {
 	case err != nil:
-		r.log.Warn("cannot renew a host's certificate, it is tried again", logkit.KeyHost, host, "in", renewAgain, logkit.KeyError, err)
+		level := slog.LevelWarn
+		if fault.Is(err, fault.Unreachable) {
+			level = slog.LevelInfo // status shows it, and a lost site stays lost for long
+		}
+		r.log.Log(ctx, level, "cannot look after a host's certificate, it is tried again", logkit.KeyHost, host, "in", renewAgain, logkit.KeyError, err)
 		r.mu.Lock()
 		r.next[host] = r.clk.Now().Add(renewAgain)
 		r.mu.Unlock()
