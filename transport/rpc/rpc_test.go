@@ -97,6 +97,9 @@ func TestCallResults(t *testing.T) {
 		return text{}, errors.New("a bug")
 	})
 	rpc.Handle(m, "panic", func(context.Context, transport.Peer, text) (text, error) { panic("boom") })
+	rpc.Handle(m, "afar", func(context.Context, transport.Peer, text) (text, error) {
+		return text{}, fault.Errorf(fault.Unreachable, "cannot reach lyo-1").WithHint("look there")
+	})
 	rpc.Handle(m, "huge", func(context.Context, transport.Peer, text) (text, error) {
 		return text{strings.Repeat("x", wire.MaxMessage)}, nil
 	})
@@ -109,13 +112,18 @@ func TestCallResults(t *testing.T) {
 		}
 		wantFault(t, b.client.Call(ctx, "plain", text{}, nil), fault.Internal, "a bug")
 		wantFault(t, b.client.Call(ctx, "panic", text{}, nil), fault.Internal, "panic panicked: boom")
+		err := b.client.Call(ctx, "afar", text{}, nil)
+		wantFault(t, err, fault.Unreachable, addr+": cannot reach lyo-1")
+		if !rpc.OutcomeUnknown(err) || fault.Hint(err) != "look there" {
+			t.Errorf("unreachable from there: outcome known, or hint %q lost", fault.Hint(err))
+		}
 		wantFault(t, b.client.Call(ctx, "huge", text{}, nil), fault.Internal, "result of huge has", "the limit is 4194304")
 		wantFault(t, b.client.Call(ctx, "put", text{}, nil), fault.Invalid, `"put" is an upload`)
 		wantFault(t, b.client.Call(ctx, "upper", "not an object", nil), fault.Invalid, "cannot read the request upper")
 		wantFault(t, b.client.Call(ctx, "upper", text{strings.Repeat("x", wire.MaxMessage)}, nil), fault.Invalid, "the limit is 4194304")
-		err := b.client.Call(ctx, "fly", text{}, nil)
+		err = b.client.Call(ctx, "fly", text{}, nil)
 		wantFault(t, err, fault.Invalid, `unknown verb "fly"`)
-		if h := fault.Hint(err); !strings.Contains(h, "huge, panic, plain, put, upper") {
+		if h := fault.Hint(err); !strings.Contains(h, "afar, huge, panic, plain, put, upper") {
 			t.Errorf("hint %q does not list the verbs", h)
 		}
 		// One connection lived through all of that.
@@ -183,7 +191,7 @@ func TestHandlerContext(t *testing.T) {
 		asked = ask(t.Context())
 		b.stop()
 		err = <-asked
-		wantFault(t, err, fault.Unreachable, addr+": wait was cut short: this program is shutting down")
+		wantFault(t, err, fault.Unreachable, "wait", addr, "this program is shutting down") // its answer, or the close that comes with it
 		if !rpc.OutcomeUnknown(err) {
 			t.Error("a request that was cut short says that nothing was sent")
 		}
