@@ -350,7 +350,12 @@ func (m *machine) reclaim(ctx context.Context, rec *record, rep *replica.Machine
 		}
 	}
 	m.log.Info("disks are the machine's own again", logkit.KeyEpoch, uint64(rec.Authority.Epoch))
-	return m.update(func(r *record) { r.Own, r.Found = true, nil })
+	return m.update(func(r *record) {
+		r.Own, r.Found = true, nil
+		if m.rep == nil { // removed
+			r.Stored = ""
+		}
+	})
 }
 
 // headsOutside reports whether no head lies in the store.

@@ -26,6 +26,7 @@ const (
 	maxLocal    = 64 << 10 // bytes of a request
 	maxAnswer   = 16 << 20 // bytes of an answer
 	localStop   = 2 * time.Second
+	maxAsk      = 2 * time.Minute // a permit asks all peers, and starts
 	pathStatus  = "/v1/status"
 	pathPermit  = "/v1/permit"
 	headTimeout = 5 * time.Second
@@ -113,7 +114,7 @@ func NewLocal(state string) *Local {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", name)
 	}
-	return &Local{name: name, http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+	return &Local{name: name, http: &http.Client{Timeout: maxAsk, Transport: &http.Transport{DialContext: dial}}}
 }
 
 // Status asks for the agent's report. fault.Unreachable: no agent runs.

@@ -13,7 +13,6 @@ import (
 	"github.com/drrun/drrun/agent/source"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
-	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/logkit"
 	"github.com/drrun/drrun/internal/recovery"
 )
@@ -47,15 +46,14 @@ type machine struct {
 	rep    *replica.Machine        // open where the host has a store that knows the machine
 	cancel context.CancelCauseFunc // of the cycle under way
 	// What status shows and no restart needs.
-	sendErr   error // why the last cycle failed
-	applyErr  error // why the target does not apply or thin
-	lastApp   time.Time
-	roleErr   error             // why the role could not be taken
-	startErr  string            // why the machine was not started, or was stopped
-	thawErr   error             // why the machine may stand still
-	fencing   bool              // it is being stopped because another site may run it
-	busyWith  *command.Progress // prepare, found, …
-	confirmed ident.Epoch
+	sendErr  error // why the last cycle failed
+	applyErr error // why the target does not apply or thin
+	lastApp  time.Time
+	roleErr  error             // why the role could not be taken
+	startErr string            // why the machine was not started, or was stopped
+	thawErr  error             // why the machine may stand still
+	fencing  bool              // it is being stopped because another site may run it
+	busyWith *command.Progress // prepare, found, …
 }
 
 // lock is a mutex whose taking ends with a context.

@@ -392,7 +392,6 @@ func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 	running := m.state(ctx).Power != recovery.PowerStopped
 	switch {
 	case v.confirmed != "" || rec.permitted(m.a.started):
-		m.note(func(m *machine) { m.confirmed = rec.Authority.Epoch })
 	case rec.Assignment.Policy.StartAlone == "allow", len(rec.Assignment.Hosts) < 2:
 		m.log.Warn("no peer confirms the right to run, the policy allows to start alone", "silent", strings.Join(v.silent, "; "))
 	default:

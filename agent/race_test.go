@@ -326,6 +326,35 @@ func TestDamagedReplicaIsShown(t *testing.T) {
 	p.points("lyo-1", 2)
 }
 
+// A store that is not mounted is not taken for an empty one.
+func TestStoreIsNotMounted(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	tip := p.status("lyo-1").Tip
+	p.b.end()
+	store := p.as.Hosts[1].Store
+	must(t, os.Rename(store, store+".unmounted"))
+	p.b.start()
+	p.until("lyo-1", "it is shown", func(st command.MachineStatus) bool {
+		return strings.Contains(st.Reason, "the replica of machine erp is gone")
+	})
+	p.until("par-1", "the sender says why", func(st command.MachineStatus) bool { return strings.Contains(st.Reason, "is gone") })
+	if _, err := os.Stat(store); !os.IsNotExist(err) {
+		t.Errorf("another replica was begun: %v", err)
+	}
+	must(t, os.Rename(store+".unmounted", store))
+	p.until("lyo-1", "it goes on", func(st command.MachineStatus) bool { return st.Tip != nil && st.Tip.Seq > tip.Seq })
+	if points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points; points[0].Seq > tip.Seq {
+		t.Errorf("the points of before are gone: the oldest is %d", points[0].Seq)
+	}
+	p.b.end()
+	must(t, os.RemoveAll(filepath.Join(store, "erp"))) // lost for good
+	must(t, os.Mkdir(filepath.Join(store, "erp"), 0o700))
+	p.b.start()
+	p.until("lyo-1", "it is copied anew", func(st command.MachineStatus) bool { return st.Tip != nil })
+}
+
 // A host that stays the source and gets another target.
 func TestNewTarget(t *testing.T) {
 	t.Parallel()

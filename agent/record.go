@@ -62,6 +62,9 @@ type record struct {
 	// Found says that the disks here, which hold writes that only they have,
 	// were kept as a point: they may be overwritten by what is received.
 	Found *command.FoundResult `json:"found,omitempty"`
+	// Stored is the folder that a replica was made in here: if it is gone, it is
+	// not mounted, and no other one is begun in its place.
+	Stored string `json:"stored,omitempty"`
 	// Tests that stand here, by id.
 	Tests   map[string]testRecord `json:"tests,omitempty"`
 	Permits []permit              `json:"permits,omitempty"`

@@ -156,6 +156,10 @@ func (m *machine) openReplica(rec *record, role string) error {
 }
 
 func (m *machine) newReplica(rec *record, dir string) error {
+	if _, err := m.a.o.FS.Stat(dir); rec.Stored == dir && errors.Is(err, fs.ErrNotExist) {
+		return fault.Errorf(fault.Refused, "the replica of machine %s is gone: host %s has no folder %s", m.name, m.a.host(), dir).
+			WithHint("mount its file system; only if the replica is lost for good, make the folder %s empty: it is copied anew", dir)
+	}
 	var disks []replica.Disk
 	for _, d := range rec.Assignment.Disks {
 		p, err := m.diskPath(&rec.Assignment, d)
@@ -173,7 +177,10 @@ func (m *machine) newReplica(rec *record, dir string) error {
 	m.mu.Lock()
 	m.rep = rep
 	m.mu.Unlock()
-	return nil
+	if rec.Stored == dir {
+		return nil
+	}
+	return m.update(func(r *record) { r.Stored = dir })
 }
 
 // becomeTarget makes this host receive. Where the disks here are the machine's

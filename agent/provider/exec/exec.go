@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -39,7 +40,8 @@ const (
 	statusWait        = 10 * time.Second // for a status command
 	pollFirst         = time.Millisecond
 	pollMost          = 100 * time.Millisecond
-	maxOutput         = 4 << 20 // bytes of the output file kept at a start
+	maxOutput         = 4 << 20   // bytes of the output file
+	keepOutput        = 512 << 10 // of them, the last ones kept when it is full
 )
 
 // Options are what the provider needs of its host.
@@ -123,17 +125,42 @@ func (m *Machine) reap(cmd *exec.Cmd, machine string) {
 	m.o.Log.Info("machine process ended", logkit.KeyMachine, machine, logkit.KeyPID, cmd.Process.Pid, "exit", how)
 }
 
-// output opens the file for what the machine prints; a large one is turned
-// over first.
-func (m *Machine) output(l provider.Launch) (*os.File, error) {
-	name := filepath.Join(m.o.Dir, "output.log")
+// outputFile is where the machine's output goes.
+func (m *Machine) outputFile(l provider.Launch) string {
 	if l.Type == provider.Test {
-		name = filepath.Join(m.o.Dir, "output-test.log")
+		return filepath.Join(m.o.Dir, "output-test.log")
 	}
-	if fi, err := m.o.FS.Stat(name); err == nil && fi.Size() > maxOutput {
-		if err := m.o.FS.Rename(name, name+".1"); err != nil {
-			return nil, fmt.Errorf("cannot turn over %s: %w", name, err)
-		}
+	return filepath.Join(m.o.Dir, "output.log")
+}
+
+// turnOver keeps the end of a full output file beside it and empties the file:
+// a machine that runs for years writes on at its end, and must not fill the
+// disk on which the agent keeps its records.
+func (m *Machine) turnOver(name string) error {
+	fi, err := m.o.FS.Stat(name)
+	if err != nil || fi.Size() <= maxOutput {
+		return nil //nolint:nilerr // there is none yet, or it shows when it is opened
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot turn over %s: %w", name, err)
+	}
+	end := make([]byte, keepOutput)
+	n, err := f.ReadAt(end, fi.Size()-keepOutput)
+	if err == nil || errors.Is(err, io.EOF) {
+		err = os.WriteFile(name+".1", end[:n], 0o640) //nolint:gosec // as the output itself; nothing is lost if it is
+	}
+	if err = errors.Join(err, f.Truncate(0), f.Close()); err != nil {
+		return fmt.Errorf("cannot turn over %s: %w", name, err)
+	}
+	return nil
+}
+
+// output opens the file for what the machine prints.
+func (m *Machine) output(l provider.Launch) (*os.File, error) {
+	name := m.outputFile(l)
+	if err := m.turnOver(name); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
@@ -173,6 +200,9 @@ func (m *Machine) Find(ctx context.Context, l provider.Launch) (provider.Process
 func (m *Machine) Status(ctx context.Context, p provider.Process) provider.State {
 	if m.cfg.Unit != "" {
 		return m.unitStatus(ctx)
+	}
+	if err := m.turnOver(m.outputFile(p.Launch)); err != nil {
+		m.o.Log.Warn("the machine's output grows", logkit.KeyMachine, p.Launch.Machine, logkit.KeyError, err)
 	}
 	m.mu.Lock()
 	exit := m.exit[p.PID]

@@ -299,6 +299,32 @@ func TestProcessInDoubt(t *testing.T) {
 	eventually(t, func() bool { return m.Status(t.Context(), p).Power == recovery.PowerStopped })
 }
 
+// A machine that prints for years does not fill the disk of its agent.
+func TestOutputIsBounded(t *testing.T) {
+	t.Parallel()
+	_, l, _ := setup(t, "")
+	dir := t.TempDir()
+	cfg := recovery.Exec{Start: []string{"sh", "-c", "while :; do head -c 300000 /dev/zero; done"}}
+	m := execprov.New(cfg, execprov.Options{FS: vfs.OS{}, Dir: dir, Env: os.Environ(), Log: logkit.Discard()})
+	p := start(t, m, l)
+	out := filepath.Join(dir, "output.log")
+	for range 3 {
+		eventually(t, func() bool { return size(out) > 5<<20 })
+		if _, err := m.Freeze(t.Context(), p, false); err != nil { // so that the sizes stand still
+			t.Fatal(err)
+		}
+		if st := m.Status(t.Context(), p); st.Power != recovery.PowerRunning {
+			t.Fatalf("it is %+v", st)
+		}
+		if size(out) != 0 || size(out+".1") != 512<<10 {
+			t.Errorf("%d bytes are left, %d are kept", size(out), size(out+".1"))
+		}
+		if err := m.Thaw(t.Context(), p, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestStopFrozen(t *testing.T) {
 	t.Parallel()
 	m, l, disk := setup(t, "writer")
