@@ -312,14 +312,33 @@ func asFault(err error) *fault.Error {
 	return f
 }
 
-// takeOver claims the machines of a run that another process began, with a
-// fencing number above any the agents have seen, and records that.
-func (d *driver) takeOver(ctx context.Context, by string) error {
+// rest lets the driver of a run that does nothing leave, and reports whether it
+// does.
+func (d *driver) rest() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	still := d.st.Status == report.RunStopped || d.st.Status == report.RunPaused || d.st.Retryable()
+	if !still || len(d.flying) > 0 || d.dead != nil {
+		return false
+	}
+	d.parked = true
+	d.nudge()
+	return true
+}
+
+// takeOver claims the machines of a run that nobody drives, with a fencing
+// number above any the agents have seen, and records that. A run whose machines
+// another one has moved since can only be cancelled.
+func (d *driver) takeOver(ctx context.Context, by, op string) error {
 	hosts := map[string]bool{}
 	for _, h := range d.st.Main().Hosts() {
 		hosts[h] = true
 	}
 	look := d.e.look(ctx, hosts)
+	over := d.movedOn(look)
+	if over != nil && op != report.OpCancel {
+		return over
+	}
 	fence, err := nextFence(ctx, d.e.store, max(d.st.Fence, look.fence()))
 	if err != nil {
 		return err
@@ -328,6 +347,9 @@ func (d *driver) takeOver(ctx context.Context, by string) error {
 	defer d.mu.Unlock()
 	if err := d.append(state.Record{Kind: state.Resumed, Word: state.WordAttach, By: by, Fence: fence}); err != nil {
 		return err
+	}
+	if over != nil { // agents refuse what it does with these records
+		return nil
 	}
 	return d.reclaim(ctx, look)
 }

@@ -384,21 +384,24 @@ func (e *Engine) with(ctx context.Context, id, by, op string, f func(*driver) er
 	}
 	for {
 		e.mu.Lock()
-		if d := e.live[id]; d != nil {
-			defer e.mu.Unlock()
-			return f(d)
-		}
 		if e.closed {
 			e.mu.Unlock()
 			return errClosing()
 		}
-		other := e.taking[id]
-		if other == nil {
+		wait := e.taking[id]
+		switch d := e.live[id]; {
+		case d != nil && op == report.OpResume && d.rest():
+			wait = d.done // whoever resumes a run claims its machines
+		case d != nil:
+			defer e.mu.Unlock()
+			return f(d)
+		}
+		if wait == nil {
 			break
 		}
 		e.mu.Unlock()
 		select {
-		case <-other:
+		case <-wait:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -430,7 +433,7 @@ func (e *Engine) take(ctx context.Context, id, by, op string, f func(*driver) er
 		return err
 	}
 	d := newDriver(e, st, j, src)
-	if err := d.takeOver(ctx, by); err != nil {
+	if err := d.takeOver(ctx, by, op); err != nil {
 		return err
 	}
 	e.mu.Lock()

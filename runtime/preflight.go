@@ -220,43 +220,61 @@ func (j *job) claimOne(ctx context.Context, machine, host string, optional bool)
 	return res.Authority, err
 }
 
-// reclaim raises the fencing number at the agents of a run that was taken
-// over. Callers hold d.mu. A host that does not answer learns of it with the
-// next command; one that knows a newer claim or record of another run refuses.
-func (d *driver) reclaim(ctx context.Context, look looked) error {
-	if st := d.st.Steps["claim"]; st == nil || st.Status != report.StepDone || isTest(d.st) {
+// claims reports whether the run has claimed its machines: tests never do.
+func (d *driver) claims() bool {
+	st := d.st.Steps["claim"]
+	return st != nil && st.Status == report.StepDone && !isTest(d.st)
+}
+
+// movedOn says which machine another run has moved since this one claimed it.
+func (d *driver) movedOn(look looked) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.claims() {
 		return nil
 	}
 	for _, m := range d.st.Main().Active() {
 		mine := d.authorityLocked(m.Name)
 		for _, host := range []string{m.ToHost, m.FromHost} {
-			if !look.answers(host) {
-				continue
-			}
-			res, err := d.reclaimOne(ctx, m.Name, host)
-			switch {
-			case fault.Is(err, fault.Unreachable):
-				continue
-			case err != nil:
-				return fault.Errorf(fault.KindOf(err), "cannot claim %s on %s for run %s: %w", m.Name, host, d.id, err)
-			case res.Authority.Epoch > mine.Epoch && res.Authority.Run != d.id:
-				return fault.Errorf(fault.Conflict, "machine %s has moved on to epoch %d by run %s: run %s is over for it",
-					m.Name, res.Authority.Epoch, res.Authority.Run, d.id).WithHint("look at: drrun status %s", m.Name)
+			ms, ok := look.machine(host, m.Name)
+			if rec := ms.Authority; ok && rec.Epoch > mine.Epoch && rec.Run != d.id {
+				return fault.Errorf(fault.Conflict, "machine %s has moved on to epoch %d by run %s: run %s is over for it", m.Name, rec.Epoch, rec.Run, d.id).
+					WithHint("look at: drrun status %s; end this run with: drrun cancel %s", m.Name, d.id)
 			}
 		}
 	}
 	return nil
 }
 
-func (d *driver) reclaimOne(ctx context.Context, machine, host string) (command.ClaimResult, error) {
+// reclaim raises the fencing number at the agents of a run that was taken
+// over. Callers hold d.mu. A host that does not answer learns of it with the
+// next command; one that knows a newer claim refuses.
+func (d *driver) reclaim(ctx context.Context, look looked) error {
+	if !d.claims() {
+		return nil
+	}
+	for _, m := range d.st.Main().Active() {
+		for _, host := range []string{m.ToHost, m.FromHost} {
+			if !look.answers(host) {
+				continue
+			}
+			if err := d.reclaimOne(ctx, m.Name, host); err != nil && !fault.Is(err, fault.Unreachable) {
+				return fault.Errorf(fault.KindOf(err), "cannot claim %s on %s for run %s: %w", m.Name, host, d.id, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (d *driver) reclaimOne(ctx context.Context, machine, host string) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	op := fmt.Sprintf("%s/claim/%d/%s", d.id, d.st.Seq, machine)
-	res, err := command.Claim.Call(ctx, d.e.caller, host, command.Meta{Machine: machine, Op: op, Fence: d.st.Fence, Run: d.id})
+	_, err := command.Claim.Call(ctx, d.e.caller, host, command.Meta{Machine: machine, Op: op, Fence: d.st.Fence, Run: d.id})
 	if err != nil && ctx.Err() != nil {
 		err = fault.Wrap(fault.Unreachable, err)
 	}
-	return res, err
+	return err
 }
 
 // asUnplanned compiles the run anew as an unplanned one; steps that are done

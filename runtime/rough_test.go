@@ -359,3 +359,59 @@ func TestNotesOfAnActionAreLimited(t *testing.T) {
 		}
 	})
 }
+
+// TestResumeClaimsAnew: a resume also takes the machines back from a runtime
+// that has claimed them meanwhile.
+func TestResumeClaimsAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 prepare app1"] = 1
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunStopped)
+		r.w.set(func() {
+			for _, h := range r.w.hosts {
+				for _, m := range h.machines {
+					m.fence += 10
+				}
+			}
+		})
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		r.expect(id, report.RunWaiting)
+	})
+}
+
+// TestRunThatWasOvertaken: a runtime with another state folder has moved a
+// machine. The run leaves that machine's fencing number alone, can only be
+// cancelled, and then holds nothing any more.
+func TestRunThatWasOvertaken(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["par-1 stop db1"] = -1
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunStopped)
+		var fence uint64
+		r.w.set(func() {
+			rec := recovery.Authority{Epoch: 9, Active: "lyon", Run: "other"}
+			for _, h := range r.w.hosts {
+				m := h.machines["app1"]
+				m.rec, m.fence = rec, m.fence+10
+				fence = uint64(m.fence)
+			}
+		})
+		err := r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"})
+		if !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "app1") || !strings.Contains(err.Error(), "other") || !strings.Contains(fault.Hint(err), "cancel "+id) {
+			t.Errorf("resume: %v (hint %s)", err, fault.Hint(err))
+		}
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		run := r.settle(id)
+		if !run.Status.Ended() || !strings.Contains(run.Reason, "not everything") {
+			t.Errorf("after the cancel: %s (%s)", run.Status, run.Reason)
+		}
+		if m := r.w.hosts["lyo-1"].machines["app1"]; uint64(m.fence) != fence || m.rec.Epoch != 9 {
+			t.Errorf("app1 was touched: %+v", m)
+		}
+		r.w.set(func() { r.w.faults["par-1 stop db1"] = 0 })
+		if _, err := r.engine.Start(t.Context(), runtime.Request{Machines: []string{"db1"}, Type: recovery.Planned, ID: "next"}); err != nil {
+			t.Errorf("db1 is not free: %v", err)
+		}
+		r.settle("next")
+	})
+}

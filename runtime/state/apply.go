@@ -102,7 +102,10 @@ func (s *State) applyResumed(r Record) {
 	s.Resumes++
 	s.ResumedAt = r.Time
 	s.Fence = max(s.Fence, r.Fence)
-	if r.By != "" {
+	switch {
+	case r.Word == WordAttach:
+		s.note(r.Time, "", fmt.Sprintf("taken over with fencing number %d", r.Fence))
+	case r.By != "":
 		s.note(r.Time, "", "resumed by "+r.By)
 	}
 	if r.Program != nil { // goes on as another type
