@@ -16,6 +16,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/scripts"
+	"github.com/drrun/drrun/scripts/registry"
 )
 
 // journal is a HostCalls that records, and answers from what it recorded.
@@ -117,6 +118,18 @@ return true, "fine"`, j)
 	}
 	if len(j.records) != 1 || j.records[0].name != "math.random" {
 		t.Errorf("random is not journaled: %v", j.records)
+	}
+}
+
+// What help says about run is there.
+func TestRunAsRegistered(t *testing.T) {
+	t.Parallel()
+	var body strings.Builder
+	for _, f := range registry.RunFields {
+		fmt.Fprintf(&body, "assert(run.%s ~= nil)\n", f.Name)
+	}
+	if ok, detail, err := runAction(t, loader(), body.String()+"return true", &journal{}); err != nil || !ok {
+		t.Errorf("got %v %q %v", ok, detail, err)
 	}
 }
 

@@ -50,17 +50,32 @@ func (c *cli) help(args []string) error {
 	if words[0] == planCommand.name || words[0] == "plan" {
 		return c.commandHelp(planCommand)
 	}
-	return unknownCommand(words[0])
+	if text, ok := reference(words[0]); ok {
+		return c.printf("%s", text)
+	}
+	e := usage("there is no help on %q", words[0])
+	if near := nearestHelp(words[0]); near != "" {
+		return e.WithHint("did you mean drrun help %s?", near)
+	}
+	return e.WithHint("drrun help lists commands and pages")
 }
 
 func overview() string {
 	var b strings.Builder
 	b.WriteString("drrun runs recovery plans: machines of one site start at another, in order, on disks of one instant.\n\n")
 	b.WriteString("  drrun PLAN --planned|--unplanned|--test    PLAN is a .lua file or an applied plan's name (drrun help PLAN)\n\nCOMMANDS\n")
+	width := 0
 	for _, cmd := range commands() {
-		fmt.Fprintf(&b, "  %-28s %s\n", strings.TrimSpace(cmd.name+" "+cmd.args), cmd.short)
+		width = max(width, len(cmd.name+" "+cmd.args)+1)
 	}
-	fmt.Fprintf(&b, "  %-28s %s\n", "help [COMMAND]", "this list, or one command with its flags, examples and exit status")
+	for _, cmd := range commands() {
+		fmt.Fprintf(&b, "  %-*s %s\n", width, strings.TrimSpace(cmd.name+" "+cmd.args), cmd.short)
+	}
+	fmt.Fprintf(&b, "  %-*s %s\n", width, "help [COMMAND|WORD]", "this list, a command with its flags, examples and exit status, or a word of plans and estates")
+	b.WriteString("\nPAGES\n")
+	for _, t := range topics() {
+		fmt.Fprintf(&b, "  help %-*s %s\n", width-5, t.name, t.short)
+	}
 	b.WriteString("\nFLAGS OF EVERY COMMAND\n")
 	var g globals
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)

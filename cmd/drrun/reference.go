@@ -1,0 +1,178 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/scripts/registry"
+)
+
+// topic is a page of help that is not a command: what stands in the files.
+type topic struct {
+	name  string
+	short string
+	text  func() string
+}
+
+func topics() []topic {
+	return []topic{
+		{"estate-file", "what an estate file says: sites, hosts, policies, machines", estateReference},
+		{"plan-file", "what a plan file says: groups, steps, waits", planReference},
+		{"functions", "what the functions of a plan can call", functionReference},
+	}
+}
+
+// reference finds the page of a topic, or of a word of the language.
+func reference(word string) (string, bool) {
+	all := topics()
+	if i := slices.IndexFunc(all, func(t topic) bool { return t.name == word }); i >= 0 {
+		return all[i].text(), true
+	}
+	var b strings.Builder
+	for i := range registry.Constructors {
+		if c := &registry.Constructors[i]; c.Name == word {
+			fmt.Fprintf(&b, "In %s files (drrun help %[1]s-file):\n\n%s\n", c.Scope, constructorText(c))
+		}
+	}
+	return b.String(), b.Len() > 0
+}
+
+// nearestHelp finds what was probably meant.
+func nearestHelp(word string) string {
+	names := append(commandNames(), planCommand.name)
+	for _, t := range topics() {
+		names = append(names, t.name)
+	}
+	for i := range registry.Constructors {
+		names = append(names, registry.Constructors[i].Name)
+	}
+	return plans.Nearest(word, names)
+}
+
+func estateReference() string {
+	return `An estate file is Lua that returns data: what exists, where it runs, how it is protected.
+Durations, sizes and rates are text: "5m", "64MiB", "200Mbit/s". A list inside a list is flattened, so
+functions and loops may make items. drrun check finds every mistake; drrun apply shows the difference.
+
+` + constructors(registry.EstateFile) + `
+Programs of exec may say {disk.NAME} {ip} {machine} {site} {epoch}, and find the same in their environment:
+DRRUN_DISK_NAME, DRRUN_IP, DRRUN_MACHINE, DRRUN_SITE, DRRUN_EPOCH, and DRRUN_RUN, DRRUN_TYPE (production or test).
+The agent starts the machine: nobody else does.
+`
+}
+
+func planReference() string {
+	var b strings.Builder
+	b.WriteString(`A plan file is Lua that returns data; functions stand only in actions and checks. Order on the page is order of
+events: groups and waits one after the other, the machines of a group together. Steps stand in before and after.
+Outside of shutdown, exec and action say with only or skip in which failovers they run (only = "any": in all).
+
+` + constructors(registry.PlanFile) + `
+every step
+`)
+	b.WriteString(fieldsText(registry.StepFields()))
+	b.WriteString(`
+Programs of exec find in their environment DRRUN_RUN, DRRUN_TYPE (production or test), DRRUN_FAILOVER (test, planned or
+unplanned), DRRUN_FROM and DRRUN_TO. Without on they run on the controller; on a host its estate must allow them.
+`)
+	return b.String()
+}
+
+func constructors(scope registry.Scope) string {
+	var b strings.Builder
+	for i := range registry.Constructors {
+		if c := &registry.Constructors[i]; c.Scope == scope {
+			b.WriteString(constructorText(c) + "\n")
+		}
+	}
+	return b.String()
+}
+
+// constructorText shows a word of the language. The fields that every step has
+// are told once, on the page of the plan file.
+func constructorText(c *registry.Constructor) string {
+	head := c.Name + ` "NAME"`
+	if c.Unnamed {
+		head = c.Name
+	}
+	switch {
+	case c.Body == registry.None:
+	case c.Function && c.Name == "action":
+		head += " { function(run) … end }"
+	default:
+		head += " { … }"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n  %s\n", head, c.Doc)
+	if len(c.Items) > 0 {
+		fmt.Fprintf(&b, "  items: %s\n", strings.Join(c.Items, ", "))
+	}
+	common := registry.Names(registry.StepFields())
+	own := slices.DeleteFunc(slices.Clone(c.Fields), func(f registry.Field) bool { return isStep(c) && slices.Contains(common, f.Name) })
+	b.WriteString(fieldsText(own))
+	if isStep(c) {
+		fmt.Fprintf(&b, "  and the fields of every step: %s\n", strings.Join(common, ", "))
+	}
+	return b.String()
+}
+
+func isStep(c *registry.Constructor) bool {
+	_, ok := c.Field("on_fail")
+	return ok
+}
+
+func fieldsText(fields []registry.Field) string {
+	t := newTable()
+	fieldRows(t, fields, "  ")
+	return t.String()
+}
+
+func fieldRows(t *table, fields []registry.Field, indent string) {
+	for _, f := range fields {
+		kind, doc := string(f.Type), f.Doc
+		if len(f.Words) > 0 {
+			kind = strings.Join(f.Words, "|")
+			if len(f.Fields) > 0 {
+				kind += "|table"
+			}
+		}
+		if f.Type == registry.Elsewhere {
+			kind, doc = "", doc+" Not in this version."
+		}
+		if f.Default != "" {
+			doc += " Default: " + f.Default + "."
+		}
+		t.row(indent+f.Name, kind, doc)
+		fieldRows(t, f.Fields, indent+"  ")
+	}
+}
+
+func functionReference() string {
+	var b strings.Builder
+	b.WriteString(`Functions of actions and checks get one argument, run, and may call modules: local http = require "drrun.http".
+What they do is journaled: after a resume a function runs again and gets the recorded results. A call whose outcome
+nobody knows is done again (read, idempotent: under the same key) or a person is asked (unsafe).
+
+run
+`)
+	t := newTable()
+	for _, f := range registry.RunFields {
+		sep := "."
+		if f.Args != "" {
+			sep = ":"
+		}
+		t.row("  run"+sep+f.Name+f.Args, f.Class, f.Doc)
+	}
+	b.WriteString(t.String())
+	for _, m := range registry.Modules {
+		fmt.Fprintf(&b, "\ndrrun.%s: %s\n", m.Name, m.Doc)
+		t := newTable()
+		for _, f := range m.Functions {
+			t.row("  "+f.Name+"("+f.Args+")", f.Class, f.Doc)
+		}
+		b.WriteString(t.String())
+	}
+	return b.String()
+}
