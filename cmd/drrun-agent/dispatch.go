@@ -14,7 +14,7 @@ import (
 )
 
 // version is set when a release is built.
-var version = "0.1.0-dev"
+var version = "0.1.0"
 
 // subcommand is one command of the program.
 type subcommand struct {

@@ -104,6 +104,9 @@ func (c *cli) applied(res estate.ApplyResult, dryRun bool) error {
 	case !res.Applied:
 		return c.printf("estate %s: revision %d, nothing to apply\n", res.Diff.Estate, res.Diff.Base)
 	}
+	if res.Diff.Next == res.Diff.Base {
+		return c.printf("estate %s: plans applied, the estate stays at revision %d\n", res.Diff.Estate, res.Diff.Base)
+	}
 	return c.printf("estate %s: revision %d applied\n", res.Diff.Estate, res.Diff.Next)
 }
 

@@ -161,7 +161,7 @@ func (c *cli) dispatch(ctx context.Context) error {
 		return c.runCommand(ctx, cmd, append(slices.Clone(c.Args[:i]), c.Args[i+1:]...))
 	}
 	if !looksLikePlan(name, c.Args) {
-		return unknownCommand(name)
+		return c.unknownCommand(name)
 	}
 	return c.runCommand(ctx, planCommand, c.Args)
 }
@@ -177,12 +177,19 @@ func (c *cli) noCommand() error {
 	return usage("no command given").WithHint("drrun help")
 }
 
-func unknownCommand(name string) error {
+// unknownCommand explains a line that is neither a command nor a run: a
+// mistyped command, a plan with a mistyped flag, or a plan without its type.
+func (c *cli) unknownCommand(name string) error {
 	e := usage("unknown command %q", name)
 	if near := plans.Nearest(name, commandNames()); near != "" {
 		return e.WithHint("did you mean %q? drrun help lists the commands; a plan needs --planned, --unplanned or --test", near)
 	}
-	return e.WithHint("drrun help lists the commands; a plan is a .lua file, or an applied plan's name with --planned, --unplanned or --test")
+	fs := c.flagSet(planCommand, planCommand.make())
+	c.globals.flags(fs)
+	if err := fs.Parse(c.Args); err != nil {
+		return flagError(planCommand, fs, err)
+	}
+	return e.WithHint("if %s is a plan, say which failover: --planned, --unplanned or --test; drrun help lists the commands", name)
 }
 
 // looksLikePlan tells a plan from a mistyped command: plans are files, or stand

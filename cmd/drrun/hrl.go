@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/drrun/drrun/agent/hrl"
+	"github.com/drrun/drrun/cmd/internal/term"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/vfs"
 )
@@ -69,7 +70,6 @@ func (hrlOptions) run(_ context.Context, c *cli, args []string) error {
 func logText(d *hrl.Description) string {
 	h, f := &d.Header, &d.Footer
 	t := newTable()
-	t.row(d.Path, "")
 	add := func(name, format string, args ...any) { t.row("  "+name, fmt.Sprintf(format, args...)) }
 	add("kind", "%s, version %d, segment %d", h.Kind, h.Version, h.Segment)
 	add("size", "%s", quantity.FormatSize(d.Size))
@@ -87,5 +87,5 @@ func logText(d *hrl.Description) string {
 		add("sha256", "%s", d.SHA256)
 		add("verified", "every frame")
 	}
-	return t.String()
+	return term.Escape(d.Path, false) + "\n" + t.String()
 }

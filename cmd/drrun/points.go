@@ -33,27 +33,23 @@ type pointsOptions struct {
 
 func (o *pointsOptions) flags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.verify, "verify", false, "read the points whole and compare their sums")
-	fs.StringVar(&o.point, "point", "", "with --verify: only the point with this id")
+	fs.StringVar(&o.point, "point", "", "with --verify: only this point (an id or its begin, a label, a time, latest)")
 }
 
 func (o *pointsOptions) run(ctx context.Context, c *cli, args []string) error {
 	if err := c.wantArgs("points", args, 1, 1); err != nil {
 		return err
 	}
-	var id ident.PointID
-	if o.point != "" {
-		var err error
-		if id, err = ident.ParsePointID(o.point); err != nil {
-			return usage("--point: %v", err).WithHint("drrun points %s -o json shows the ids", args[0])
-		}
+	if o.point != "" && !o.verify {
+		return usage("--point goes with --verify").WithHint("drrun help points")
 	}
 	return c.with(ctx, need{}, func(s *session) error {
-		if o.verify {
-			return o.verifyPoints(ctx, c, s, args[0], id)
-		}
 		res, err := s.Points(ctx, args[0])
 		if err != nil {
 			return err
+		}
+		if o.verify {
+			return o.verifyPoints(ctx, c, s, res)
 		}
 		if c.output == "json" {
 			return c.printJSON(res)
@@ -102,7 +98,28 @@ func pointRemark(p *recovery.Point) string {
 	return strings.Join(words, ", ")
 }
 
-func (o *pointsOptions) verifyPoints(ctx context.Context, c *cli, s *session, machine string, id ident.PointID) error {
+// selected finds the one point of --point; the zero id means all.
+func (o *pointsOptions) selected(list control.PointsResult) (ident.PointID, error) {
+	if o.point == "" {
+		return ident.PointID{}, nil
+	}
+	var all []recovery.Point
+	for _, h := range list.Hosts {
+		all = append(all, h.Points...)
+	}
+	p, err := recovery.Select(all, o.point, true)
+	if err != nil {
+		return ident.PointID{}, fault.Errorf(fault.NotFound, "--point: %w", err).WithHint("drrun points %s lists them", list.Machine)
+	}
+	return p.ID, nil
+}
+
+func (o *pointsOptions) verifyPoints(ctx context.Context, c *cli, s *session, list control.PointsResult) error {
+	machine := list.Machine
+	id, err := o.selected(list)
+	if err != nil {
+		return err
+	}
 	res, err := s.Verify(ctx, control.VerifyRequest{Machine: machine, Point: id})
 	if err != nil {
 		return err
@@ -131,7 +148,8 @@ func (o *pointsOptions) verifyPoints(ctx context.Context, c *cli, s *session, ma
 		}
 	}
 	if faults > 0 {
-		return fault.Errorf(fault.Corrupt, "machine %s: %d recovery points do not verify", machine, faults)
+		return fault.Errorf(fault.Corrupt, "machine %s: %d recovery points do not verify", machine, faults).
+			WithHint("fail over to another point (drrun points %s lists them); replication goes on and makes new ones", machine)
 	}
 	return nil
 }

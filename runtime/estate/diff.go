@@ -58,6 +58,8 @@ func (d *Diff) Text() string {
 	switch {
 	case d.Empty():
 		fmt.Fprintf(&b, "estate %s: nothing changes (revision %d)\n", d.Estate, d.Base)
+	case d.Base == d.Next:
+		fmt.Fprintf(&b, "estate %s, revision %d: plans change\n", d.Estate, d.Base)
 	case d.Base == 0:
 		fmt.Fprintf(&b, "estate %s: new\n", d.Estate)
 	default:
