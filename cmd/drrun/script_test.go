@@ -82,7 +82,7 @@ func runScripts(t *testing.T, dir string, env map[string]string) {
 				return err
 			}
 			e.Setenv("PATH", e.Getenv("PATH")+string(os.PathListSeparator)+dir)
-			e.Defer(func() { endMachine(filepath.Join(e.WorkDir, "db1.pid")) })
+			e.Defer(func() { endMachines(filepath.Join(e.WorkDir, "db1.pid")) })
 			e.Setenv("DRRUN_STATE", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("NO_COLOR", "1")
 			for k, v := range env {
@@ -93,15 +93,19 @@ func runScripts(t *testing.T, dir string, env map[string]string) {
 	})
 }
 
-// endMachine kills the machine that a script's agents started: machines outlive
-// their agents.
-func endMachine(pidFile string) {
+// endMachines kills the machines that a script's agents started, at home, in
+// tests and at the other site: machines outlive their agents. Each has written
+// its process id into the file, and has the script's folder in its environment.
+func endMachines(pidFile string) {
 	text, err := os.ReadFile(pidFile)
 	if err != nil {
 		return // no machine was started
 	}
-	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 1 {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	for _, word := range strings.Fields(string(text)) {
+		env, err := os.ReadFile("/proc/" + word + "/environ")
+		if pid, perr := strconv.Atoi(word); err == nil && perr == nil && bytes.Contains(env, []byte(filepath.Dir(pidFile))) {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
 	}
 }
 
