@@ -61,10 +61,13 @@ func leftGoroutines(patience time.Duration) string {
 // hole forwards datagrams between one dialer and a listener until it is told
 // to swallow them.
 type hole struct {
-	front, back *net.UDPConn
-	dialer      atomic.Pointer[net.UDPAddr]
-	swallow     atomic.Bool
-	narrow      atomic.Int64 // the largest datagram that passes; 0: any
+	target  *net.UDPAddr
+	front   *net.UDPConn
+	back    atomic.Pointer[net.UDPConn]
+	dialer  atomic.Pointer[net.UDPAddr]
+	swallow atomic.Bool
+	narrow  atomic.Int64  // the largest datagram that passes; 0: any
+	ended   chan struct{} // receives when the reader of a back has ended
 }
 
 func (h *hole) passes(n int) bool {
@@ -74,20 +77,18 @@ func (h *hole) passes(n int) bool {
 
 func newHole(t *testing.T, to string) *hole {
 	t.Helper()
-	target, err := net.ResolveUDPAddr("udp", to)
-	if err != nil {
+	h := &hole{ended: make(chan struct{}, 1)}
+	var err error
+	if h.target, err = net.ResolveUDPAddr("udp", to); err != nil {
 		t.Fatal(err)
 	}
-	h := &hole{}
 	if h.front, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
 		t.Fatal(err)
 	}
-	if h.back, err = net.DialUDP("udp", nil, target); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{}, 2)
+	h.openBack(t)
+	ended := make(chan struct{})
 	go func() {
-		defer func() { ended <- struct{}{} }()
+		defer close(ended)
 		for buf := make([]byte, 2048); ; {
 			n, from, err := h.front.ReadFromUDP(buf)
 			if err != nil {
@@ -97,14 +98,29 @@ func newHole(t *testing.T, to string) *hole {
 				h.dialer.Store(from)
 			}
 			if h.passes(n) {
-				_, _ = h.back.Write(buf[:n]) // a datagram may be lost
+				_, _ = h.back.Load().Write(buf[:n]) // a datagram may be lost
 			}
 		}
 	}()
+	t.Cleanup(func() {
+		_ = h.front.Close()
+		h.closeBack()
+		<-ended
+	})
+	return h
+}
+
+func (h *hole) openBack(t *testing.T) {
+	t.Helper()
+	back, err := net.DialUDP("udp", nil, h.target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.back.Store(back)
 	go func() {
-		defer func() { ended <- struct{}{} }()
+		defer func() { h.ended <- struct{}{} }()
 		for buf := make([]byte, 2048); ; {
-			n, err := h.back.Read(buf)
+			n, err := back.Read(buf)
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
@@ -113,13 +129,18 @@ func newHole(t *testing.T, to string) *hole {
 			}
 		}
 	}()
-	t.Cleanup(func() {
-		_ = h.front.Close()
-		_ = h.back.Close()
-		<-ended
-		<-ended
-	})
-	return h
+}
+
+func (h *hole) closeBack() {
+	_ = h.back.Load().Close()
+	<-h.ended
+}
+
+// forget loses what the listener has said and nobody has read yet.
+func (h *hole) forget(t *testing.T) {
+	t.Helper()
+	h.closeBack()
+	h.openBack(t)
 }
 
 // TestSilence: a peer that falls silent is dead after the idle timeout, and a
@@ -178,6 +199,7 @@ func TestRestartIsNoticed(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
+	h.forget(t)
 	l2, err := medium(t, quicnet.Fixed(id)).Listen(t.Context(), l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
