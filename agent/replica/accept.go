@@ -201,6 +201,9 @@ func (m *Machine) foldTables() error {
 		if p.Seq <= at {
 			continue
 		}
+		if m.isBroken(p) != nil {
+			return nil // its hashes are not known, and nothing is received on top of it
+		}
 		for _, d := range p.Disks {
 			if m.lostTable(d.Name) {
 				continue // it is made again, and this folded then

@@ -48,7 +48,14 @@ func (m *Machine) applyAll(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := m.applyPoint(ctx, next); err != nil {
+		err := m.isBroken(next)
+		if err == nil {
+			err = m.checkFrames(ctx, next, recheckAfter)
+		}
+		if err == nil {
+			err = m.applyPoint(ctx, next)
+		}
+		if err != nil {
 			return fmt.Errorf("cannot apply point %s: %w", next.ID, err)
 		}
 	}
@@ -77,7 +84,17 @@ func (m *Machine) finishHead(ctx context.Context) error {
 	if err != nil || !begun {
 		return err
 	}
-	if err := m.applyPoint(ctx, next); err != nil {
+	err = m.isBroken(next)
+	if err == nil {
+		err = m.applyPoint(ctx, next)
+	}
+	if fault.Is(err, fault.Corrupt) {
+		if e := m.checkFrames(ctx, next, 0); m.isBroken(next) == nil {
+			return errors.Join(err, e) // the logs are whole
+		}
+		err = m.takeBack(ctx, next)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot finish point %s: %w", next.ID, err)
 	}
 	return nil
@@ -400,12 +417,9 @@ func (i *image) keep(u *undoLog, from, to int64) error {
 // durable. It can be done again.
 func (m *Machine) writeHead(ctx context.Context, p recovery.Point, d recovery.PointDisk) (err error) {
 	path := m.image(d.Name)
-	if err := m.fs.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("cannot make the folder of %s: %w", path, err)
-	}
-	f, err := m.fs.OpenFile(path, vfs.Create, 0o600)
+	f, err := m.openForWriting(d.Name)
 	if err != nil {
-		return fmt.Errorf("cannot open disk image: %w", err)
+		return err
 	}
 	defer func() { err = m.storeError(errors.Join(err, f.Close()), "cannot write head") }()
 	l := layerStep{paths: m.segmentPaths(d), size: d.Size}
@@ -420,6 +434,19 @@ func (m *Machine) writeHead(ctx context.Context, p recovery.Point, d recovery.Po
 		return fmt.Errorf("cannot sync %s: %w", path, err)
 	}
 	return m.fs.SyncDir(filepath.Dir(path))
+}
+
+// openForWriting opens the image of a disk, or makes it.
+func (m *Machine) openForWriting(disk string) (vfs.File, error) {
+	path := m.image(disk)
+	if err := m.fs.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the folder of %s: %w", path, err)
+	}
+	f, err := m.fs.OpenFile(path, vfs.Create, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open disk image: %w", err)
+	}
+	return f, nil
 }
 
 // resize takes an image from the size that the disk had to the one it has now;

@@ -152,7 +152,10 @@ func (m *Machine) readable(p recovery.Point) error {
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.damaged[p.ID]
+	if err := m.damaged[p.ID]; err != nil {
+		return err
+	}
+	return m.broken[p.ID]
 }
 
 // segmentPaths returns the segments of a point's log of a disk, in order.

@@ -29,6 +29,11 @@
 // again by Apply, from the head and the logs that are not applied; until then
 // nothing of its disk is accepted.
 //
+// An accepted point whose logs cannot be read any more (damaged, missing) costs no
+// older one: logs that lay for a while are read before they touch a head, a head
+// in the middle of such a point is taken back by its undo logs, older points can
+// be failed over to, and nothing is received on top of it.
+//
 // A point is read as the head under layers: for an older one the undo logs from
 // it up to the head (the oldest content wins), for one accepted and not yet
 // applied the logs from it down to the head (the newest wins).

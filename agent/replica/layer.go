@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 
 	"github.com/drrun/drrun/agent/blocksum"
@@ -39,13 +40,22 @@ type batch struct {
 func openBatch(fsys vfs.FS, paths []string) (*batch, error) {
 	b := &batch{cache: hrl.NewCache(cacheBytes)}
 	for _, p := range paths {
-		r, err := hrl.OpenCached(fsys, p, b.cache)
+		r, err := openLog(fsys, p, b.cache)
 		if err != nil {
 			return nil, errors.Join(err, b.close())
 		}
 		b.logs = append(b.logs, r)
 	}
 	return b, nil
+}
+
+// openLog opens a log that a point needs: a missing one is fault.Corrupt.
+func openLog(fsys vfs.FS, path string, c *hrl.Cache) (*hrl.Reader, error) {
+	r, err := hrl.OpenCached(fsys, path, c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Wrap(fault.Corrupt, err)
+	}
+	return r, err
 }
 
 func (b *batch) close() error {

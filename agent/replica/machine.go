@@ -58,6 +58,7 @@ type Machine struct {
 	st      state
 	points  []recovery.Point        // by sequence number
 	damaged map[ident.PointID]error // points whose manifest cannot be read
+	broken  map[ident.PointID]error // points not applied whose logs cannot be read, and those on top of them
 	tables  map[string]*blocksum.Table
 	staged  map[string]ident.LogID // by disk: the log whose point does not exist yet
 	segs    map[ident.LogID]map[int]segment
@@ -86,7 +87,7 @@ func newMachine(cfg Config) (*Machine, error) {
 		work:   workLock{sem: make(chan struct{}, 1)},
 		tables: map[string]*blocksum.Table{}, staged: map[string]ident.LogID{},
 		segs: map[ident.LogID]map[int]segment{}, damaged: map[ident.PointID]error{}, active: map[string]*Receiver{},
-		rotten: map[string]bool{},
+		rotten: map[string]bool{}, broken: map[ident.PointID]error{},
 	}
 	start := cfg.Clock.Now()
 	m.elapsed = func() time.Duration { return cfg.Clock.Now().Sub(start) }
@@ -146,6 +147,9 @@ func (m *Machine) image(disk string) string {
 func (m *Machine) record(change func(*state)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.closed { // another process, or another Machine, has the store
+		return fault.Errorf(fault.Stopped, "the replica of %s is closed", m.cfg.Machine)
+	}
 	next := m.st.clone()
 	change(&next)
 	if err := writeRecord(m.fs, m.statePath(), formatState, next); err != nil {

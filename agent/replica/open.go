@@ -311,6 +311,10 @@ func (m *Machine) loadLog(disk, file string, tip ident.PointID, need map[ident.L
 		return m.fs.Remove(path)
 	}
 	seg, err := m.loadSegment(disk, path, need[log], tip)
+	if fault.Is(err, fault.Corrupt) { // of an accepted point: see checkLogs
+		m.log.Error("log of an accepted point is damaged", "path", path, "err", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -329,8 +333,8 @@ func (m *Machine) loadLog(disk, file string, tip ident.PointID, need map[ident.L
 	return nil
 }
 
-// checkLogs refuses to go on when a log of an accepted point is not whole:
-// that point was acknowledged.
+// checkLogs notes the points that were acknowledged and whose logs are not whole:
+// they cannot be read, the older ones can.
 func (m *Machine) checkLogs() error {
 	for _, p := range m.points {
 		if p.Seq <= m.st.Applied.Seq {
@@ -338,9 +342,8 @@ func (m *Machine) checkLogs() error {
 		}
 		for _, d := range p.Disks {
 			for n := range d.Segments {
-				if _, ok := m.segs[d.Log][n]; !ok {
-					return fault.Errorf(fault.Corrupt, "segment %d of the log of disk %s, part of point %s, is missing", n, d.Name, p.ID).
-						WithHint("restore the file in %s", m.dir(d.Name, "logs"))
+				if !m.hasSegment(d.Log, n) {
+					m.noteBroken(p, fmt.Errorf("segment %d of the log of disk %s is missing or damaged", n, d.Name))
 				}
 			}
 		}

@@ -56,7 +56,10 @@ func (m *Machine) Prepare(ctx context.Context, run string, point ident.PointID, 
 		return PrepareResult{}, err
 	}
 	if err := m.applyAll(ctx); err != nil {
-		return PrepareResult{}, err
+		if !fault.Is(err, fault.Corrupt) || m.readable(p) != nil || p.Seq > m.Applied() {
+			return PrepareResult{}, err
+		}
+		m.log.Warn("a newer point cannot be applied, the one asked for can be read", "point", p.ID, "err", err)
 	}
 	if err := m.checkOverlay(p); err != nil {
 		return PrepareResult{}, err

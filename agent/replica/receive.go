@@ -65,6 +65,9 @@ func (m *Machine) checkReceiving() error {
 		return fault.Errorf(fault.Conflict, "machine %s: this host does not receive, its disks are those of run %s", m.cfg.Machine, l.Run).
 			WithHint("the sender has an older direction: it has to ask for the authority record")
 	}
+	if tip, ok := m.tipLocked(); ok && m.broken[tip.ID] != nil {
+		return fault.Errorf(fault.Corrupt, "machine %s: nothing can be received on top of point %s: %w", m.cfg.Machine, tip.ID, m.broken[tip.ID])
+	}
 	if a := m.st.Adopting; a != nil {
 		return fault.Errorf(fault.Unreachable, "machine %s: the take-over of point %s is not finished", m.cfg.Machine, a.ID)
 	}
@@ -410,7 +413,7 @@ func (m *Machine) commitSegment(ctx context.Context, h command.SegmentHeader, pa
 	if m.segs[h.Log] == nil {
 		m.segs[h.Log] = map[int]segment{}
 	}
-	seg.disk = h.Disk
+	seg.disk, seg.checked = h.Disk, m.cfg.Clock.Now()
 	m.segs[h.Log][h.Segment] = seg
 	return nil
 }

@@ -124,7 +124,7 @@ func (m *Machine) overBytes(p recovery.Point, disk string) (int64, error) {
 	var total int64
 	for _, st := range l.steps {
 		for _, path := range st.paths {
-			r, err := hrl.Open(m.fs, path)
+			r, err := openLog(m.fs, path, hrl.NewCache(0))
 			if err != nil {
 				return 0, err
 			}

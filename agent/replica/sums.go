@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/fault"
@@ -50,6 +51,8 @@ type segment struct {
 	disk        string
 	first, last int64 // blocks [first, last)
 	undo, grow  int64 // bytes that applying it may need
+
+	checked time.Time // when all its frames were read; zero: not by this process
 }
 
 func (s segment) encode(crc uint32, length int64) []byte {

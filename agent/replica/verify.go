@@ -267,7 +267,7 @@ func (w *walkingTable) resize(size int64) error {
 // lay reads the logs, which lie over each other in the order of paths.
 func (w *walkingTable) lay(paths []string, size int64) error {
 	for _, path := range paths {
-		r, err := hrl.OpenCached(w.v.m.fs, path, hrl.NewCache(cacheBytes))
+		r, err := openLog(w.v.m.fs, path, hrl.NewCache(cacheBytes))
 		if err == nil {
 			err = errors.Join(w.layLog(r, size), r.Close())
 		}
