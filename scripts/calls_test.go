@@ -2,8 +2,10 @@ package scripts_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -229,4 +231,65 @@ func TestFilesThatAreNoText(t *testing.T) {
 		map[string]string{"x": "\xff"}); err == nil || !strings.Contains(err.Error(), "no UTF-8 text") {
 		t.Errorf("--set: %v", err)
 	}
+}
+
+// Every module that waits ends with the run, and at its own time limit.
+func TestModulesEndWithTheRunAndInTime(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 16)
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // only then the server sees that the client went away
+		asked <- struct{}{}
+		<-r.Context().Done()
+	}))
+	defer srv.Close()
+	l := scripts.New(scripts.Options{PlanTime: 30 * time.Second, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		asked <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}})
+	for call, limited := range map[string]string{
+		`http.get("` + srv.URL + `", { within = "1h" })`:              `http.get("` + srv.URL + `", { within = "10ms" })`,
+		`http.post("` + srv.URL + `", { body = "x", within = "1h" })`: `http.post("` + srv.URL + `", { within = "10ms" })`,
+		`tcp.connect("db1:80", { within = "1h" })`:                    `assert(tcp.connect("db1:80", { within = "10ms" }))`,
+		`exec.run { on = "db1", cmd = { "x" }, within = "1h" }`:       `exec.run { on = "db1", cmd = { "x" }, within = "10ms" }`,
+		`time.sleep("1h")`: "",
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		over := errors.New("the run is over")
+		j := &waits{asked: asked}
+		if strings.HasPrefix(call, "time.sleep") {
+			asked <- struct{}{}
+		}
+		go func() {
+			<-asked
+			cancel(over)
+		}()
+		ok, detail, err := l.RunFunc(ctx, action("while true do pcall(function() "+call+" end) end"), ref, testRun, j)
+		if ok || err == nil || !errors.Is(err, over) && !fault.Is(err, fault.Unknown) {
+			t.Errorf("%s: %v %q %v", call, ok, detail, err)
+		}
+		if limited == "" {
+			continue
+		}
+		ok, detail, err = l.RunFunc(t.Context(), action(limited), ref, testRun, &waits{asked: asked})
+		if ok || err == nil && detail == "" || err != nil && !fault.Is(err, fault.Unknown) {
+			t.Errorf("%s: %v %q %v", limited, ok, detail, err)
+		}
+		for len(asked) > 0 {
+			<-asked
+		}
+	}
+}
+
+// waits has programs that never end by themselves.
+type waits struct {
+	journal
+	asked chan struct{}
+}
+
+func (w *waits) Exec(ctx context.Context, _, _ string, _ []string) (int, string, error) {
+	w.asked <- struct{}{}
+	<-ctx.Done()
+	return 0, "", ctx.Err()
 }

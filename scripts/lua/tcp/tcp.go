@@ -41,7 +41,7 @@ func connect(e *hostcall.Env, L *lua.LState) int {
 			c, err := e.Dial(dialing, "tcp", addr)
 			if err != nil {
 				if ctx.Err() != nil {
-					return nil, ctx.Err()
+					return nil, context.Cause(ctx)
 				}
 				return answer{Why: err.Error()}, nil //nolint:nilerr // not answering is an answer
 			}
