@@ -43,7 +43,8 @@ func Of(points []recovery.Point, now time.Time, pinned func(ident.PointID) bool)
 
 // Drop returns the points that no line of keep keeps at now. Each line divides
 // time (of receipt) into intervals of Every and keeps one point of each while it
-// is not older than For: a preferred one if there is one, else the first. Kept
+// is not older than For: a good one if there is one, of these a preferred one if
+// there is one, else the first. Kept
 // in any case: pinned points, the newest point and the newest good one.
 func Drop(points []Point, keep []recovery.Keep, now time.Time) []ident.PointID {
 	if len(keep) == 0 {
@@ -85,11 +86,20 @@ func keepLine(sorted []Point, k recovery.Keep, now time.Time, kept map[ident.Poi
 		}
 		i := p.Received.UnixNano() / int64(k.Every)
 		have, ok := best[i]
-		if !ok || p.Preferred && !have.Preferred || p.Good && !have.Good && p.Preferred == have.Preferred {
+		if !ok || better(p, have) {
 			best[i] = p
 		}
 	}
 	for _, p := range best {
 		kept[p.ID] = true
 	}
+}
+
+// better reports whether p stands for the interval of an earlier point: a good
+// point does before one that is not, then a preferred one.
+func better(p, have Point) bool {
+	if p.Good != have.Good {
+		return p.Good
+	}
+	return p.Preferred && !have.Preferred
 }

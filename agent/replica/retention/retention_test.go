@@ -47,6 +47,7 @@ func TestDrop(t *testing.T) {
 		"the last good stays":       {[]retention.Point{point(1, 50*time.Hour), at(point(2, 49*time.Hour), func(p *retention.Point) { p.Good = false })}, lines, nil},
 		"pinned stays":              {[]retention.Point{at(point(1, 50*time.Hour), func(p *retention.Point) { p.Pinned = true }), point(2, 0)}, lines, nil},
 		"preferred stands for them": {[]retention.Point{point(1, 119*time.Minute), at(point(2, 110*time.Minute), func(p *retention.Point) { p.Preferred = true }), point(3, 0)}, lines, []int{1}},
+		"good before preferred":     {[]retention.Point{at(point(1, 119*time.Minute), func(p *retention.Point) { p.Good, p.Preferred = false, true }), point(2, 110*time.Minute), point(3, 0)}, lines, []int{1}},
 		"good stands for them":      {[]retention.Point{at(point(1, 119*time.Minute), func(p *retention.Point) { p.Good = false }), point(2, 110*time.Minute), point(3, 0)}, lines, []int{1}},
 	} {
 		t.Run(name, func(t *testing.T) {
