@@ -372,6 +372,11 @@ func (r *Receiver) seal() error {
 		return errors.Join(err, r.closeLocked(errRevoked), r.m.fs.Remove(r.path))
 	}
 	err := r.f.Sync()
+	if err != nil {
+		// Of what the kernel could not write it says so once; a later sync would
+		// find nothing to do. So the bytes are asked for again.
+		err = errors.Join(err, r.m.fs.Remove(r.path))
+	}
 	return r.m.storeError(errors.Join(err, r.closeLocked(errRevoked)), "cannot store segment")
 }
 

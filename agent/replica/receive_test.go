@@ -3,9 +3,11 @@ package replica_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +88,41 @@ func TestSegmentResumesAtTheByte(t *testing.T) {
 	if tip, age, ok := m.Tip(); !ok || tip.ID != p.ID || age != 2*time.Second {
 		t.Errorf("tip %s of age %s", tip.ID, age)
 	}
+	must(t, w.check(m))
+}
+
+// TestSyncThatFailed: bytes that may be lost are not synced again but sent again.
+func TestSyncThatFailed(t *testing.T) {
+	t.Parallel()
+	w, m := setup(t)
+	must(t, m.Close())
+	f := &faultFS{left: -1}
+	w.fs = f
+	m = open(t, w)
+	p, segs, err := w.cut(m)
+	must(t, err)
+	f.filter = func(op, path string) error {
+		if op == "sync" && strings.HasSuffix(path, ".part") {
+			return errTest
+		}
+		return nil
+	}
+	if err := send(m, segs[0]); !errors.Is(err, errTest) {
+		t.Fatalf("got %v", err)
+	}
+	f.filter = nil
+	r, err := m.Receive(segs[0].header)
+	must(t, err)
+	if r.Offset() != 0 {
+		t.Errorf("goes on at %d", r.Offset())
+	}
+	r.Abort()
+	for _, s := range segs {
+		must(t, send(m, s))
+	}
+	got, err := m.Accept(context.Background(), p, 0)
+	must(t, err)
+	w.keep(got)
 	must(t, w.check(m))
 }
 
