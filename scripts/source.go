@@ -15,6 +15,9 @@ import (
 	"github.com/drrun/drrun/scripts/syntax"
 )
 
+// MaxFile is how long one file may be: bytes.
+const MaxFile = syntax.MaxSource
+
 // Limits of a bundle.
 const (
 	maxFiles  = 64

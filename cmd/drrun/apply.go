@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -140,11 +142,25 @@ func readBundles(files []string) ([]plans.Bundle, error) {
 // readBundle reads a plan or an estate with the modules beside it, under the
 // names that messages show: the main file as it was named.
 func readBundle(file string) (plans.Bundle, error) {
-	b, err := scripts.ReadBundle(os.ReadFile, filepath.Clean(file))
+	b, err := scripts.ReadBundle(readSource, filepath.Clean(file))
 	if err != nil {
 		return b, fault.Wrap(fault.Invalid, err)
 	}
 	return b, nil
+}
+
+// readSource reads a file of a plan; a device or a pipe may never end.
+func readSource(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is no regular file")
+	case info.Size() > scripts.MaxFile:
+		return nil, fmt.Errorf("it is longer than %d bytes", scripts.MaxFile)
+	}
+	return os.ReadFile(name)
 }
 
 // portable names the files of a bundle by their place beside the main file, so
