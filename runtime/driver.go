@@ -26,6 +26,7 @@ type driver struct {
 
 	mu       sync.Mutex
 	st       *state.State
+	claim    claimed // result of the claim step, once it is known
 	j        *journal.Journal
 	flying   map[string]*flight
 	progress map[string]report.Progress

@@ -110,6 +110,22 @@ func (c claimed) newest(machine string) recovery.Authority {
 	return best
 }
 
+// claimLocked is the result of the claim step, if it is done. Callers hold d.mu
+// and only read it.
+func (d *driver) claimLocked() (claimed, bool) {
+	if d.claim.Records == nil {
+		d.resultLocked("claim", &d.claim)
+	}
+	return d.claim, d.claim.Records != nil
+}
+
+// claimed is claimLocked for callers that do not hold d.mu.
+func (d *driver) claimed() (claimed, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.claimLocked()
+}
+
 // authority is the record a machine has as far as this run knows: the one it
 // was claimed with, or the one the run has granted since.
 func (d *driver) authority(machine string) recovery.Authority {
@@ -123,8 +139,7 @@ func (d *driver) authority(machine string) recovery.Authority {
 func (d *driver) epochAt(machine, host string) ident.Epoch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var c claimed
-	d.resultLocked("claim", &c)
+	c, _ := d.claimLocked()
 	epoch := c.Records[machine][host].Epoch
 	for _, st := range d.st.Ordered() {
 		var g command.GrantResult
@@ -137,8 +152,7 @@ func (d *driver) epochAt(machine, host string) ident.Epoch {
 }
 
 func (d *driver) authorityLocked(machine string) recovery.Authority {
-	var c claimed
-	d.resultLocked("claim", &c)
+	c, _ := d.claimLocked()
 	rec := c.newest(machine)
 	for _, st := range d.st.Ordered() {
 		var g command.GrantResult

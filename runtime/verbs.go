@@ -277,8 +277,8 @@ func (j *job) right(ctx context.Context) outcome {
 
 // grant moves the authority record: from the one the host has to the next.
 func (j *job) grant(ctx context.Context) outcome {
-	var c claimed
-	if !j.d.result("claim", &c) {
+	c, ok := j.d.claimed()
+	if !ok {
 		return failed(fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine))
 	}
 	have, known := c.Records[j.step.Machine][j.step.Host]
@@ -294,8 +294,8 @@ func (j *job) grant(ctx context.Context) outcome {
 
 // learn tells an old site that comes back the record that the others hold.
 func (j *job) learn(ctx context.Context) outcome {
-	var c claimed
-	if !j.d.result("claim", &c) {
+	c, ok := j.d.claimed()
+	if !ok {
 		return failed(fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine))
 	}
 	return j.moveTo(ctx, c.Records[j.step.Machine][j.step.Host], c.newest(j.step.Machine))

@@ -203,7 +203,7 @@ func (s *State) working() report.RunStatus {
 // ended finds the status of a run whose current section is through.
 func (s *State) ended() {
 	p := s.Program()
-	bad := s.sectionErrors(p)
+	bad := s.sectionErrors()
 	switch p.Section {
 	case program.SectionFailover:
 		s.endedFailover(p)
@@ -231,7 +231,7 @@ func (s *State) ended() {
 
 func (s *State) endedCancel(bad int) {
 	s.Status, s.Reason = report.RunCancelled, "cancelled; nothing was changed"
-	if len(s.Program().Steps()) > 0 {
+	if len(s.current()) > 0 {
 		s.Reason = "cancelled; what was stopped and not failed over was given back"
 	}
 	if bad > 0 {
@@ -256,8 +256,8 @@ func (s *State) endedFailover(p *program.Program) {
 	switch {
 	case p.Nothing != "":
 		s.Status, s.Reason = report.RunDone, "nothing to do: "+p.Nothing
-	case s.sectionErrors(p) > 0:
-		s.Status, s.Reason = report.RunPartial, fmt.Sprintf("ended with %d errors", s.sectionErrors(p))
+	case s.sectionErrors() > 0:
+		s.Status, s.Reason = report.RunPartial, fmt.Sprintf("ended with %d errors", s.sectionErrors())
 		s.Hint = fmt.Sprintf("look at: drrun show %s; allowed now: %s", s.Run.ID, strings.Join(s.Allowed(true), ", "))
 		if test {
 			s.Hint = "then: drrun cleanup " + s.Run.ID
@@ -274,11 +274,10 @@ func (s *State) endedFailover(p *program.Program) {
 	}
 }
 
-// sectionErrors counts the steps of a section that ended badly.
-func (s *State) sectionErrors(p *program.Program) int {
+// sectionErrors counts the steps of the current section that ended badly.
+func (s *State) sectionErrors() int {
 	n := 0
-	for _, ps := range p.Steps() {
-		st := s.Steps[ps.ID]
+	for _, st := range s.current() {
 		if st.Status == report.StepGivenUp || st.Status == report.StepFailed && !st.Optional {
 			n++
 		}

@@ -44,6 +44,9 @@ type State struct {
 	Notes      []report.Note
 	Statements []report.Statement
 
+	ordered []*Step // steps of all sections
+	inForce []*Step // steps of the current section
+
 	paused    bool
 	cancelled bool
 	stop      *fault.Error // why no further step starts
@@ -123,28 +126,29 @@ func (s *State) HasSection(name string) bool {
 	return slices.ContainsFunc(s.Programs, func(p *program.Program) bool { return p.Section == name })
 }
 
-// Ordered returns the steps of all sections in program order.
-func (s *State) Ordered() []*Step {
-	var out []*Step
+// Ordered returns the steps of all sections in program order. It is called for
+// every record: the list belongs to the state, and nobody changes it.
+func (s *State) Ordered() []*Step { return s.ordered }
+
+// current returns the steps of the current section.
+func (s *State) current() []*Step { return s.inForce }
+
+// list makes both lists anew, after the programs have changed.
+func (s *State) list() {
+	s.ordered, s.inForce = nil, nil
 	seen := map[string]bool{}
-	for _, p := range s.Programs {
+	for i, p := range s.Programs {
 		for _, ps := range p.Steps() {
-			if st := s.Steps[ps.ID]; st != nil && !seen[ps.ID] {
+			st := s.Steps[ps.ID]
+			if i == len(s.Programs)-1 {
+				s.inForce = append(s.inForce, st)
+			}
+			if !seen[ps.ID] {
 				seen[ps.ID] = true
-				out = append(out, st)
+				s.ordered = append(s.ordered, st)
 			}
 		}
 	}
-	return out
-}
-
-// current returns the steps of the current section.
-func (s *State) current() []*Step {
-	var out []*Step
-	for _, ps := range s.Program().Steps() {
-		out = append(out, s.Steps[ps.ID])
-	}
-	return out
 }
 
 // Running returns the steps that have started and have no result.
@@ -178,6 +182,7 @@ func (s *State) addSteps(p *program.Program) {
 		}
 		s.Steps[ps.ID] = st
 	}
+	s.list()
 }
 
 // unskip lets the steps run that only the program in force has for this type,
