@@ -235,7 +235,28 @@ func (w *world) scenario(m *replica.Machine) error {
 			}
 			w.keep(p)
 			return nil
-		}, cycle, apply, cycle, apply)
+		}, cycle, apply, cycle, apply,
+		func() error { _, err := m.PrepareTest(ctx, "drill", w.order[len(w.order)-2], nil); return err },
+		cycle, apply,
+		func() error { return m.CleanupTest("drill") },
+		func() error { // a failover that is given up: what ran is kept as found
+			w.ran = false
+			p := w.kept[w.order[len(w.order)-2]].point
+			res, err := m.Prepare(ctx, "run-2", p.ID, nil)
+			if err != nil {
+				return err
+			}
+			w.reset(p)
+			if err := w.live(res.Paths); err != nil {
+				return err
+			}
+			found, _, err := m.AsFound(ctx, 3, &p, m.LiveTables(), nil)
+			if err != nil {
+				return err
+			}
+			w.keep(found.Point)
+			return nil
+		}, cycle, apply)
 	for i, s := range steps {
 		if err := s(); err != nil {
 			return fmt.Errorf("step %d: %w", i, err)
@@ -254,6 +275,8 @@ func (w *world) afterCrash() error {
 	defer m.Close()
 	if tip, _, ok := m.Tip(); ok && tip.ID != w.tip.ID && w.pending != nil && tip.ID == w.pending.ID {
 		w.keep(tip) // durable, and its acknowledgement was lost
+	} else if _, sent := w.kept[tip.ID]; ok && !sent && slices.Contains(tip.Labels, replica.AsFound) {
+		w.keep(tip)
 	}
 	for _, id := range w.acked() {
 		if !slices.ContainsFunc(m.Points(), func(p recovery.Point) bool { return p.ID == id }) {
