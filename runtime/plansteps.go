@@ -134,8 +134,9 @@ func (j *job) check(ctx context.Context, c *recovery.Check) outcome {
 	said := "nobody was asked yet"
 	for n := 1; ; n++ {
 		ok, detail, err := j.ask(ctx, c, n)
+		again := fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted)
 		switch {
-		case err != nil && !fault.Is(err, fault.Unreachable) && ctx.Err() == nil:
+		case err != nil && !again && ctx.Err() == nil:
 			return failed(j.planFault(err))
 		case err != nil && ctx.Err() == nil:
 			said = err.Error()

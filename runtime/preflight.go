@@ -3,6 +3,8 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/drrun/drrun/internal/command"
@@ -39,13 +41,15 @@ func (j *job) preflight(ctx context.Context) outcome {
 		data.Reached[h] = l.answers(h)
 	}
 	var no []objection
+	room := rooms{}
 	for _, m := range j.main.Active() {
 		data.Power[m.Name] = recovery.PowerUnknown
 		if ms, ok := l.machine(m.FromHost, m.Name); ok && ms.Power != "" {
 			data.Power[m.Name] = ms.Power
 		}
-		no = append(no, j.object(ctx, l, m)...)
+		no = append(no, j.object(ctx, l, m, room)...)
 	}
+	no = append(no, room.object()...)
 	out := outcome{data: data, detail: "nothing speaks against it"}
 	var texts []string
 	hint := ""
@@ -65,7 +69,34 @@ func (j *job) preflight(ctx context.Context) outcome {
 	return out
 }
 
-func (j *job) object(ctx context.Context, l looked, m program.Machine) []objection {
+// rooms is what the run takes in the store of each host.
+type rooms map[string]*room
+
+type room struct {
+	needed, free int64
+	machines     []string
+}
+
+func (r rooms) add(host, machine string, a command.RoomResult) {
+	if r[host] == nil {
+		r[host] = &room{}
+	}
+	h := r[host]
+	h.needed, h.free, h.machines = h.needed+a.Needed, a.Free, append(h.machines, machine)
+}
+
+func (r rooms) object() []objection {
+	var no []objection
+	for _, host := range slices.Sorted(maps.Keys(r)) {
+		if h := r[host]; h.needed > h.free {
+			no = append(no, objection{text: fmt.Sprintf("%s needs %s to prepare %s and has %s", host, quantity.FormatSize(h.needed),
+				strings.Join(h.machines, ", "), quantity.FormatSize(h.free)), hint: "make room in the store of " + host, force: true})
+		}
+	}
+	return no
+}
+
+func (j *job) object(ctx context.Context, l looked, m program.Machine, room rooms) []objection {
 	rec, err := l.newest(m.Name)
 	if err != nil {
 		return []objection{{text: err.Error(), hint: fault.Hint(err)}}
@@ -94,7 +125,7 @@ func (j *job) object(ctx context.Context, l looked, m program.Machine) []objecti
 	case recovery.Unplanned:
 		no = append(no, j.objectUnplanned(l, m)...)
 	}
-	return append(no, j.objectPoint(ctx, m)...)
+	return append(no, j.objectPoint(ctx, m, room)...)
 }
 
 func objectPlanned(l looked, m program.Machine, rec recovery.Authority) []objection {
@@ -132,9 +163,9 @@ func (j *job) objectUnplanned(l looked, m program.Machine) []objection {
 	return nil
 }
 
-// objectPoint looks for the point and for room to start on it. What a run
+// objectPoint looks for the point, and adds up the room to start on it. What a run
 // drains first will exist later; some point must exist now all the same.
-func (j *job) objectPoint(ctx context.Context, m program.Machine) []objection {
+func (j *job) objectPoint(ctx context.Context, m program.Machine, room rooms) []objection {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	points, err := command.Points.Call(ctx, j.d.e.caller, m.ToHost, command.PointsRequest{Machine: m.Name})
@@ -150,14 +181,11 @@ func (j *job) objectPoint(ctx context.Context, m program.Machine) []objection {
 	if j.typ == recovery.Test {
 		test = j.run.ID
 	}
-	room, err := command.Room.Call(ctx, j.d.e.caller, m.ToHost, command.PrepareRequest{Meta: meta, Point: p.ID, Test: test})
-	switch {
-	case err != nil:
+	answer, err := command.Room.Call(ctx, j.d.e.caller, m.ToHost, command.PrepareRequest{Meta: meta, Point: p.ID, Test: test})
+	if err != nil {
 		return []objection{{text: fmt.Sprintf("%s cannot prepare %s: %v", m.ToHost, m.Name, err), hint: fault.Hint(err)}}
-	case room.Needed > room.Free:
-		return []objection{{text: fmt.Sprintf("%s needs %s to prepare %s and has %s", m.ToHost, quantity.FormatSize(room.Needed), m.Name, quantity.FormatSize(room.Free)),
-			hint: "make room in its store", force: true}}
 	}
+	room.add(m.ToHost, m.Name, answer)
 	return nil
 }
 

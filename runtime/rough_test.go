@@ -415,3 +415,30 @@ func TestRunThatWasOvertaken(t *testing.T) {
 		r.settle("next")
 	})
 }
+
+// TestRoomIsForAllMachinesTogether: each fits, all of them do not.
+func TestRoomIsForAllMachinesTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.needs = 40
+		one := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Test, Cleanup: true, ID: "one"})
+		r.expect(one, report.RunDone)
+		all := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, ID: "all"})
+		if run := r.expect(all, report.RunRefused); !strings.Contains(run.Reason, "lyo-1 needs 120 B to prepare db1, app1, app2 and has 100 B") {
+			t.Errorf("reason: %s", run.Reason)
+		}
+		forced := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, Force: true, ID: "forced"})
+		run := r.expect(forced, report.RunUncommitted)
+		if !strings.Contains(run.Notes[0].Text, "overridden by --force: lyo-1 needs") {
+			t.Errorf("notes: %v", run.Notes)
+		}
+	})
+}
+
+// TestCheckSurvivesARestartOfItsAgent: an agent that ends answers "interrupted".
+func TestCheckSurvivesARestartOfItsAgent(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 check db1"], r.w.kinds["lyo-1 check db1"] = 2, fault.Interrupted
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunWaiting)
+	})
+}

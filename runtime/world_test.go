@@ -32,6 +32,7 @@ type world struct {
 	kinds  map[string]fault.Kind
 	sticky map[string]bool // an operation stores that a peer was not reached, and says so forever
 	stored map[string]bool // operations that have stored that
+	needs  int64           // room for one machine
 	moving map[string]bool // "host machine": its progress moves with the clock
 }
 
@@ -58,7 +59,7 @@ var began = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where a synctest bubb
 
 func newWorld(machines ...string) *world {
 	w := &world{hosts: map[string]*fakeHost{"par-1": {site: "paris", machines: map[string]*fakeMachine{}}, "lyo-1": {site: "lyon", machines: map[string]*fakeMachine{}}},
-		ops: map[string]string{}, faults: map[string]int{}, lost: map[string]int{}, slow: map[string]time.Duration{}, kinds: map[string]fault.Kind{}, sticky: map[string]bool{}, stored: map[string]bool{}, moving: map[string]bool{}}
+		ops: map[string]string{}, faults: map[string]int{}, lost: map[string]int{}, slow: map[string]time.Duration{}, kinds: map[string]fault.Kind{}, sticky: map[string]bool{}, stored: map[string]bool{}, moving: map[string]bool{}, needs: 10}
 	for _, m := range machines {
 		rec := recovery.Authority{Epoch: 1, Active: "paris", Direction: []recovery.Pair{{From: "par-1", To: "lyo-1"}}}
 		p := testPoint(m, 1, began.Add(-30*time.Second))
@@ -140,7 +141,7 @@ func (w *world) serve(h *fakeHost, host, verb string, meta command.Meta, raw []b
 	case command.Points.Name:
 		return mustJSON(command.PointsResult{Points: m.points}), nil
 	case command.Room.Name:
-		return mustJSON(command.RoomResult{Mode: "reflink", Needed: 10, Free: 100}), nil
+		return mustJSON(command.RoomResult{Mode: "reflink", Needed: w.needs, Free: 100}), nil
 	}
 	if meta.Fence == 0 && !w.ofTest(verb, raw) {
 		w.broken = append(w.broken, fmt.Sprintf("%s of %s on %s without a fencing number", verb, meta.Machine, host))
