@@ -97,18 +97,23 @@ func (m *machine) mayGrant(rec *record, in command.GrantRequest) error {
 	return m.checkAuthority(&rec.Assignment, in.Next)
 }
 
+// takeOverRecord puts a newer record in force.
+func (m *machine) takeOverRecord(r *record, next recovery.Authority) {
+	r.Authority, r.Conflict = next, nil
+	if next.Active == m.a.site() {
+		r.Locked = false // the record gives back the right that was given up
+	}
+}
+
 // grant moves the record from Expect to Next.
 func (m *machine) grant(ctx context.Context, in command.GrantRequest) (command.GrantResult, error) {
 	err := m.updateIf(func(r *record) error {
 		if err := m.mayGrant(r, in); err != nil {
 			return err
 		}
-		r.Authority, r.Conflict = in.Next, nil
+		m.takeOverRecord(r, in.Next)
 		if in.Fence > r.Fence {
 			r.Fence, r.FenceRun = in.Fence, in.Run
-		}
-		if in.Next.Active == m.a.site() {
-			r.Locked = false // the record gives back the right that was given up
 		}
 		return nil
 	})
@@ -167,7 +172,7 @@ func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from str
 		if err := m.checkAuthority(&r.Assignment, theirs); err != nil {
 			return err
 		}
-		r.Authority, r.Conflict = theirs, nil
+		m.takeOverRecord(r, theirs)
 		return nil
 	})
 	switch {

@@ -159,7 +159,8 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 	}
 	for _, p := range paths {
 		if _, err := m.a.o.FS.Stat(p); err != nil {
-			return command.StartResult{}, fault.Errorf(fault.Refused, "cannot start machine %s: %w", m.name, err)
+			return command.StartResult{}, fault.Errorf(fault.Refused, "cannot start machine %s: %w", m.name, err).
+				WithHint("bring the disk %s back, or mount what it lies on", p)
 		}
 	}
 	if err := m.still(&rec); err != nil {
@@ -407,6 +408,8 @@ func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 	if _, err := m.start(ctx, rec.Authority.Run); err != nil {
 		m.log.Warn("machine is not started again", logkit.KeyError, err)
 		m.setStartErr(err.Error())
+		now := m.snapshot()
+		return m.mayStart(&now) != nil // else what is in the way may go: a disk that is mounted late
 	}
 	return true
 }

@@ -326,6 +326,44 @@ func TestDamagedReplicaIsShown(t *testing.T) {
 	p.points("lyo-1", 2)
 }
 
+// A disk that is mounted later than the agent starts.
+func TestDiskComesLate(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	p.a.end()
+	killMachines(t, p.promises)
+	must(t, os.Rename(p.disk, p.disk+".unmounted"))
+	p.a.start()
+	p.until("par-1", "it is shown", func(st command.MachineStatus) bool {
+		return st.Power == recovery.PowerStopped && strings.Contains(st.Reason, p.disk)
+	})
+	must(t, os.Rename(p.disk+".unmounted", p.disk))
+	p.until("par-1", "it runs", func(st command.MachineStatus) bool { return st.Power == recovery.PowerRunning && st.Reason == "" })
+	p.points("lyo-1", 1)
+}
+
+// The right to start that a host gave up comes back with the record, whoever
+// brings it.
+func TestLockEndsWithTheRecord(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	call(p, command.Stop, "par-1", command.StopRequest{Meta: p.meta("run-1"), Lock: true})
+	if _, err := try(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("run-1")}); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "locked") {
+		t.Errorf("start of a locked machine: %v", err)
+	}
+	p.a.end() // it learns of the record from its peer
+	next := p.auth
+	next.Epoch, next.Run = 2, "run-1-back"
+	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("run-1-back"), Expect: p.auth, Next: next})
+	p.auth = next
+	p.a.start()
+	p.until("par-1", "it learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == 2 })
+	call(p, command.Grant, "par-1", command.GrantRequest{Meta: p.meta("run-1-back"), Expect: p.auth, Next: next})
+	call(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("run-1-back")})
+}
+
 // A store that is not mounted is not taken for an empty one.
 func TestStoreIsNotMounted(t *testing.T) {
 	t.Parallel()
