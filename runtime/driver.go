@@ -466,12 +466,12 @@ func (d *driver) beginSection(name, by string) error {
 	case program.SectionCleanup:
 		p = program.CleanupOf(main)
 	case program.SectionCancel:
-		p = program.CancelOf(main, d.st.Held())
+		p = program.CancelOf(main, d.st.Held(), d.st.Down())
 	default:
 		return fault.Errorf(fault.Internal, "no section %q", name)
 	}
 	if name == program.SectionCommit && d.st.Type == "planned" {
-		text := "not proved: disks of both sites were not read whole and compared"
+		text := "no loss by the sums of both sites; not proved: the disks were not read whole and compared"
 		if d.st.Run.NoProof {
 			text += " (--no-proof)"
 		}
@@ -513,13 +513,15 @@ func answersOf(st *state.Step) []string {
 		return []string{SourceIsDown, state.Again, state.Go, state.Stop}
 	case st.Asks:
 		return []string{state.Again, state.Go, state.Stop}
+	case st.Status == report.StepFailed:
+		return []string{state.Go, state.Again}
 	}
 	return []string{state.Go, state.Stop}
 }
 
 func (d *driver) question(name string) (*state.Step, error) {
 	var open []*state.Step
-	for _, st := range d.st.Open() {
+	for _, st := range append(d.st.Open(), d.st.Passable()...) {
 		if st.ID == name || st.Plan != nil && st.Plan.Name == name {
 			return st, nil
 		}

@@ -309,7 +309,8 @@ func (d *driver) reclaimOne(ctx context.Context, machine, host string) error {
 // stay done. Callers hold d.mu.
 func (d *driver) asUnplanned(ctx context.Context, o ResumeOptions) (*program.Program, error) {
 	if o.As != recovery.Unplanned || d.st.Type != recovery.Planned || d.st.Section() != program.SectionFailover {
-		return nil, fault.Errorf(fault.Refused, "only a planned failover can go on as unplanned")
+		return nil, fault.Errorf(fault.Refused, "only a planned failover that is still on its way can go on as unplanned: run %s is a %s failover at its %s", d.id, d.st.Type, d.st.Section()).
+			WithHint("allowed now: %s", strings.Join(d.st.Allowed(true), ", "))
 	}
 	facts := map[string]program.Fact{}
 	for _, m := range d.st.Main().Machines {

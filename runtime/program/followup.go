@@ -52,10 +52,12 @@ func CleanupOf(p *Program) *Program {
 	return follow(p, SectionCleanup, par(0, nodes...))
 }
 
-// CancelOf gives the machines back that were stopped and not failed over:
-// their source is unlocked and started again, in group order.
-func CancelOf(p *Program, machines []string) *Program {
-	var groups []Node
+// CancelOf leaves no machine between two states. Those that were stopped and
+// not failed over (held) are given back: their source is unlocked and started
+// again. Those that were failed over and do not run yet (over) are started at
+// the new site, without the plan's steps. Both in group order.
+func CancelOf(p *Program, held, over []string) *Program {
+	groups := finish(p, over)
 	byGroup := p.Groups()
 	seen := map[string]bool{}
 	for _, m := range p.Machines {
@@ -65,13 +67,49 @@ func CancelOf(p *Program, machines []string) *Program {
 		seen[m.Group] = true
 		var branches []Node
 		for _, name := range byGroup[m.Group] {
-			if slices.Contains(machines, name) {
+			switch {
+			case slices.Contains(held, name):
 				branches = append(branches, giveBack(p, name))
+			case slices.Contains(over, name):
+				branches = append(branches, startOver(p, name))
 			}
 		}
 		groups = append(groups, par(0, branches...))
 	}
 	return follow(p, SectionCancel, seq(groups...))
+}
+
+// finish is what has to be done before the first of the machines can start:
+// its point and its disks, by the steps of the failover itself.
+func finish(p *Program, machines []string) []Node {
+	if len(machines) == 0 {
+		return nil
+	}
+	var points, disks []Node
+	for _, s := range p.Steps() {
+		switch {
+		case s.Kind == Points:
+			points = append(points, one(*s))
+		case s.Kind == Prepare && slices.Contains(machines, s.Machine):
+			disks = append(disks, one(goOn(*s)))
+		}
+	}
+	return append(points, par(0, disks...))
+}
+
+// startOver is the machine's start at the new site.
+func startOver(p *Program, name string) Node {
+	for _, s := range p.Steps() {
+		if s.Kind == Start && s.Machine == name {
+			return one(goOn(*s))
+		}
+	}
+	return Node{}
+}
+
+func goOn(s Step) Step {
+	s.OnFail = OnFailContinue
+	return s
 }
 
 func giveBack(p *Program, name string) Node {

@@ -163,6 +163,7 @@ func (s *State) applyStep(r Record) error {
 	case Done:
 		st.Status, st.Data, st.Detail = report.StepDone, r.Data, r.Text
 		st.OpNumber++
+		s.mended(st)
 	case Skipped:
 		st.Status, st.Reason, st.Data = report.StepSkipped, r.Text, r.Data
 	case Unknown:
@@ -235,6 +236,18 @@ func (s *State) fail(st *Step, r Record) {
 	}
 }
 
+// mended takes the earlier errors of a step that is done now off the list;
+// they stay on the timeline.
+func (s *State) mended(st *Step) {
+	s.Errors = slices.DeleteFunc(s.Errors, func(f report.Failure) bool {
+		if f.Step != st.ID {
+			return false
+		}
+		s.note(f.Time, st.ID, "failed before: "+f.Error.Message)
+		return true
+	})
+}
+
 func (s *State) addError(st *Step, r Record) {
 	s.Errors = append(s.Errors, report.Failure{Time: r.Time, Step: st.ID, Machine: st.Machine, Error: r.Error, Pos: st.Pos})
 	s.Errors = tail(s.Errors, MaxErrors)
@@ -283,7 +296,7 @@ func (s *State) applyAnswer(r Record) error {
 	if st == nil {
 		return fault.Errorf(fault.Corrupt, "record %d answers the unknown step %q", r.Seq, r.Step)
 	}
-	if st.Status != report.StepWaiting && st.Status != report.StepUnknown && !(st.Status == report.StepFailed && st.Asks) {
+	if st.Status != report.StepWaiting && st.Status != report.StepUnknown && !(st.Status == report.StepFailed && st.Asks) && !s.passable(st) {
 		return fault.Errorf(fault.Corrupt, "record %d answers step %q, which is %s", r.Seq, r.Step, st.Status)
 	}
 	s.Statements = append(s.Statements, report.Statement{Time: r.Time, By: r.By, What: "answer " + r.Step + ": " + r.Word, Text: r.Text})
@@ -296,6 +309,7 @@ func (s *State) applyAnswer(r Record) error {
 		st.Ended = r.Time
 		if r.Word == Go {
 			st.Status, st.Detail = report.StepDone, said
+			s.mended(st)
 			return nil
 		}
 		s.refuseWait(st, r, said)
@@ -324,6 +338,7 @@ func (s *State) outcome(st *Step, r Record, said string) {
 		}
 		st.Status, st.Detail, st.Error, st.Ended = report.StepDone, said, nil, r.Time
 		st.OpNumber++
+		s.mended(st)
 	case Again:
 		if op != nil {
 			st.Ops = st.Ops[:op.Seq-1]
@@ -362,19 +377,28 @@ func (st *Step) openOp() *Op {
 	return nil
 }
 
-// decide ends a question about a failed step.
+// decide ends a question about a failed step, or lets a run that it stopped go
+// on: when nothing else has stopped it.
 func (s *State) decide(st *Step, r Record, said string) {
+	asked := st.Asks
 	st.Asks = false
+	if asked && r.Word != Again {
+		s.addError(st, Record{Time: r.Time, Error: st.Error})
+	}
 	switch r.Word {
 	case Again:
 		st.reset()
+		st.Tries = 0
 	case Go:
 		st.Passed = true
-		s.addError(st, Record{Time: r.Time, Error: st.Error})
-		s.note(r.Time, st.ID, "goes on: "+said)
+		s.note(r.Time, st.ID, "goes on without it: "+said)
 	default:
 		s.stop = st.Error
-		s.addError(st, Record{Time: r.Time, Error: st.Error})
+		return
+	}
+	held := func(st *Step) bool { return st.Status == report.StepFailed && !st.Passed && !st.Asks }
+	if !slices.ContainsFunc(s.current(), held) {
+		s.stop = nil
 	}
 }
 
@@ -382,7 +406,8 @@ func (s *State) applySection(r Record) error {
 	if r.Program == nil {
 		return fault.Errorf(fault.Corrupt, "record %d has no program", r.Seq)
 	}
-	s.failed = s.failed || s.Type == recovery.Test && !s.cancelled && (len(s.Errors) > 0 || s.stop != nil)
+	// A test that did not come to its end has shown nothing.
+	s.failed = s.failed || s.Type == recovery.Test && !s.cancelled && (len(s.Errors) > 0 || s.stop != nil || s.SectionEnd.IsZero())
 	s.gone = s.gone || s.cancelled
 	s.paused, s.stop, s.cancelled = false, nil, false
 	s.note(r.Time, "", r.Program.Section+" by "+r.By)

@@ -180,8 +180,14 @@ func (s *State) question(st *Step) (reason, hint string) {
 
 func (s *State) because(err *fault.Error) {
 	s.Reason, s.Hint = err.Message, err.Hint
-	if s.Hint == "" && s.Status == report.RunStopped {
+	if s.Status != report.RunStopped {
+		return
+	}
+	if s.Hint == "" {
 		s.Hint = fmt.Sprintf("mend the cause, then: drrun resume %s (or cancel it)", s.Run.ID)
+	}
+	if all := s.Passable(); len(all) > 0 {
+		s.Hint += fmt.Sprintf("; the run keeps the plan it began with: to go on without this step: drrun answer %s %q go", s.Run.ID, all[0].ID)
 	}
 }
 
@@ -190,7 +196,7 @@ func (s *State) working() report.RunStatus {
 		return report.RunCleaning
 	}
 	for _, st := range s.current() {
-		if st.Kind != program.Preflight && st.Kind != program.Claim && st.Status != report.StepPending && st.Status != report.StepSkipped {
+		if st.Kind != program.Preflight && st.Kind != program.Claim && st.Attempt > 0 {
 			return report.RunRunning
 		}
 	}
@@ -212,6 +218,9 @@ func (s *State) ended() {
 		s.Reason = p.Nothing
 	case program.SectionCommit:
 		s.Status = report.RunCommitted
+		if s.Type == recovery.Unplanned {
+			s.Hint = "not protected until: drrun reverse " + strings.Join(s.Granted(), " ")
+		}
 	case program.SectionCleanup:
 		switch {
 		case bad > 0:
@@ -230,14 +239,16 @@ func (s *State) ended() {
 }
 
 func (s *State) endedCancel(bad int) {
-	s.Status, s.Reason = report.RunCancelled, "cancelled; nothing was changed"
-	if len(s.current()) > 0 {
-		s.Reason = "cancelled; what was stopped and not failed over was given back"
-	}
-	if bad > 0 {
-		s.Reason = "cancelled; not everything could be given back: see the errors"
-	}
 	over := s.Granted()
+	s.Status, s.Reason = report.RunCancelled, "cancelled; nothing was changed"
+	switch {
+	case bad > 0:
+		s.Reason = "cancelled; not everything could be given back or started: see the errors"
+	case len(s.withStep(program.Restart)) > 0:
+		s.Reason = "cancelled; given back: " + strings.Join(s.withStep(program.Restart), ", ")
+	case len(over) > 0:
+		s.Reason = "cancelled"
+	}
 	if s.Main().Section == program.SectionReverse { // the machines run on where they are
 		if len(over) > 0 {
 			s.Reason = "cancelled; these replicate back already: " + strings.Join(over, ", ")
@@ -246,7 +257,7 @@ func (s *State) endedCancel(bad int) {
 	}
 	if len(over) > 0 {
 		s.Status = report.RunPartial
-		s.Reason += "; failed over, and uncommitted: " + strings.Join(over, ", ")
+		s.Reason += "; failed over to " + s.Main().To + ", and uncommitted: " + strings.Join(over, ", ")
 		s.Hint = "drrun commit " + s.Run.ID
 	}
 }
@@ -330,6 +341,9 @@ func (s *State) ExitCode() int {
 		}
 		return fault.ExitWaiting
 	case report.RunPartial:
+		if s.Section() == program.SectionCancel {
+			return fault.ExitFailed
+		}
 		return fault.ExitPartial
 	case report.RunFailed, report.RunCancelled:
 		return fault.ExitFailed

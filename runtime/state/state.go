@@ -171,8 +171,11 @@ func (s *State) addProgram(p *program.Program) {
 func (s *State) addSteps(p *program.Program) {
 	for _, ps := range p.Steps() {
 		if old := s.Steps[ps.ID]; old != nil { // the same step under another rule
-			if old.Step = ps; ps.Skip != "" && old.Status == report.StepPending {
+			switch old.Step = ps; {
+			case ps.Skip != "" && old.Status == report.StepPending:
 				old.Status, old.Reason = report.StepSkipped, ps.Skip
+			case old.Status == report.StepFailed, old.Status == report.StepGivenUp:
+				old.reset()
 			}
 			continue
 		}
@@ -229,6 +232,30 @@ func (s *State) committed() bool {
 
 // Granted returns the machines whose epoch was raised for the new site.
 func (s *State) Granted() []string { return s.withStep(program.Grant) }
+
+// Down returns the machines that were granted to the new site and not started
+// there.
+func (s *State) Down() []string {
+	up := map[string]bool{}
+	for _, st := range s.Ordered() {
+		if st.Kind == program.Start && st.Status == report.StepDone {
+			up[st.Machine] = true
+		}
+	}
+	return slices.DeleteFunc(s.Granted(), func(m string) bool { return up[m] })
+}
+
+// passable reports whether a person may let a stopped run go on without a step
+// that failed: one of the plan, or that a machine is ready.
+func (s *State) passable(st *Step) bool {
+	return s.Status == report.RunStopped && st.Status == report.StepFailed && !st.Passed && (st.Plan != nil || st.Kind == program.Ready)
+}
+
+// Passable returns the steps that hold a stopped run up and that a person may
+// pass over.
+func (s *State) Passable() []*Step {
+	return slices.DeleteFunc(s.current(), func(st *Step) bool { return !s.passable(st) })
+}
 
 // Held returns the machines that were stopped at the source and not granted
 // to the new site.
@@ -293,7 +320,7 @@ func (s *State) Allowed(live bool) []string {
 	test := s.Type == recovery.Test
 	section := s.Section()
 	standing := s.Status == report.RunUncommitted || s.Status == report.RunPartial
-	add(s.Status == report.RunWaiting, report.OpAnswer)
+	add(s.Status == report.RunWaiting || len(s.Passable()) > 0, report.OpAnswer)
 	add(open && live && s.Status.Busy(), report.OpPause)
 	orphan := open && !live && (!standing || s.Follow() != "")
 	add(s.Status == report.RunPaused || s.Status == report.RunStopped || orphan || s.Retryable(), report.OpResume)

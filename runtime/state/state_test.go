@@ -91,7 +91,7 @@ func play(t *testing.T, typ recovery.Type, change func(string, *program.Step), r
 		case word == "cleanup":
 			r.Kind, r.Program = state.Section, program.CleanupOf(s.Main())
 		case word == "giveback":
-			r.Kind, r.Program = state.Section, program.CancelOf(s.Main(), s.Held())
+			r.Kind, r.Program = state.Section, program.CancelOf(s.Main(), s.Held(), s.Down())
 		case strings.Contains(word, ":"):
 			r.Kind = state.Answered
 			r.Step, r.Word, _ = strings.Cut(word, ":")
@@ -214,7 +214,7 @@ var traces = []row{
 	{"pause survives a new process", recovery.Planned, nil, state.Run{}, upToA + "b> pause b. attach", "paused 4:"},
 	{"pause, resume", recovery.Planned, nil, state.Run{}, upToA + "b> pause b. resume", "running 0: c1"},
 	{"cancel lets steps in flight end", recovery.Planned, nil, state.Run{}, upToA + "b> cancel", "running 0:"},
-	{"cancelled after the grant stays failed over", recovery.Planned, nil, state.Run{}, upToA + "b> cancel b. giveback", "partial 7:"},
+	{"cancelled after the grant stays failed over", recovery.Planned, nil, state.Run{}, upToA + "b> cancel b. giveback", "partial 1:"},
 	{"cancelled before anything", recovery.Planned, nil, state.Run{}, "pre> pre. cancel giveback", "cancelled 1:"},
 	{"as unplanned", recovery.Planned, nil, state.Run{}, upToA + "b> c1> b. c1! unplanned", "running 0: c1"},
 	{"commit", recovery.Planned, nil, state.Run{}, toEnd + "commit commit/m1/lyo-1> commit/m1/lyo-1. commit/m1/par-1> commit/m1/par-1.", "committed 0:"},
@@ -224,6 +224,10 @@ var traces = []row{
 	{"cleaning", recovery.Test, nil, state.Run{}, toEnd + "cleanup", "cleaning 0: cleanup/m1"},
 	{"cleaned up", recovery.Test, nil, state.Run{}, toEnd + "cleanup cleanup/m1> cleanup/m1.", "done 0:"},
 	{"cleanup of a failed test", recovery.Test, nil, state.Run{}, upToA + "b> c1> b! c1. cleanup cleanup/m1> cleanup/m1.", "failed 1:"},
+	{"cleanup before its end: the test has shown nothing", recovery.Test, nil, state.Run{}, upToW + "cleanup cleanup/m1> cleanup/m1.", "failed 1:"},
+	{"cleanup with an unknown outcome", recovery.Test, nil, state.Run{}, "pre> pre. g> g. a> a? cleanup cleanup/m1> cleanup/m1.", "failed 1:"},
+	{"a step of the plan is passed over", recovery.Planned, nil, state.Run{}, upToW + "w:stop w:go", "running 0: d"},
+	{"... or tried again by its name", recovery.Planned, nil, state.Run{}, upToW + "w:stop w:again", "running 0: w"},
 	{"cleanup fails", recovery.Test, nil, state.Run{}, toEnd + "cleanup cleanup/m1> cleanup/m1!", "stopped 4:"},
 	{"a test is cancelled", recovery.Test, nil, state.Run{}, upToA + "cancel cleanup cleanup/m1> cleanup/m1.", "cancelled 1:"},
 }
@@ -319,11 +323,11 @@ func TestAllowed(t *testing.T) {
 	for _, r := range []row{
 		{"running", recovery.Planned, nil, state.Run{}, upToA, "pause cancel"},
 		{"waiting", recovery.Planned, nil, state.Run{}, upToW, "answer cancel"},
-		{"stopped", recovery.Planned, nil, state.Run{}, upToW + "w:stop", "resume cancel"},
+		{"stopped", recovery.Planned, nil, state.Run{}, upToW + "w:stop", "answer resume cancel"},
 		{"uncommitted", recovery.Planned, nil, state.Run{}, toEnd, "commit"},
 		{"committed unplanned", recovery.Unplanned, nil, state.Run{}, toEnd + "commit commit/m1/lyo-1> commit/m1/lyo-1. commit/m1/par-1> commit/m1/par-1.", "reverse"},
 		{"standing test", recovery.Test, nil, state.Run{}, toEnd, "cleanup"},
-		{"stopped test", recovery.Test, nil, state.Run{}, upToW + "w:stop", "resume cancel cleanup"},
+		{"stopped test", recovery.Test, nil, state.Run{}, upToW + "w:stop", "answer resume cancel cleanup"},
 		{"refused", recovery.Planned, nil, state.Run{}, "pre> pre!", ""},
 	} {
 		s, _ := play(t, r.typ, r.change, r.run, r.trace)
