@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -261,7 +262,7 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 	delete(d.flying, job.step.ID)
 	delete(d.progress, job.step.ID)
 	defer d.nudge()
-	if d.dead != nil || out.err != nil && context.Cause(ctx) == errLeaving { //nolint:errorlint // exactly this cause
+	if d.dead != nil || out.err != nil && (context.Cause(ctx) == errLeaving || errors.Is(out.err, errLeaving)) { //nolint:errorlint // exactly this cause
 		return
 	}
 	r := state.Record{Step: job.step.ID, Attempt: job.step.Attempt, Text: out.detail}
@@ -361,13 +362,14 @@ func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	defer d.mu.Unlock()
 	window := d.st.Status == report.RunUncommitted && d.st.Run.Commit.Mode == "window"
 	h := headOf(d.st)
-	if o.As == "" && !o.SourceIsDown && (h.works() || d.st.Status == report.RunWaiting || window) {
+	pausing := d.st.Status.Busy() && d.st.Stopping() // behind the steps in flight
+	if o.As == "" && !o.SourceIsDown && !pausing && (h.works() || d.st.Status == report.RunWaiting || window) {
 		return nil // it goes on already, or when somebody answers: taking it over was all there was to do
 	}
 	switch d.st.Status {
 	case report.RunStopped, report.RunPaused, report.RunWaiting:
 	default:
-		if !d.st.Retryable() {
+		if !pausing && !d.st.Retryable() {
 			return notAllowed(d.st, report.OpResume)
 		}
 	}

@@ -55,6 +55,8 @@ type Engine struct {
 	ctx    context.Context // ends when Close has waited long enough
 	cancel context.CancelCauseFunc
 
+	closing chan struct{} // closed when Close begins: no step waits for an agent any more
+
 	mu     sync.Mutex
 	live   map[string]*driver
 	taking map[string]chan struct{} // runs that are being taken over; closed when that has ended
@@ -66,7 +68,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	e := &Engine{store: o.Store, caller: o.Caller, cat: o.Catalogue, scripts: o.Scripts, runner: o.Runner, clock: o.Clock, log: o.Log,
-		newID: o.NewID, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), ctx: ctx, cancel: cancel, live: map[string]*driver{}, taking: map[string]chan struct{}{}}
+		newID: o.NewID, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), ctx: ctx, cancel: cancel, closing: make(chan struct{}), live: map[string]*driver{}, taking: map[string]chan struct{}{}}
 	if e.runner == nil {
 		e.runner = LocalRunner{}
 	}
@@ -508,9 +510,13 @@ func (e *Engine) Unfinished(ctx context.Context) ([]string, error) {
 }
 
 // Close pauses what is busy, waits for the steps in flight until ctx ends, and
-// then leaves at once. All runs can be resumed. Idempotent.
+// then leaves at once. A step whose agent is not reached is not in flight: the
+// next process asks again. All runs can be resumed. Idempotent.
 func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
+	if !e.closed {
+		close(e.closing)
+	}
 	e.closed = true
 	drivers := make([]*driver, 0, len(e.live))
 	for _, d := range e.live {

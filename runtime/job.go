@@ -305,6 +305,8 @@ func (j *job) try(ctx context.Context, f func(context.Context) error) error {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return err
+		case <-j.d.e.closing: // the next process asks again, under the same operation id
+			return errLeaving
 		}
 		pause = min(2*pause, maxRetry)
 	}

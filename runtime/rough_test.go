@@ -314,6 +314,35 @@ func TestCancelStartsWhatWasFailedOver(t *testing.T) {
 	})
 }
 
+// TestCloseDoesNotWaitForAnAgent: a step that calls a host which does not answer
+// is no step in flight.
+func TestCloseDoesNotWaitForAnAgent(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.slow["par-1 stop db1"] = time.Second
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		for !strings.Contains(strings.Join(r.w.effects(), "\n"), "par-1 stop app2") {
+			<-time.After(time.Millisecond)
+		}
+		r.w.set(func() { r.w.hosts["par-1"].down = true })
+		<-time.After(3 * time.Second)
+		begun := time.Now()
+		r.close()
+		if took := time.Since(begun); took > maxPause {
+			t.Errorf("closing took %s", took)
+		}
+		r.w.set(func() { r.w.hosts["par-1"].down = false })
+		r.restart()
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		r.expect(id, report.RunWaiting)
+		if r.w.count("par-1 stop db1") != 1 {
+			t.Errorf("effects %v", r.w.effects())
+		}
+	})
+}
+
+// maxPause is how long the engine may wait between two calls of an agent.
+const maxPause = 5 * time.Second
+
 func TestWhatFailedInAnUnplannedRunIsTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.w.faults["lyo-1 prepare app1"] = 1

@@ -107,8 +107,11 @@ func startOver(p *Program, name string) Node {
 	return Node{}
 }
 
+// goOn is a step of the failover as the cancel does it: the grant that it
+// requires is done.
 func goOn(s Step) Step {
 	s.OnFail = OnFailContinue
+	s.Requires = slices.DeleteFunc(slices.Clone(s.Requires), func(id string) bool { return id == grantID(s.Machine, s.Host) })
 	return s
 }
 
