@@ -112,6 +112,44 @@ func TestAnySecretIsHidden(t *testing.T) {
 	}
 }
 
+// A text that is joined with a secret is a secret: it is opened where it goes
+// out, and *** everywhere else; in an error of the host, too.
+func TestTextsWithSecrets(t *testing.T) {
+	t.Parallel()
+	var got []string
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got = append(got, r.Header.Get("Authorization"))
+	}))
+	defer srv.Close()
+	l := scripts.New(scripts.Options{PlanTime: 30 * time.Second, Secrets: func(_ context.Context, name string) (string, error) {
+		return map[string]string{"dns-key": "hunter2", "long": "hunter2-and-more"}[name], nil
+	}})
+	j := &journal{execErr: fault.Errorf(fault.Unknown, "cannot run x --key=hunter2 --also=hunter2-and-more")}
+	_, _, err := runAction(t, l, `local auth = "Bearer " .. key .. ":" .. 5
+run:note("with " .. auth)
+http.get("`+srv.URL+`", { headers = { Authorization = auth } })
+local ok, why = pcall(function() return key .. {} end)
+run:note(why)
+local all = key for i = 1, 5 do all = all .. all end
+run:note((select(2, pcall(function() return all .. all .. all end))))
+exec.run { on = "db1", cmd = { "x", "--key=" .. key, "--also=" .. secret "long" } }`, j)
+	if !fault.Is(err, fault.Unknown) || !strings.Contains(err.Error(), "cannot run x --key=*** --also=***") {
+		t.Errorf("error %v", err)
+	}
+	if len(got) != 1 || got[0] != "Bearer hunter2:5" {
+		t.Errorf("sent %q", got)
+	}
+	if len(j.notes) != 3 || j.notes[0] != "with Bearer ***:5" || !strings.Contains(j.notes[1], "a secret is joined only with strings") || !strings.Contains(j.notes[2], "joined only") {
+		t.Errorf("notes %q", j.notes)
+	}
+	if all := fmt.Sprint(j.records, j.notes, err); strings.Contains(all, "hunter2") || !strings.Contains(j.records[0].args, "Bearer ***:5") {
+		t.Errorf("the secret shows: %s", all)
+	}
+	if len(j.execs) != 1 || j.execs[0] != "key-1 db1: x --key=hunter2 --also=hunter2-and-more" {
+		t.Errorf("programs %q", j.execs)
+	}
+}
+
 // Redirections are followed at the same host only: headers and bodies hold
 // secrets of one host.
 func TestRedirections(t *testing.T) {

@@ -10,16 +10,28 @@ import (
 
 func asSecret(v lua.LValue) (hostcall.Secret, bool) { return hostcall.AsSecret(v) }
 
-// makeSecretMeta makes the metatable of secrets: they print as ***.
+// makeSecretMeta makes the metatable of secrets: they print as ***, and a text
+// that is joined with one is a secret too.
 func (p *page) makeSecretMeta() {
 	mt := p.box.L.NewTable()
-	hide := p.box.Func(func(L *lua.LState) int {
-		L.Push(lua.LString(hostcall.Hidden))
+	mt.RawSetString("__tostring", p.box.Func(func(L *lua.LState) int {
+		s, _ := asSecret(L.Get(1))
+		L.Push(lua.LString(s.String()))
 		return 1
-	})
-	for _, event := range []string{"__tostring", "__concat"} {
-		mt.RawSetString(event, hide)
-	}
+	}))
+	mt.RawSetString("__concat", p.box.Func(func(L *lua.LState) int {
+		a, b := L.Get(1), L.Get(2)
+		if sandbox.IsUnknown(a) || sandbox.IsUnknown(b) {
+			L.Push(p.unknown)
+			return 1
+		}
+		s, ok := hostcall.Concat(a, b)
+		if !ok {
+			L.RaiseError("a secret is joined only with strings, numbers and a few other secrets")
+		}
+		L.Push(p.handle(s))
+		return 1
+	}))
 	mt.RawSetString("__call", p.box.Func(func(L *lua.LState) int {
 		s, _ := asSecret(L.Get(1))
 		p.fault(p.here(L), "secret %q: a plan only refers to it, so it has no body here; it is defined in the estate", s.Name)
@@ -43,9 +55,14 @@ func (p *page) secret(L *lua.LState, pos plans.Pos) int {
 	if _, known := p.secrets[string(name)]; !known {
 		p.secrets[string(name)] = pos
 	}
-	ud := L.NewUserData()
-	ud.Value = hostcall.Secret{Name: string(name)}
-	L.SetMetatable(ud, p.secretMeta)
-	L.Push(ud)
+	L.Push(p.handle(hostcall.NewSecret(string(name))))
 	return 1
+}
+
+// handle is the value of a secret in Lua.
+func (p *page) handle(s hostcall.Secret) lua.LValue {
+	ud := p.box.L.NewUserData()
+	ud.Value = s
+	p.box.L.SetMetatable(ud, p.secretMeta)
+	return ud
 }

@@ -62,8 +62,52 @@ func (e *Env) Note(line string) {
 	}
 }
 
-// Secret is the handle of a secret, the value behind secret "name".
-type Secret struct{ Name string }
+// Secret is the handle of a secret, the value behind secret "name", or a text
+// with secrets in it: "Bearer " .. secret "token".
+type Secret struct {
+	Name  string // of the first secret, for messages
+	parts []part
+}
+
+// part is a text as it stands, or the name of a secret.
+type part struct{ text, name string }
+
+const maxParts = 64
+
+// NewSecret returns the handle of a secret of the estate.
+func NewSecret(name string) Secret { return Secret{name, []part{{name: name}}} }
+
+// Concat is a .. b, where at least one of them is a secret; false when the
+// other is no text, or the text has too many parts.
+func Concat(a, b lua.LValue) (Secret, bool) {
+	var out Secret
+	for _, v := range []lua.LValue{a, b} {
+		switch s, ok := AsSecret(v); {
+		case ok:
+			if out.Name == "" {
+				out.Name = s.Name
+			}
+			out.parts = append(out.parts, s.parts...)
+		case IsText(v):
+			out.parts = append(out.parts, part{text: v.String()})
+		default:
+			return Secret{}, false
+		}
+	}
+	return out, len(out.parts) <= maxParts
+}
+
+// String is the text with *** for secrets.
+func (s Secret) String() string {
+	var b strings.Builder
+	for _, p := range s.parts {
+		if p.name != "" {
+			b.WriteString(Hidden)
+		}
+		b.WriteString(p.text)
+	}
+	return b.String()
+}
 
 // Hidden is what stands for a secret wherever it is shown.
 const Hidden = "***"
@@ -127,6 +171,9 @@ func (e *Env) outcome(ctx context.Context, key string, do func(ctx context.Conte
 	v, err := do(ctx, key)
 	switch {
 	case err != nil && (ctx.Err() != nil || fault.Is(err, fault.Unknown)):
+		if text := e.Hide(err.Error()); text != err.Error() { // it goes to the journal and to a screen
+			err = fault.Errorf(fault.KindOf(err), "%s", text)
+		}
 		return nil, err
 	case err != nil:
 		return json.Marshal(outcome{Failed: e.Hide(err.Error())})
@@ -180,14 +227,22 @@ func (e *Env) Open(ctx context.Context, v lua.LValue) (string, error) {
 	if e.Secrets == nil {
 		return "", fault.Errorf(fault.NotFound, "cannot open secret %q: there are no secrets here", s.Name)
 	}
-	text, err := e.Secrets(ctx, s.Name)
-	if err != nil {
-		return "", err
+	var b strings.Builder
+	for _, p := range s.parts {
+		text := p.text
+		if p.name != "" {
+			var err error
+			if text, err = e.Secrets(ctx, p.name); err != nil {
+				return "", err
+			}
+			if len(text) >= 4 && !slices.Contains(e.opened, text) { // shorter ones would hide half of every text
+				e.opened = append(e.opened, text)
+				slices.SortFunc(e.opened, func(a, b string) int { return len(b) - len(a) }) // one may hold another
+			}
+		}
+		b.WriteString(text)
 	}
-	if len(text) >= 4 { // shorter ones would hide half of every text
-		e.opened = append(e.opened, text)
-	}
-	return text, nil
+	return b.String(), nil
 }
 
 // IsText reports whether v has a text of its own: a string, a number or a
@@ -199,8 +254,8 @@ func IsText(v lua.LValue) bool {
 
 // Shown returns the text of v for journals and messages: secrets are ***.
 func Shown(v lua.LValue) string {
-	if _, ok := AsSecret(v); ok {
-		return Hidden
+	if s, ok := AsSecret(v); ok {
+		return s.String()
 	}
 	return v.String()
 }

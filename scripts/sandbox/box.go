@@ -106,6 +106,10 @@ func (b *Box) Untimed() {
 // still counts after it; what strings it made before does not.
 func (b *Box) Outside(f func()) {
 	start := b.start.Swap(0)
+	if start == 0 { // inside of another Outside
+		f()
+		return
+	}
 	held := uint64(0)
 	if h := heap(); h > start {
 		held = h - start

@@ -19,8 +19,7 @@ func heap() uint64 {
 
 // watch ends the state when the heap of the process has grown by more than the
 // limit since it began. It is the second net: the first is that every operation
-// on strings counts what it makes. Garbage does not count, as far as there is
-// time to find out.
+// on strings counts what it makes. Garbage does not count.
 func (b *Box) watch() {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -30,17 +29,15 @@ func (b *Box) watch() {
 			return
 		case <-tick.C:
 			base := b.start.Load()
-			over := func(limit uint64) bool {
+			over := func() bool {
 				h := heap()
-				return base != 0 && h > base && h-base > limit && b.start.Load() == base
+				return base != 0 && h > base && h-base > b.limits.Heap && b.start.Load() == base
 			}
-			if !over(b.limits.Heap) {
+			if !over() {
 				continue
 			}
-			if !over(2 * b.limits.Heap) {
-				runtime.GC()
-			}
-			if over(b.limits.Heap) {
+			runtime.GC() // what allocates is slowed down meanwhile
+			if over() {
 				b.cancel(ErrMemory)
 				return
 			}
