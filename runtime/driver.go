@@ -362,7 +362,7 @@ func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	defer d.mu.Unlock()
 	window := d.st.Status == report.RunUncommitted && d.st.Run.Commit.Mode == "window"
 	h := headOf(d.st)
-	pausing := d.st.Status.Busy() && d.st.Stopping() // behind the steps in flight
+	pausing := d.st.Status.Busy() && d.st.Stopping() && !d.st.Cancelling() // behind the steps in flight
 	if o.As == "" && !o.SourceIsDown && !pausing && (h.works() || d.st.Status == report.RunWaiting || window) {
 		return nil // it goes on already, or when somebody answers: taking it over was all there was to do
 	}
@@ -411,7 +411,11 @@ func (d *driver) park() error {
 	defer d.mu.Unlock()
 	var err error
 	if d.dead == nil && d.st.Status.Busy() && !d.st.Stopping() {
-		err = d.append(state.Record{Kind: state.Paused, By: "the end of the runtime"})
+		r := state.Record{Kind: state.Paused, By: "the end of the runtime"}
+		if d.e.handOver {
+			r.Word = state.WordHandOver
+		}
+		err = d.append(r)
 	}
 	d.parked = true
 	d.nudge()

@@ -36,6 +36,9 @@ type Options struct {
 	// NewID gives runs their ids; nil: the plan's name and six random digits.
 	NewID    func(plan string) string
 	KeepRuns int // how many ended runs stay in the store; 0: KeepRuns
+	// Controller says that another runtime follows this one: runs that Close
+	// pauses are for it to go on with (see Unfinished), not for a person.
+	Controller bool
 }
 
 // Engine starts and drives runs. One engine has the state folder at a time.
@@ -50,6 +53,7 @@ type Engine struct {
 	newID   func(string) string
 
 	keepRuns int
+	handOver bool
 	births   sync.Mutex // from the sources of a new run to its first record; before mu
 
 	ctx    context.Context // ends when Close has waited long enough
@@ -68,7 +72,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	e := &Engine{store: o.Store, caller: o.Caller, cat: o.Catalogue, scripts: o.Scripts, runner: o.Runner, clock: o.Clock, log: o.Log,
-		newID: o.NewID, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), ctx: ctx, cancel: cancel, closing: make(chan struct{}), live: map[string]*driver{}, taking: map[string]chan struct{}{}}
+		newID: o.NewID, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), handOver: o.Controller, ctx: ctx, cancel: cancel, closing: make(chan struct{}), live: map[string]*driver{}, taking: map[string]chan struct{}{}}
 	if e.runner == nil {
 		e.runner = LocalRunner{}
 	}
@@ -502,7 +506,7 @@ func (e *Engine) Unfinished(ctx context.Context) ([]string, error) {
 	defer e.mu.Unlock()
 	var out []string
 	for _, h := range heads {
-		if e.live[h.ID] == nil && (h.works() || h.Status == report.RunWaiting || !h.Due.IsZero()) {
+		if e.live[h.ID] == nil && (h.works() || h.HandOver || h.Status == report.RunWaiting || !h.Due.IsZero()) {
 			out = append(out, h.ID)
 		}
 	}

@@ -285,6 +285,10 @@ func (j *job) try(ctx context.Context, f func(context.Context) error) error {
 			defer cancel()
 		}
 	}
+	closing := j.d.e.closing
+	if j.step.Kind == program.Action { // its function would take the end of the runtime for an answer of the host
+		closing = nil
+	}
 	pause := firstRetry
 	lost := j.d.e.now() // since when the agent is not reached
 	for {
@@ -305,7 +309,7 @@ func (j *job) try(ctx context.Context, f func(context.Context) error) error {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return err
-		case <-j.d.e.closing: // the next process asks again, under the same operation id
+		case <-closing: // the next process asks again, under the same operation id
 			return errLeaving
 		}
 		pause = min(2*pause, maxRetry)

@@ -517,3 +517,53 @@ func TestCheckSurvivesARestartOfItsAgent(t *testing.T) {
 		r.expect(id, report.RunWaiting)
 	})
 }
+
+// TestControllerHandsItsRunsOver: what one controller was at when it ended, the
+// next one goes on with; what a person has paused stays paused.
+func TestControllerHandsItsRunsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		open := func() {
+			r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.w, Catalogue: r.cat, Scripts: r.lua, Runner: controllerHost{r.w}, Controller: true})
+		}
+		r.close()
+		open()
+		id := r.start(runtime.Request{Machines: []string{"app1"}, Type: recovery.Planned, ID: "moved"})
+		held := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Planned, ID: "held"})
+		<-time.After(100 * time.Millisecond)
+		r.must(r.engine.Pause(t.Context(), held, "ann"))
+		<-time.After(100 * time.Millisecond)
+		r.close()
+		open()
+		for _, run := range []string{id, held} {
+			got, err := r.engine.Show(t.Context(), run)
+			r.must(err)
+			if got.Status != report.RunPaused {
+				t.Fatalf("run %s is %s after the close", run, got.Status)
+			}
+		}
+		ids, err := r.engine.Unfinished(t.Context())
+		r.must(err)
+		if !slices.Equal(ids, []string{id}) {
+			t.Fatalf("unfinished: %v", ids)
+		}
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "controller"}))
+		r.expect(id, report.RunUncommitted)
+		r.expect(held, report.RunPaused)
+	})
+}
+
+// TestResumeDoesNotUndoACancel: the steps in flight end, then what was asked for
+// last is done.
+func TestResumeDoesNotUndoACancel(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.slow["par-1 drain db1"] = 10 * time.Second
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		<-time.After(time.Second)
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "bob"}))
+		r.expect(id, report.RunCancelled)
+		if n := r.w.count("par-1 stop db1"); n != 0 {
+			t.Errorf("effects: %v", r.w.effects())
+		}
+	})
+}

@@ -25,6 +25,7 @@ const (
 const (
 	WordDiverged = "diverged" // Unknown: the replay made another call than the recorded one
 	WordAttach   = "attach"   // Resumed: another process looks after the run; nothing is tried again
+	WordHandOver = "handover" // Paused: the controller ended; the next one goes on
 )
 
 // Apply folds one record. A record that does not fit the state is
@@ -54,7 +55,7 @@ func (s *State) Apply(r Record) error {
 	case Noted:
 		s.note(r.Time, r.Step, r.Text)
 	case Paused:
-		s.paused = true
+		s.paused, s.handOver = true, r.Word == WordHandOver
 		s.note(r.Time, "", "paused by "+r.By)
 	case Cancelled:
 		s.cancelled, s.stop = true, fault.Errorf(fault.Failed, "cancelled by %s", r.By)
@@ -119,7 +120,7 @@ func (s *State) applyResumed(r Record) {
 		return
 	}
 	all := s.Retryable() // it went to its end: everything that failed is tried again
-	s.paused, s.stop, s.refused = false, nil, false
+	s.paused, s.handOver, s.stop, s.refused = false, false, nil, false
 	for _, st := range s.current() {
 		st.Tries = 0
 		if st.Status == report.StepFailed && (!st.Passed || all && !st.Optional) || st.Status == report.StepGivenUp {
@@ -409,7 +410,7 @@ func (s *State) applySection(r Record) error {
 	// A test that did not come to its end has shown nothing.
 	s.failed = s.failed || s.Type == recovery.Test && !s.cancelled && (len(s.Errors) > 0 || s.stop != nil || s.SectionEnd.IsZero())
 	s.gone = s.gone || s.cancelled
-	s.paused, s.stop, s.cancelled = false, nil, false
+	s.paused, s.handOver, s.stop, s.cancelled = false, false, nil, false
 	s.note(r.Time, "", r.Program.Section+" by "+r.By)
 	s.SectionEnd = time.Time{}
 	s.addProgram(r.Program)

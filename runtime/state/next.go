@@ -351,5 +351,8 @@ func (s *State) ExitCode() int {
 	return fault.ExitOK
 }
 
+// Cancelling reports whether a cancel was asked for and has not begun yet.
+func (s *State) Cancelling() bool { return s.cancelled }
+
 // Stopping reports whether no further step starts.
 func (s *State) Stopping() bool { return s.stop != nil || s.paused }

@@ -48,6 +48,7 @@ type State struct {
 	inForce []*Step // steps of the current section
 
 	paused    bool
+	handOver  bool // paused, but by nobody: see WordHandOver
 	cancelled bool
 	stop      *fault.Error // why no further step starts
 	refused   bool
@@ -254,7 +255,13 @@ func (s *State) passable(st *Step) bool {
 // Passable returns the steps that hold a stopped run up and that a person may
 // pass over.
 func (s *State) Passable() []*Step {
-	return slices.DeleteFunc(s.current(), func(st *Step) bool { return !s.passable(st) })
+	var out []*Step
+	for _, st := range s.current() {
+		if s.passable(st) {
+			out = append(out, st)
+		}
+	}
+	return out
 }
 
 // Held returns the machines that were stopped at the source and not granted
@@ -282,6 +289,10 @@ func (s *State) withStep(k program.Kind) []string {
 	}
 	return out
 }
+
+// HandedOver reports whether the run is paused only because its controller
+// ended: the next one goes on with it.
+func (s *State) HandedOver() bool { return s.Status == report.RunPaused && s.handOver }
 
 // Open returns the steps of the current section that put a question to a
 // person.

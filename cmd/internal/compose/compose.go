@@ -83,7 +83,7 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 	}})
 	r.catalogue = estate.New(estate.Options{Store: r.store, Loader: loader, Trust: tr, Caller: r.agents, Clock: o.Clock, Log: o.Log})
 	r.agents.catalogue = r.catalogue
-	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log})
+	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log, Controller: !o.Embedded})
 	info := control.Info{Version: o.Version, PID: os.Getpid(), State: o.State, Embedded: o.Embedded, Drives: o.Drives || !o.Embedded}
 	server := control.NewServer(&engine{r.engine, r.catalogue}, r.catalogue, info, o.Log)
 	l, err := control.Listen(r.socket)
