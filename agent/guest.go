@@ -106,6 +106,7 @@ func (m *machine) freeze(ctx context.Context, rec *record, app bool) (*frozen, e
 	defer cancel()
 	kind, err := m.provider().Freeze(within, m.process(rec), app)
 	if err != nil {
+		defer m.nudge() // the loop sees to a thaw that failed
 		return nil, errors.Join(err, m.thaw(ctx, app))
 	}
 	f := &frozen{m: m, kind: kind, app: app}
@@ -129,7 +130,10 @@ func (f *frozen) thaw(ctx context.Context) (held bool, err error) {
 	}
 	f.over = true
 	f.timer.Stop()
-	return true, f.m.thaw(ctx, f.app)
+	if err = f.m.thaw(ctx, f.app); err != nil {
+		f.m.nudge() // the loop tries again
+	}
+	return true, err
 }
 
 // thaw lets the machine go on and clears the mark. Where it fails the mark
@@ -147,9 +151,6 @@ func (m *machine) thaw(ctx context.Context, app bool) error {
 		err = m.update(func(r *record) { r.Frozen = nil })
 	}
 	m.note(func(m *machine) { m.thawErr = err })
-	if err != nil {
-		m.nudge()
-	}
 	return err
 }
 

@@ -272,12 +272,24 @@ func TestThawIsTriedAgain(t *testing.T) {
 	p := newPair(t)
 	heals := filepath.Join(t.TempDir(), "heals")
 	must(t, os.WriteFile(heals, nil, 0o600))
-	p.as.Exec.Freeze, p.as.Exec.Thaw = []string{"true"}, []string{"test", "-e", heals}
+	count := filepath.Join(t.TempDir(), "count")
+	p.as.Exec.Freeze = []string{"true"}
+	p.as.Exec.Thaw = []string{"sh", "-c", `echo x >> "$1"; test -e "$0"`, heals, count}
 	p.protect()
 	must(t, os.Remove(heals))
 	p.until("par-1", "the failure is shown", func(st command.MachineStatus) bool {
 		return strings.HasPrefix(st.Reason, "may stand still: cannot thaw machine erp")
 	})
+	tries := func() int {
+		b, err := os.ReadFile(count)
+		must(t, err)
+		return len(b) / 2
+	}
+	before, began := tries(), time.Now()
+	p.until("par-1", "two more", func(command.MachineStatus) bool { return tries() >= before+2 })
+	if took := time.Since(began); took < 900*time.Millisecond { // a second at least lies between two
+		t.Errorf("two tries in %s: it does not pause", took)
+	}
 	must(t, os.WriteFile(heals, nil, 0o600))
 	p.until("par-1", "it goes on", func(st command.MachineStatus) bool { return st.Reason == "" })
 	p.points("lyo-1", 1)
