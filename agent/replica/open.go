@@ -71,8 +71,10 @@ func (m *Machine) open() error {
 			return err
 		}
 	}
+	// What cannot be written now (a full disk) is asked for again by every
+	// operation before it reads a head; until then points are known and received.
 	if err := m.finishHead(context.Background()); err != nil {
-		return err
+		m.log.Warn("heads not finished yet", "err", err)
 	}
 	m.startClocks()
 	return nil

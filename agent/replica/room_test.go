@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
 )
 
 // twoFS says that paths below other lie on a file system of their own.
@@ -198,6 +200,11 @@ func TestFullDiskKeepsTheLastPoint(t *testing.T) {
 		}
 		if err == nil {
 			_, err = m.PrepareTest(ctx, "t", last.ID, nil)
+		}
+		must(t, m.Close())
+		m, oerr := replica.Open(w.config()) // the agent starts anew, the disk is full still
+		if oerr != nil || !slices.ContainsFunc(m.Points(), func(p recovery.Point) bool { return p.ID == last.ID }) {
+			t.Fatalf("write %d: opened on a full disk: %v", n, oerr)
 		}
 		f.filter = nil
 		if err != nil && (!fault.Is(err, fault.NoSpace) || fault.Hint(err) == "") {

@@ -105,17 +105,21 @@ func (m *Machine) openTables() error {
 	defer m.in.Unlock()
 	for _, d := range m.names {
 		t, err := m.table(d)
-		if err != nil && !fault.Is(err, fault.Corrupt) {
+		switch {
+		case fault.Is(err, fault.Refused): // of a newer program
 			return err
-		}
-		if err == nil && (t != nil || !m.hasTable(d)) {
-			continue
-		}
-		if err := m.noteTable(d, err); err != nil {
-			return err
+		case fault.Is(err, fault.Corrupt), err == nil && t == nil && m.hasTable(d):
+			if err := m.noteTable(d, err); err != nil {
+				return err
+			}
+		case err != nil:
+			m.log.Warn("block table not opened yet", "disk", d, "err", err)
 		}
 	}
-	return m.foldTables()
+	if err := m.foldTables(); err != nil { // asked for again before anything needs it
+		m.log.Warn("tables not folded yet", "err", err)
+	}
+	return nil
 }
 
 // hasTable reports whether a disk must have a table: a point that is folded
