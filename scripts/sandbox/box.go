@@ -21,7 +21,7 @@ type Limits struct {
 	Text   int           // bytes of one string; default 8 MiB
 	Total  int64         // bytes of all strings made without waiting for the world; default 256 MiB
 	Steps  int           // steps of one pattern match; default 2 million
-	Frames int           // depth of calls; default 1000
+	Frames int           // depth of calls; default 400
 }
 
 func (l Limits) withDefaults() Limits {
@@ -32,7 +32,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	set(&l.Text, 8<<20)
 	set(&l.Steps, 2_000_000)
-	set(&l.Frames, 1000)
+	set(&l.Frames, 400)
 	if l.Heap == 0 {
 		l.Heap = 256 << 20
 	}

@@ -118,11 +118,11 @@ func TestDepthOfCalls(t *testing.T) {
 	t.Parallel()
 	b := box(t, Limits{})
 	const f = `local function f(n) if n == 0 then return 0 end return 1 + f(n - 1) end `
-	if rets, err := run(t, b, f+`return f(900)`); err != nil || rets[0].String() != "900" {
-		t.Errorf("900 calls: %v %v", rets, err)
+	if rets, err := run(t, b, f+`return f(350)`); err != nil || rets[0].String() != "350" {
+		t.Errorf("350 calls: %v %v", rets, err)
 	}
-	if _, err := run(t, b, f+`return f(1100)`); err == nil || !strings.Contains(err.Error(), "stack overflow") {
-		t.Errorf("1100 calls: %v", err)
+	if _, err := run(t, b, f+`return f(450)`); err == nil || !strings.Contains(err.Error(), "stack overflow") {
+		t.Errorf("450 calls: %v", err)
 	}
 }
 
