@@ -567,3 +567,41 @@ func TestResumeDoesNotUndoACancel(t *testing.T) {
 		}
 	})
 }
+
+// TestCleanupThatFailedIsTriedAgain: whatever is used to ask for it.
+func TestCleanupThatFailedIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 cleanup app1"] = 2
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, Cleanup: true})
+		r.expect(id, report.RunStopped)
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		r.expect(id, report.RunStopped)
+		r.must(r.engine.Cleanup(t.Context(), id, "ann"))
+		r.expect(id, report.RunDone)
+		if r.w.count("lyo-1 cleanup app1") != 1 || r.w.count("lyo-1 cleanup db1") != 1 {
+			t.Errorf("effects: %v", r.w.effects())
+		}
+	})
+}
+
+// TestStartThatFailedInACancelIsTriedAgain: the machine was failed over, and the
+// cancel could not start it.
+func TestStartThatFailedInACancelIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 prepare app1"], r.w.faults["lyo-1 start app1"] = 1, 1
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunStopped)
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		run := r.expect(id, report.RunPartial)
+		if !slices.Contains(run.Allowed, report.OpResume) || slices.Contains(run.Allowed, report.OpCancel) {
+			t.Errorf("allowed: %v", run.Allowed)
+		}
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		run = r.expect(id, report.RunPartial)
+		if r.w.count("lyo-1 start app1") != 1 || slices.Contains(run.Allowed, report.OpResume) {
+			t.Errorf("effects %v, allowed %v", r.w.effects(), run.Allowed)
+		}
+		r.must(r.engine.Commit(t.Context(), id, "ann"))
+		r.expect(id, report.RunCommitted)
+	})
+}

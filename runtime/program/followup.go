@@ -89,7 +89,7 @@ func finish(p *Program, machines []string) []Node {
 	for _, s := range p.Steps() {
 		switch {
 		case s.Kind == Points:
-			points = append(points, one(*s))
+			points = append(points, one(goOn(*s)))
 		case s.Kind == Prepare && slices.Contains(machines, s.Machine):
 			disks = append(disks, one(goOn(*s)))
 		}

@@ -119,7 +119,7 @@ func (s *State) applyResumed(r Record) {
 	if r.Word == WordAttach { // another process looks after it: nothing else changes
 		return
 	}
-	all := s.Retryable() // it went to its end: everything that failed is tried again
+	all := s.Retryable() || s.Section() == program.SectionCleanup // it went to its end: everything that failed is tried again
 	s.paused, s.handOver, s.stop, s.refused = false, false, nil, false
 	for _, st := range s.current() {
 		st.Tries = 0

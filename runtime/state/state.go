@@ -342,10 +342,14 @@ func (s *State) Allowed(live bool) []string {
 	return ops
 }
 
-// Retryable reports whether a real failover went to its end with errors: resume
-// tries again what failed.
+// Retryable reports whether a real failover, or the cancel of one, went to its
+// end with errors and machines stand at the new site: resume tries again what
+// failed.
 func (s *State) Retryable() bool {
-	return s.Status == report.RunPartial && s.Type != recovery.Test && s.Section() == program.SectionFailover
+	if s.Status != report.RunPartial || s.Type == recovery.Test {
+		return false
+	}
+	return s.Section() == program.SectionFailover || s.Section() == program.SectionCancel && s.sectionErrors() > 0
 }
 
 // Cancellable reports whether a cancel has something to end: the run itself, or,

@@ -229,6 +229,7 @@ var traces = []row{
 	{"a step of the plan is passed over", recovery.Planned, nil, state.Run{}, upToW + "w:stop w:go", "running 0: d"},
 	{"... or tried again by its name", recovery.Planned, nil, state.Run{}, upToW + "w:stop w:again", "running 0: w"},
 	{"cleanup fails", recovery.Test, nil, state.Run{}, toEnd + "cleanup cleanup/m1> cleanup/m1!", "stopped 4:"},
+	{"... and is tried again", recovery.Test, nil, state.Run{}, toEnd + "cleanup cleanup/m1> cleanup/m1! resume", "cleaning 0: cleanup/m1"},
 	{"a test is cancelled", recovery.Test, nil, state.Run{}, upToA + "cancel cleanup cleanup/m1> cleanup/m1.", "cancelled 1:"},
 }
 
