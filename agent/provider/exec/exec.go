@@ -419,7 +419,8 @@ func (m *Machine) Thaw(ctx context.Context, p provider.Process, app bool) error 
 		err = errors.Join(err, m.run(ctx, m.cfg.Thaw, p.Launch))
 	}
 	if err != nil {
-		return fault.Errorf(fault.Failed, "cannot thaw machine %s: %w", p.Launch.Machine, err)
+		return fault.Errorf(fault.Failed, "cannot thaw machine %s: %w", p.Launch.Machine, err).
+			WithHint("see why, or let the machine go by hand; the agent tries again until it succeeds or the machine has ended")
 	}
 	return nil
 }
