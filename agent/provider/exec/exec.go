@@ -148,7 +148,7 @@ func (m *Machine) turnOver(name string) error {
 	end := make([]byte, keepOutput)
 	n, err := f.ReadAt(end, fi.Size()-keepOutput)
 	if err == nil || errors.Is(err, io.EOF) {
-		err = os.WriteFile(name+".1", end[:n], 0o640) //nolint:gosec // as the output itself; nothing is lost if it is
+		err = vfs.WriteFile(m.o.FS, name+".1", end[:n], 0o640)
 	}
 	if err = errors.Join(err, f.Truncate(0), f.Close()); err != nil {
 		return fmt.Errorf("cannot turn over %s: %w", name, err)
