@@ -134,7 +134,7 @@ local all = key for i = 1, 5 do all = all .. all end
 run:note((select(2, pcall(function() return all .. all .. all end))))
 exec.run { on = "db1", cmd = { "x", "--key=" .. key, "--also=" .. secret "long" } }`, j)
 	if !fault.Is(err, fault.Unknown) || !strings.Contains(err.Error(), "cannot run x --key=*** --also=***") {
-		t.Errorf("error %v", err)
+		t.Errorf("the end: %v", err)
 	}
 	if len(got) != 1 || got[0] != "Bearer hunter2:5" {
 		t.Errorf("sent %q", got)
