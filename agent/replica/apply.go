@@ -49,7 +49,7 @@ func (m *Machine) applyAll(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		err := m.isBroken(next)
-		if err == nil {
+		if err == nil && m.Applied() != 0 { // a first point could cost no older one
 			err = m.checkFrames(ctx, next, recheckAfter)
 		}
 		if err == nil {

@@ -143,3 +143,24 @@ func TestBrokenPointIsMovedAway(t *testing.T) {
 	must(t, m.Apply(context.Background()))
 	must(t, w.check(m))
 }
+
+// TestFirstPointDamaged: there is no older point; it is said at every call and
+// every start, and the replica can be removed.
+func TestFirstPointDamaged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(tempDir(t), 5, "data")
+	m := open(t, w)
+	must(t, w.cycle(m))
+	must(t, m.Close())
+	flip(t, w.logs(t)[0], 256+36+20)
+	for range 2 {
+		m = open(t, w)
+		for range 2 {
+			wantKind(t, m.Apply(context.Background()), fault.Corrupt)
+		}
+		w.change()
+		wantKind(t, w.cycle(m), fault.Corrupt)
+		must(t, m.Close())
+	}
+	must(t, open(t, w).Remove())
+}
