@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drrun/drrun/agent/provider"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
@@ -183,10 +184,10 @@ func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from str
 		return
 	case err != nil:
 		m.log.Error("cannot take over what a peer says", logkit.KeyHost, from, "theirs", describe(theirs), logkit.KeyError, err)
-		if !fault.Is(err, fault.Invalid) {
-			m.note(func(m *machine) { m.roleErr = err })
+		if fault.Is(err, fault.Invalid) || m.ended() {
+			return
 		}
-		return
+		m.note(func(m *machine) { m.roleErr, m.rec.unstored = err, &theirs })
 	case theirs.Epoch == ours.Epoch:
 		m.log.Error("two authority records of one epoch", logkit.KeyHost, from, "ours", describe(ours), "theirs", describe(theirs))
 	default:
@@ -200,10 +201,11 @@ func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from str
 // enforce stops the machine, or raises an alarm, where another site may run it.
 func (m *machine) enforce(ctx context.Context) {
 	rec := m.snapshot()
-	if rec.Authority.Active == m.a.site() || m.state(ctx).Power == recovery.PowerStopped {
+	auth := rec.inForce()
+	if auth.Active == m.a.site() || m.state(ctx).Power == recovery.PowerStopped {
 		return
 	}
-	why := describe(rec.Authority) + " is in force"
+	why := describe(auth) + " is in force"
 	if rec.Assignment.Policy.Fence == "alarm" {
 		alarm := "runs although " + why + "; the policy says alarm, not stop"
 		m.mu.Lock()
@@ -211,7 +213,7 @@ func (m *machine) enforce(ctx context.Context) {
 		m.startErr = alarm
 		m.mu.Unlock()
 		if !known {
-			m.log.Error("machine runs at a site that may not run it", logkit.KeyEpoch, uint64(rec.Authority.Epoch), "active", rec.Authority.Active)
+			m.log.Error("machine runs at a site that may not run it", logkit.KeyEpoch, uint64(auth.Epoch), "active", auth.Active)
 		}
 		return
 	}
@@ -250,9 +252,15 @@ func (m *machine) fenceOnce(ctx context.Context, why string) error {
 		return err
 	}
 	defer release()
-	if rec := m.snapshot(); rec.Authority.Active == m.a.site() {
+	rec := m.snapshot()
+	if rec.inForce().Active == m.a.site() {
 		m.setStartErr("")
 		return nil
+	}
+	if err := m.update(func(r *record) { r.Desired = recovery.PowerStopped }); err != nil {
+		// It must not run on because a disk is full.
+		_, serr := m.provider().Stop(ctx, m.process(&rec), provider.Stop{Force: true})
+		return errors.Join(err, serr)
 	}
 	if _, err := m.stopHeld(ctx, 0, true, false); err != nil {
 		return err

@@ -58,7 +58,7 @@ func (m *machine) turn(ctx context.Context, s *schedule) time.Duration {
 		}
 	}
 	s.stuck = 0
-	if rec.Authority.Active != m.a.site() {
+	if rec.inForce().Active != m.a.site() {
 		m.enforce(ctx) // also after a crash between learning and stopping
 	}
 	if m.unsettled(&rec) {

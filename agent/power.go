@@ -120,8 +120,8 @@ func (m *machine) mayStart(rec *record) error {
 	case rec.Conflict != nil:
 		return refused("two records of one epoch: %s here, %s at its peer", describe(rec.Authority), describe(*rec.Conflict)).
 			WithHint("find out which site runs the machine; grant the next epoch from there")
-	case rec.Authority.Active != m.a.site():
-		return refused("%s", describe(rec.Authority)).WithHint("site %s may run it", rec.Authority.Active)
+	case rec.inForce().Active != m.a.site():
+		return refused("%s", describe(rec.inForce())).WithHint("site %s may run it", rec.inForce().Active)
 	case rec.Locked:
 		return refused("it is locked, this host gave up the right to start it").WithHint("roll the run back, or fail back")
 	}

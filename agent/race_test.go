@@ -3,11 +3,13 @@ package agent_test
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
 )
 
 // atOnce calls f n times at the same time and returns the errors.
@@ -214,6 +217,49 @@ func TestFenceAfterACrash(t *testing.T) {
 	if st.Authority.Epoch != 2 || st.Role != command.RoleTarget {
 		t.Errorf("after the start: %+v", st)
 	}
+}
+
+// fullFS takes no record any more while it is full.
+type fullFS struct {
+	vfs.FS
+	full atomic.Bool
+}
+
+func (f *fullFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	if f.full.Load() && strings.HasSuffix(name, "machine.json"+vfs.TempSuffix) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.ENOSPC}
+	}
+	return f.FS.OpenFile(name, flag, perm)
+}
+
+// A full disk does not keep an old primary running.
+func TestFenceWithAFullDisk(t *testing.T) {
+	t.Parallel()
+	f := &fakeProvider{}
+	p := newPair(t)
+	p.a.end()
+	disk := &fullFS{FS: vfs.OS{}}
+	p.a.fake, p.a.fs = f, disk
+	p.a.start()
+	p.protect()
+	disk.full.Store(true)
+	next := recovery.Authority{Epoch: 2, Active: "lyon", Run: "run-1", Uncommitted: true}
+	var confirmed command.ConfirmResult
+	must(t, clientOf(t, p.b.id, p.a.listen).Call(t.Context(), "par-1", command.Confirm.Name, command.ConfirmRequest{Machine: "erp", Authority: next}, &confirmed))
+	if confirmed.Authority.Epoch != 1 {
+		t.Errorf("a record that is not stored is confirmed: %+v", confirmed)
+	}
+	p.until("par-1", "it is stopped", func(st command.MachineStatus) bool { return st.Power == recovery.PowerStopped })
+	disk.full.Store(false)
+	meta := p.meta("run-x")
+	meta.Epoch = 0
+	if _, err := try(p, command.Start, "par-1", command.StartRequest{Meta: meta}); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "epoch 2") {
+		t.Errorf("start: %v", err)
+	}
+	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("run-1"), Expect: p.auth, Next: next})
+	p.until("par-1", "it learns", func(st command.MachineStatus) bool {
+		return st.Authority.Epoch == 2 && st.Power == recovery.PowerStopped
+	})
 }
 
 // A start whose outcome the provider could not tell is looked for, not made

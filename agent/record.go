@@ -35,6 +35,9 @@ type record struct {
 	Authority  recovery.Authority  `json:"authority"`
 	Fence      ident.Fence         `json:"fence,omitempty"`
 	FenceRun   string              `json:"fence_run,omitempty"` // who claimed with it
+	// unstored is a newer record that could not be made durable (the disk is
+	// full): what it forbids is forbidden all the same.
+	unstored *recovery.Authority
 	// Conflict is another record of the same epoch: both hosts refuse.
 	Conflict *recovery.Authority `json:"conflict,omitempty"`
 	// Locked: this host has given up the right to start the machine.
@@ -170,6 +173,14 @@ func (r *record) write(fsys vfs.FS, dir string) error {
 		return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, recordName), err)
 	}
 	return nil
+}
+
+// inForce is the newest authority record this host knows.
+func (r *record) inForce() recovery.Authority {
+	if r.unstored != nil && r.unstored.Epoch > r.Authority.Epoch {
+		return *r.unstored
+	}
+	return r.Authority
 }
 
 // role is what host does for the machine under the record's authority.

@@ -147,6 +147,7 @@ type node struct {
 	boot   string
 	log    *slog.Logger
 	fake   *fakeProvider // nil: the exec provider
+	fs     vfs.FS        // nil: the machine's own
 
 	ag     *agent.Agent
 	cancel context.CancelFunc
@@ -195,13 +196,17 @@ func must(t *testing.T, err error) {
 func (n *node) start() {
 	n.t.Helper()
 	n.medium = quicnet.New(quicnet.Fixed(n.id), quicnet.Options{})
+	fsys := n.fs
+	if fsys == nil {
+		fsys = vfs.OS{}
+	}
 	var fake func(recovery.Assignment, string) (provider.Provider, error)
 	if n.fake != nil {
 		fake = func(recovery.Assignment, string) (provider.Provider, error) { return n.fake, nil }
 	}
 	ag, err := agent.Open(n.t.Context(), agent.Options{
 		Provider: fake,
-		FS:       vfs.OS{}, State: n.state, Medium: n.medium, Listen: n.listen,
+		FS:       fsys, State: n.state, Medium: n.medium, Listen: n.listen,
 		Self:  func() (transport.Peer, bool) { return n.id.Peer(), true },
 		Clock: clock.Real{}, Log: n.log, Version: "test", Env: os.Environ(), Boot: n.boot,
 	})
