@@ -7,4 +7,7 @@
 // functions through Scripts, so the engine knows no network and no Lua. An
 // Engine is safe for concurrent use; each run has one goroutine that starts
 // its steps, and one more for each step in flight.
+//
+// The newest ended runs stay in the store (KeepRuns); a run that has not ended
+// stays, holds its machines, and can always be resumed, committed or cancelled.
 package runtime

@@ -233,3 +233,21 @@ func copyFile(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+// TestHalfMadeFileIsMadeAnew: a process that died while it made the state left
+// the file under another name.
+func TestHalfMadeFileIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	tmp := filepath.Join(dir, store.FileName+vfs.TempSuffix)
+	if err := os.WriteFile(tmp, []byte("half a file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := openBolt(t, dir)
+	if _, err := store.Put(t.Context(), b, "k", []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(tmp); !os.IsNotExist(err) {
+		t.Errorf("%s is left behind: %v", tmp, err)
+	}
+}
