@@ -97,6 +97,7 @@ type prepared struct {
 	rev     uint64
 	program *program.Program
 	seen    ident.Fence // highest fencing number that an agent reported
+	look    looked      // what the agents of the machines said
 }
 
 // prepare loads plan and estate, looks where the machines are and compiles.
@@ -127,7 +128,7 @@ func (e *Engine) prepare(ctx context.Context, req *Request) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.seen = look.fence()
+	p.seen, p.look = look.fence(), look
 	if p.plan == nil {
 		if p.plan, err = planOfMachines(est, req, facts); err != nil {
 			return nil, err
@@ -255,6 +256,11 @@ func (e *Engine) Start(ctx context.Context, req Request) (id string, err error) 
 	p, err := e.prepare(ctx, &req)
 	if err != nil {
 		return "", err
+	}
+	if p.program.Nothing != "" && req.Type != recovery.Test {
+		if err := e.standing(ctx, &req, p); err != nil {
+			return "", err
+		}
 	}
 	return e.begin(ctx, runOf(&req, p), p)
 }

@@ -1,8 +1,10 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/program"
 )
 
 // lookTimeout is how long an agent may take to say how it is; a host that does
@@ -107,4 +110,41 @@ func (l looked) why(hosts []recovery.Host) string {
 		}
 	}
 	return strings.Join(out, "; ")
+}
+
+// standing refuses to say that there is nothing to do when machines that are
+// active where the run would take them do not run there.
+func (e *Engine) standing(ctx context.Context, req *Request, p *prepared) error {
+	var texts []string
+	hint := ""
+	for _, m := range p.program.Machines {
+		ms, ok := p.look.machine(m.ToHost, m.Name)
+		switch {
+		case ok && ms.Power == recovery.PowerRunning:
+			continue
+		case ok:
+			texts = append(texts, fmt.Sprintf("%s is active at %s and is %s there (%s)", m.Name, m.ToSite, cmp.Or(ms.Power, recovery.PowerUnknown), cmp.Or(ms.Reason, "no reason is known")))
+			hint = cmp.Or(hint, fmt.Sprintf("see drrun status %s; to start it on %s: drrun-agent permit %[1]s", m.Name, m.ToHost))
+		default:
+			other := "add --failback"
+			if req.Failback {
+				other = "leave --failback out"
+			}
+			texts = append(texts, fmt.Sprintf("%s is active at %s, and nobody knows whether it runs there: %s does not answer", m.Name, m.ToSite, m.ToHost))
+			hint = cmp.Or(hint, fmt.Sprintf("start the agent on %s; if %s is lost, its machines go to %s: %s", m.ToHost, m.ToSite, m.FromSite, other))
+		}
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	heads, err := e.heads(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range heads {
+		if h.Type != recovery.Test && !h.Status.Ended() && slices.ContainsFunc(p.program.Machines, func(m program.Machine) bool { return slices.Contains(h.Machines, m.Name) }) {
+			hint = fmt.Sprintf("run %s is %s: drrun show %[1]s", h.ID, h.Status)
+		}
+	}
+	return fault.Errorf(fault.Refused, "%s", strings.Join(texts, "; ")).WithHint("%s", hint)
 }

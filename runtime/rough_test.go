@@ -343,6 +343,30 @@ func TestCloseDoesNotWaitForAnAgent(t *testing.T) {
 // maxPause is how long the engine may wait between two calls of an agent.
 const maxPause = 5 * time.Second
 
+// TestNothingToDoIsSaidOfRunningMachinesOnly: what is active where the run would
+// take it, and does not run there, is no aim reached.
+func TestNothingToDoIsSaidOfRunningMachinesOnly(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		home := runtime.Request{Plan: "erp", Type: recovery.Unplanned, Failback: true, By: "ann"}
+		done := r.start(home)
+		r.expect(done, report.RunDone)
+		for want, change := range map[string]func(){
+			"app1 is active at paris and is stopped there":              func() { r.w.hosts["par-1"].machines["app1"].power = recovery.PowerStopped },
+			"nobody knows whether it runs there: par-1 does not answer": func() { r.w.hosts["par-1"].down = true },
+		} {
+			r.w.set(change)
+			_, err := r.engine.Start(t.Context(), home)
+			if !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), want) || fault.Hint(err) == "" {
+				t.Errorf("%v (hint %s), want %s", err, fault.Hint(err), want)
+			}
+			r.w.set(func() {
+				r.w.hosts["par-1"].down = false
+				r.w.hosts["par-1"].machines["app1"].power = recovery.PowerRunning
+			})
+		}
+	})
+}
+
 func TestWhatFailedInAnUnplannedRunIsTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.w.faults["lyo-1 prepare app1"] = 1
