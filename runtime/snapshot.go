@@ -28,7 +28,7 @@ func (e *Engine) Runs(ctx context.Context) ([]report.Run, error) {
 	for _, h := range heads {
 		r := report.Run{ID: h.ID, Kind: h.Kind, Plan: h.Plan, Type: h.Type, Direction: h.Direction, From: h.From, To: h.To, StartedBy: h.By,
 			Status: h.Status, Section: h.Section, Reason: h.Reason, Hint: h.Hint, ExitCode: h.Exit, Created: h.Created, Ended: h.Ended,
-			Live: e.live[h.ID] != nil, Uncommitted: h.Uncommitted, Allowed: []string{}}
+			Live: e.live[h.ID] != nil, Uncommitted: h.Uncommitted}
 		for _, m := range h.Machines {
 			r.Machines = append(r.Machines, report.Machine{Name: m})
 		}

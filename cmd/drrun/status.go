@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	verb "github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/runtime/estate"
 )
@@ -154,6 +155,16 @@ func hostRemark(h estate.HostStatus) string {
 	return strings.Join(parts, "; ")
 }
 
+func roleWord(role string) string {
+	switch role {
+	case "":
+		return "-"
+	case verb.RoleNone:
+		return "does not replicate"
+	}
+	return role
+}
+
 // machineText shows one machine in full.
 func machineText(m *estate.MachineStatus) string {
 	t := newTable()
@@ -184,7 +195,7 @@ func machineText(m *estate.MachineStatus) string {
 	for _, h := range m.Hosts {
 		words := []string{"does not answer"}
 		if h.Reachable {
-			words = []string{orDash(h.Role), "power " + orDash(string(h.Power)), fmt.Sprintf("epoch %d", h.Epoch), fmt.Sprintf("%d points", h.Points)}
+			words = []string{roleWord(h.Role), "power " + orDash(string(h.Power)), fmt.Sprintf("epoch %d", h.Epoch), fmt.Sprintf("%d points", h.Points)}
 			if h.Locked {
 				words = append(words, "locked")
 			}

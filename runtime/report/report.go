@@ -109,7 +109,7 @@ type Run struct {
 	Errors      []Failure      `json:"errors,omitempty"`
 	Notes       []Note         `json:"notes,omitempty"`
 	Statements  []Statement    `json:"statements,omitempty"` // what persons took the responsibility for
-	Allowed     []string       `json:"allowed"`
+	Allowed     []string       `json:"allowed,omitzero"`     // operations that make sense now; not in lists of runs
 	Params      map[string]any `json:"params,omitempty"`
 	Uncommitted bool           `json:"uncommitted,omitempty"` // a commit is still to come, whatever Status says
 }
@@ -127,8 +127,8 @@ type Machine struct {
 	Group    string    `json:"group,omitempty"`
 	FromHost string    `json:"from_host,omitempty"`
 	ToHost   string    `json:"to_host,omitempty"`
-	IP       string    `json:"ip,omitempty"` // in this run
-	State    string    `json:"state"`        // pending, skipped, stopped, granted, prepared, started, ready, failed
+	IP       string    `json:"ip,omitempty"`    // in this run
+	State    string    `json:"state,omitempty"` // pending, skipped, stopped, granted, prepared, started, ready, failed
 	Reason   string    `json:"reason,omitempty"`
 	Epoch    uint64    `json:"epoch,omitempty"`   // the record it has now
 	Point    *Point    `json:"point,omitempty"`   // what it was recovered to
