@@ -353,6 +353,10 @@ func (m *Machine) waitStopped(ctx context.Context, p provider.Process, all []sta
 	})
 }
 
+// stuckTries is after how many looks a freeze that does not come about begins
+// again.
+const stuckTries = 6
+
 // Freeze implements provider.Provider.
 func (m *Machine) Freeze(ctx context.Context, p provider.Process, app bool) (recovery.Consistency, error) {
 	if m.byCommand(p, app) {
@@ -369,10 +373,17 @@ func (m *Machine) Freeze(ctx context.Context, p provider.Process, app bool) (rec
 			WithHint("give its exec provider freeze and thaw commands, or start it by drrun")
 	}
 	var before []stat
+	tries := 0
 	err := poll(ctx, func() (bool, error) {
 		all, err := m.members(p)
 		if err != nil {
 			return false, err
+		}
+		// A parent in vfork(2) holds still only when its child has gone on to
+		// exec: let all go for a moment and stop them again.
+		if tries++; tries%stuckTries == 0 {
+			before = nil
+			return false, signal(all, syscall.SIGCONT)
 		}
 		// The same twice: nothing was being forked.
 		still := slices.EqualFunc(all, before, func(a, b stat) bool { return a.pid == b.pid && a.started == b.started })
