@@ -276,11 +276,6 @@ func (m *machine) keepFound(ctx context.Context, rec *record, progress func(int6
 			return command.FoundResult{}, err
 		}
 	}
-	rep := m.replica()
-	if _, point, live := rep.Live(); live && m.source() == nil {
-		res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, &point, rep.LiveTables(), progress)
-		return res, err
-	}
 	if m.source() == nil {
 		src, err := m.newSource(rec, m.otherHost(&rec.Assignment))
 		if err != nil {
@@ -290,7 +285,13 @@ func (m *machine) keepFound(ctx context.Context, rec *record, progress func(int6
 		m.src = src
 		m.mu.Unlock()
 	}
+	rep := m.replica()
 	common, tables := m.commonPoint(rec)
+	// A machine that was failed over to here counts from the point it began on,
+	// as long as nothing newer has reached the other site.
+	if _, point, live := rep.Live(); live && (common == nil || common.Seq <= point.Seq) {
+		common, tables = &point, rep.LiveTables()
+	}
 	res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, common, tables, progress)
 	return res, errors.Join(err, m.closeSource())
 }

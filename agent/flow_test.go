@@ -143,6 +143,39 @@ func TestUnplannedThenReverse(t *testing.T) {
 	p.points("lyo-1", 1)
 }
 
+// TestFoundAfterAFailback: what never left the old site is counted from the
+// newest point that the other one has, not from the last failover.
+func TestFoundAfterAFailback(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	p.hand("erp-1", "par-1", "lyo-1", "lyon", back)
+	p.points("par-1", 1)
+	for _, h := range []string{"lyo-1", "par-1"} {
+		call(p, command.Commit, h, p.meta("erp-1"))
+	}
+	p.until("par-1", "reverse logs applied", func(st command.MachineStatus) bool { return st.Applied > 0 })
+	p.hand("erp-2", "lyo-1", "par-1", "paris", forward)
+	for _, h := range []string{"par-1", "lyo-1"} {
+		call(p, command.Commit, h, p.meta("erp-2"))
+	}
+	p.points("lyo-1", 3)
+	p.a.end()
+	killMachines(t, p.promises)
+	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	newest := points[len(points)-1]
+
+	next := recovery.Authority{Epoch: p.auth.Epoch + 1, Active: "lyon", Run: "erp-3"}
+	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("erp-3"), Expect: p.auth, Next: next})
+	p.auth = next
+	p.a.start()
+	p.until("par-1", "the old primary learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == next.Epoch })
+	found := call(p, command.Found, "par-1", p.meta("erp-4"))
+	if found.Since.Before(newest.Instant) {
+		t.Errorf("counted since %s, the other site has a point of %s", found.Since, newest.Instant)
+	}
+}
+
 func TestDrillBesideReplication(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
