@@ -132,6 +132,9 @@ func (m *machine) grant(ctx context.Context, in command.GrantRequest) (command.G
 	m.log.Info("authority granted", logkit.KeyEpoch, uint64(in.Next.Epoch), "active", in.Next.Active, logkit.KeyRun, in.Next.Run)
 	m.interrupt(fault.Errorf(fault.Interrupted, "the authority record changed to %s", describe(in.Next)))
 	m.enforce(ctx)
+	if in.Next.Active != m.a.site() && m.state(ctx).Power == recovery.PowerStopped {
+		m.setStartErr("") // that it does not run here is as it should be now
+	}
 	release, err := m.takeRole(ctx)
 	if err != nil {
 		return command.GrantResult{}, err

@@ -134,7 +134,9 @@ func TestUnplannedThenReverse(t *testing.T) {
 		t.Errorf("found again %+v, want %+v", again, found)
 	}
 	p.grant("erp-2", "lyon", false, back)
-	p.points("par-1", 2)
+	if st := p.points("par-1", 2); st.Reason != "" {
+		t.Errorf("a replica in order has the remark %q", st.Reason)
+	}
 	if st := p.status("lyo-1"); st.Role != command.RoleSource || st.State != recovery.Protected {
 		t.Errorf("sender after the reverse: %+v", st)
 	}
