@@ -80,7 +80,7 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	}
 	late := m.late(&rec, &st)
 	st.State = lifeState(&rec, &st, m.a.site(), sendErr != nil || roleErr != nil || applyErr != nil || late != "")
-	st.Reason = reason(&rec, power, startErr, roleErr, sendErr, applyErr, late)
+	st.Reason = reason(&rec, m.a.site(), power, startErr, roleErr, sendErr, applyErr, late)
 	return st
 }
 
@@ -120,7 +120,7 @@ func lifeState(rec *record, st *command.MachineStatus, site string, troubled boo
 }
 
 // reason is the first thing that a person should know.
-func reason(rec *record, power provider.State, startErr string, roleErr, sendErr, applyErr error, late string) string {
+func reason(rec *record, site string, power provider.State, startErr string, roleErr, sendErr, applyErr error, late string) string {
 	switch {
 	case rec.Conflict != nil:
 		return fmt.Sprintf("two records of epoch %d: %s here, %s at its peer", rec.Authority.Epoch, describe(rec.Authority), describe(*rec.Conflict))
@@ -128,7 +128,7 @@ func reason(rec *record, power provider.State, startErr string, roleErr, sendErr
 		return startErr
 	case power.Power == recovery.PowerUnknown && power.Why != "":
 		return "it is not known whether the machine runs: " + power.Why
-	case rec.Desired == recovery.PowerRunning && power.Power == recovery.PowerStopped:
+	case rec.Authority.Active == site && rec.Desired == recovery.PowerRunning && power.Power == recovery.PowerStopped:
 		return "the machine ended by itself: " + cmp.Or(power.Exit, "how is not known")
 	case roleErr != nil:
 		return roleErr.Error()
