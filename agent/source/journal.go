@@ -88,16 +88,19 @@ func (j *journal) restart() {
 	}
 }
 
-// decodeJournal reads journal.json. fault.Corrupt: not a journal, or one that
-// a newer program wrote; the file stays as it is.
+// decodeJournal reads journal.json. fault.Corrupt: not a journal;
+// fault.Refused: a newer program wrote it, the file stays as it is.
 func decodeJournal(name string, b []byte) (*journal, error) {
 	var j journal
 	dec := json.NewDecoder(bytes.NewReader(b))
 	if err := dec.Decode(&j); err != nil {
 		return nil, corrupt(name, "%v", err)
 	}
-	if j.Version != JournalVersion || len(j.Must) > 0 {
-		e := fault.Errorf(fault.Corrupt, "cannot read %s: version %d with features %q is not known (this program knows %d)",
+	if j.Version < 1 {
+		return nil, corrupt(name, "version %d", j.Version)
+	}
+	if j.Version > JournalVersion || len(j.Must) > 0 {
+		e := fault.Errorf(fault.Refused, "cannot read %s: version %d with features %q is not known (this program knows %d)",
 			name, j.Version, j.Must, JournalVersion)
 		return nil, e.WithHint("use the drrun-agent that wrote it, or a newer one")
 	}
