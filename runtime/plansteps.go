@@ -73,12 +73,11 @@ func (j *job) execHere(ctx context.Context, x *plans.ExecStep) outcome {
 }
 
 func (j *job) ended(exit int, output string) outcome {
-	tail := lastLine(output)
 	if exit != 0 {
-		return outcome{err: fault.Errorf(fault.Failed, "%s%s: exit code %d%s", j.where(), j.step.Title, exit, colon(tail)),
+		return outcome{err: fault.Errorf(fault.Failed, "%s%s: exit code %d%s", j.where(), j.step.Title, exit, colon(lastLines(output, 3))),
 			data: command.ExecResult{Exit: exit, Output: output}}
 	}
-	return outcome{data: command.ExecResult{Output: output}, detail: "exit code 0" + colon(tail)}
+	return outcome{data: command.ExecResult{Output: output}, detail: "exit code 0" + colon(lastLines(output, 1))}
 }
 
 // where is the place of the step in the plan, for messages.
@@ -96,13 +95,18 @@ func colon(s string) string {
 	return ": " + s
 }
 
-func lastLine(s string) string {
+// lastLines is the end of what a program printed, on one line.
+func lastLines(s string, n int) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
-	last := []rune(strings.TrimSpace(lines[len(lines)-1]))
-	if len(last) > 200 {
-		last = append(last[:199], '…')
+	lines = lines[max(0, len(lines)-n):]
+	for i, line := range lines {
+		text := []rune(strings.TrimSpace(line))
+		if len(text) > 200 {
+			text = append(text[:199], '…')
+		}
+		lines[i] = string(text)
 	}
-	return string(last)
+	return strings.Join(lines, " | ")
 }
 
 // env is what programs of a plan are told.

@@ -28,7 +28,8 @@ type ApplyResult struct {
 	Diff    Diff   `json:"diff"`
 	Applied bool   `json:"applied"` // false: a dry run, or nothing to change
 	Pushes  []Push `json:"pushes,omitempty"`
-	// Warnings are applied plans that do not agree with the estate any more.
+	// Warnings are plans that do not agree with the estate any more, or that
+	// ask for what this version does not do.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
@@ -228,6 +229,9 @@ func (c *Catalogue) proposePlans(ctx context.Context, p *proposal, l *loaded, e 
 	for _, a := range l.plans {
 		given[a.Name] = true
 		errs = append(errs, plans.Check(a.Plan, e))
+		if a.Plan.Drill != nil {
+			p.warnings = append(p.warnings, fmt.Sprintf("plan %s has a drill: this version shows it and starts no test by itself (drrun %[1]s --test does)", a.Name))
+		}
 		was, err := c.Plan(ctx, a.Name)
 		switch {
 		case err == nil && was.Hash == a.Hash:
