@@ -49,6 +49,10 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s)
 test-kill: build ## 25 seeded kills of runtime and agents, longer than in the tests (SEED=n)
 	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 $(GO) test -count=1 -v -run 'Kill' ./cmd/drrun/...
 
+.PHONY: test-crash
+test-crash: ## every operation of the replica's disk killed and failed, not each 23rd (two minutes)
+	$(GO) test -count=1 ./agent/replica -run 'Crash|FailsOnce' -args -every
+
 .PHONY: bench
 bench: build ## first copy, deltas, memory and CPU against rsync in the same run
 	$(GO) run ./cmd/drrun-bench --bin bin $(BENCHFLAGS)

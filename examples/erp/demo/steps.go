@@ -23,7 +23,9 @@ type status struct {
 		Active  string  `json:"active"`
 		Reason  string  `json:"reason"`
 		RPONow  float64 `json:"rpo_now"`
-		Points  int     `json:"points"`
+		Newest  struct {
+			Seq uint64 `json:"seq"`
+		} `json:"newest"`
 		Hosts   []struct {
 			Host   string `json:"host"`
 			Power  string `json:"power"`
@@ -127,10 +129,10 @@ func (d *demo) untilState(ctx context.Context, what, state, site string) error {
 }
 
 // untilPoints waits until every machine has made more points than now.
-func (d *demo) untilPoints(ctx context.Context, more int) error {
+func (d *demo) untilPoints(ctx context.Context, more uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
-	first := map[string]int{}
+	first := map[string]uint64{}
 	return lab.Until(ctx, "more recovery points", func() (bool, string, error) {
 		st, err := d.status(ctx)
 		if err != nil {
@@ -139,9 +141,9 @@ func (d *demo) untilPoints(ctx context.Context, more int) error {
 		ok := true
 		for _, m := range st.Machines {
 			if _, seen := first[m.Machine]; !seen {
-				first[m.Machine] = m.Points
+				first[m.Machine] = m.Newest.Seq
 			}
-			ok = ok && m.Points >= first[m.Machine]+more
+			ok = ok && m.Newest.Seq >= first[m.Machine]+more
 		}
 		return ok, fmt.Sprint(st.Machines), nil
 	})
