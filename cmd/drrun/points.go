@@ -20,7 +20,7 @@ var pointsCommand = &command{
 	name: "points", args: "MACHINE", short: "recovery points of a machine; --verify reads them",
 	long: `Lists the recovery points of a machine, by the host that keeps them, the newest last. With --verify every
 point (or the one of --point) is read whole and compared with its sums; a point that does not verify
-ends the command with status 9.`,
+ends the command with status 9, a host that does not answer with status 8.`,
 	examples: "drrun points db1\ndrrun points db1 --verify\ndrrun points db1 -o json",
 	exits:    askExits,
 	make:     func() action { return &pointsOptions{} },
@@ -64,6 +64,10 @@ func pointsText(res control.PointsResult) string {
 		fmt.Fprintf(&b, "machine %s has no recovery point yet\n", res.Machine)
 	}
 	for _, h := range res.Hosts {
+		if h.Error != "" {
+			fmt.Fprintf(&b, "%s (%s) does not answer: %s\n", h.Host, h.Site, h.Error)
+			continue
+		}
 		fmt.Fprintf(&b, "%d points on %s (%s)\n", len(h.Points), h.Host, h.Site)
 		t := newTable("SEQ", "INSTANT", "KIND", "SIZE", "LOGS", "ID", "REMARK")
 		for i := range h.Points {
@@ -150,6 +154,12 @@ func (o *pointsOptions) verifyPoints(ctx context.Context, c *cli, s *session, li
 	if faults > 0 {
 		return fault.Errorf(fault.Corrupt, "machine %s: %d recovery points do not verify", machine, faults).
 			WithHint("fail over to another point (drrun points %s lists them); replication goes on and makes new ones", machine)
+	}
+	for _, h := range list.Hosts {
+		if h.Error != "" && o.point == "" {
+			return fault.Errorf(fault.Unreachable, "machine %s: the points on %s were not read: %s", machine, h.Host, h.Error).
+				WithHint("start the agent on %s and verify again", h.Host)
+		}
 	}
 	return nil
 }

@@ -335,16 +335,17 @@ func (c *Catalogue) Points(ctx context.Context, machine string) ([]HostPoints, e
 	var last error
 	answered := false
 	for _, host := range r.hosts() {
+		h, _ := r.Last.Host(host)
 		res, err := command.Points.Call(ctx, c.caller, host, command.PointsRequest{Machine: machine})
 		switch {
 		case fault.Is(err, fault.NotFound):
 			answered = true
 		case err != nil:
 			last = err
+			out = append(out, HostPoints{Host: host, Site: h.Site, Error: err.Error()})
 		default:
 			answered = true
 			if len(res.Points) > 0 {
-				h, _ := r.Last.Host(host)
 				out = append(out, HostPoints{Host: host, Site: h.Site, Points: res.Points})
 			}
 		}
@@ -355,11 +356,13 @@ func (c *Catalogue) Points(ctx context.Context, machine string) ([]HostPoints, e
 	return out, nil
 }
 
-// HostPoints are the points one host keeps of a machine, oldest first.
+// HostPoints are the points one host keeps of a machine, oldest first; of a
+// host that did not answer nothing is known but why.
 type HostPoints struct {
 	Host   string           `json:"host"`
 	Site   string           `json:"site"`
-	Points []recovery.Point `json:"points"`
+	Points []recovery.Point `json:"points,omitempty"`
+	Error  string           `json:"error,omitempty"`
 }
 
 // Verify reads points of a machine whole at every host that has them; a zero
@@ -372,7 +375,7 @@ func (c *Catalogue) Verify(ctx context.Context, machine string, point ident.Poin
 	out := map[string]command.VerifyResult{}
 	for _, h := range held {
 		has := slices.ContainsFunc(h.Points, func(p recovery.Point) bool { return p.ID == point })
-		if !point.IsZero() && !has {
+		if h.Error != "" || !point.IsZero() && !has {
 			continue
 		}
 		res, err := command.Verify.Call(ctx, c.caller, h.Host, command.VerifyRequest{Machine: machine, Point: point})

@@ -54,6 +54,7 @@ func TestKillRuntime(t *testing.T) {
 		lists := stop()
 		s.onePower(ctx)
 		s.noneLost(ctx, to, clients, lists)
+		s.notePoints(ctx)
 		if t.Failed() {
 			t.Fatalf("kill %d after %v of a failover to %s", i, at, to)
 		}
@@ -134,6 +135,7 @@ func TestKillAgents(t *testing.T) {
 	for _, host := range []string{"par-1", "lyo-1"} {
 		for range kills(t) {
 			pause(ctx, time.Duration(rnd.Int64N(int64(700*time.Millisecond))))
+			s.notePoints(ctx)
 			s.Kill(host)
 			pause(ctx, time.Duration(rnd.Int64N(int64(100*time.Millisecond))))
 			s.no(s.StartAgent(host))
@@ -164,6 +166,7 @@ func TestKillBetweenDisks(t *testing.T) {
 	defer cancel()
 	s := protect(t, ctx, true, killPlan)
 	s.untilSettled(ctx)
+	s.notePoints(ctx)
 
 	// Every round changes both disks of db1, the second so much that its log
 	// takes a while to cross.
@@ -207,7 +210,7 @@ func TestKillBetweenDisks(t *testing.T) {
 	if first >= round || then >= round || then != first && then != first+1 {
 		t.Errorf("round %d was cut off, but the first disk has round %d and the second round %d", round, first, then)
 	}
-	s.verifyPoints(ctx)
+	s.verifyPoints(ctx, "par-1")
 }
 
 // markAt is where rounds are written: the last 36 MiB of a disk of 64 MiB,
