@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/agent/client"
+	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/agent/provider"
 	execprov "github.com/drrun/drrun/agent/provider/exec"
 	"github.com/drrun/drrun/agent/tracker"
@@ -127,7 +128,9 @@ func (a *Agent) newOps(dir string) *opStore {
 	})
 }
 
-func (a *Agent) info() rpc.Info { return rpc.Info{Program: Program, Version: a.o.Version} }
+func (a *Agent) info() rpc.Info {
+	return rpc.Info{Program: Program, Version: a.o.Version, Codecs: hrl.Codecs()}
+}
 
 // load opens every machine of the state folder. First of all those that an
 // earlier agent left held still are let go, whatever is wrong with the others.

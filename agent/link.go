@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"io"
+	"sync"
 
 	"github.com/drrun/drrun/agent/source"
 	"github.com/drrun/drrun/internal/command"
@@ -14,6 +15,9 @@ import (
 type link struct {
 	a    *Agent
 	host string
+
+	mu     sync.Mutex
+	codecs []string // of its last hello
 }
 
 var _ source.Peer = (*link)(nil)
@@ -39,6 +43,19 @@ func named(err error, host string) error {
 // Tip implements source.Peer.
 func (l *link) Tip(ctx context.Context, in command.TipRequest) (command.TipResult, error) {
 	return ask1(ctx, l, command.Tip, in)
+}
+
+// Codecs implements source.Peer. While there is no connection the last hello
+// counts.
+func (l *link) Codecs() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p, err := l.a.peer(l.host); err == nil {
+		if h, ok := p.Hello(); ok {
+			l.codecs = h.Codecs
+		}
+	}
+	return l.codecs
 }
 
 // Accept implements source.Peer.

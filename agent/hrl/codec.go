@@ -2,6 +2,7 @@ package hrl
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
@@ -33,6 +34,24 @@ func ParseCodec(s string) (Codec, error) {
 		return Zstd, nil
 	}
 	return 0, fmt.Errorf("cannot parse codec %q: want auto, raw, s2 or zstd", s)
+}
+
+// Codecs returns the words of all codecs that this package reads, as a program
+// offers them to its peer.
+func Codecs() []string { return []string{Raw.String(), S2.String(), Zstd.String()} }
+
+// For returns the codec to write with for a reader that knows these codecs: c
+// itself, or another that it knows, or Raw, which everybody reads.
+func (c Codec) For(known []string) Codec {
+	if c == Auto {
+		c = S2
+	}
+	for _, try := range []Codec{c, S2, Zstd} {
+		if c != Raw && slices.Contains(known, try.String()) {
+			return try
+		}
+	}
+	return Raw
 }
 
 // String returns the codec's word.

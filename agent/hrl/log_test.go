@@ -44,3 +44,24 @@ func TestRoundTrip(t *testing.T) {
 		})
 	}
 }
+
+func TestCodecForAReader(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		want  hrl.Codec
+		known []string
+		get   hrl.Codec
+	}{
+		{hrl.Auto, hrl.Codecs(), hrl.S2},
+		{hrl.Zstd, hrl.Codecs(), hrl.Zstd},
+		{hrl.Raw, hrl.Codecs(), hrl.Raw},
+		{hrl.Zstd, []string{"raw", "s2"}, hrl.S2},
+		{hrl.Auto, []string{"zstd", "lz77"}, hrl.Zstd},
+		{hrl.Auto, []string{"lz77"}, hrl.Raw},
+		{hrl.S2, nil, hrl.Raw},
+	} {
+		if got := c.want.For(c.known); got != c.get {
+			t.Errorf("%s for a reader of %v: %s, want %s", c.want, c.known, got, c.get)
+		}
+	}
+}

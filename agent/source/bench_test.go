@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/ident"
@@ -17,6 +18,8 @@ import (
 
 // sink is a target that takes everything and keeps the manifest only.
 type sink struct{ tip *recovery.Point }
+
+func (*sink) Codecs() []string { return hrl.Codecs() }
 
 func (s *sink) Tip(context.Context, command.TipRequest) (command.TipResult, error) {
 	res := command.TipResult{Authority: auth(1), Tip: s.tip, NextSeq: 1}

@@ -1,13 +1,16 @@
 package source
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
@@ -409,5 +412,27 @@ func TestOldTableIsRefusedByKey(t *testing.T) {
 	r.cycle()
 	if _, err := blocksum.Open(vfs.OS{}, r.m.tablePath("ledger"), r.cfg.Disks[1].Key); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCodecsOfTheReceiver: what the receiver cannot read is not sent.
+func TestCodecsOfTheReceiver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.cfg.Policy.Codec = "auto"
+	r.image(0, 2*mib, 1, [2]int64{0, 2 * mib})
+	r.image(1, mib, 2, [2]int64{0, mib})
+	r.open()
+	r.cycle()
+	sent := func(codecs ...string) int64 {
+		r.target.codecs = codecs
+		before := r.target.wire.Load()
+		r.write(0, 0, bytes.Repeat([]byte("a ledger "+fmt.Sprint(before)), mib/20))
+		r.cycle()
+		return r.target.wire.Load() - before
+	}
+	packed, plain := sent(hrl.Codecs()...), sent("raw", "codec of a later version")
+	if packed > plain/4 {
+		t.Errorf("%d bytes were sent packed, %d plain", packed, plain)
 	}
 }

@@ -38,6 +38,8 @@ type target struct {
 	// fail is asked before and after each operation; an error it gives is
 	// that of the connection. Nil: never. It takes no lock of the target.
 	fail func(op string, after bool) error
+	// codecs are those it reads; nil: all.
+	codecs []string
 
 	mu        sync.Mutex
 	authority recovery.Authority
@@ -82,6 +84,13 @@ func (tg *target) tip() *recovery.Point {
 	}
 	p := tg.points[len(tg.points)-1]
 	return &p
+}
+
+func (tg *target) Codecs() []string {
+	if tg.codecs != nil {
+		return tg.codecs
+	}
+	return hrl.Codecs()
 }
 
 func (tg *target) Tip(_ context.Context, in command.TipRequest) (command.TipResult, error) {

@@ -37,6 +37,9 @@ type Peer interface {
 	Accept(ctx context.Context, in command.AcceptRequest) (command.AcceptResult, error)
 	Ranges(ctx context.Context, in command.RangesRequest) (command.RangesResult, error)
 	Blocks(ctx context.Context, in command.BlocksRequest) (command.BlocksResult, error)
+	// Codecs are the words of the codecs that the receiver reads; before the
+	// first Tip nobody knows any.
+	Codecs() []string
 }
 
 // Guest holds the machine still while its disks are read.

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/command"
@@ -23,6 +24,8 @@ type store struct {
 	*replica.Machine
 	lose func() error // asked before each 32 KiB of a segment
 }
+
+func (s *store) Codecs() []string { return hrl.Codecs() }
 
 func (s *store) Tip(_ context.Context, in command.TipRequest) (command.TipResult, error) {
 	res := command.TipResult{Authority: in.Authority, NextSeq: s.NextSeq(), Staged: s.Staged()}

@@ -114,7 +114,7 @@ func (s *spooler) open() error {
 	h := s.h
 	h.Segment = s.next
 	path := s.m.segmentPath(s.d.state.Log, s.next)
-	w, err := hrl.Create(s.m.cfg.FS, path+vfs.TempSuffix, h, hrl.Options{Codec: codec})
+	w, err := hrl.Create(s.m.cfg.FS, path+vfs.TempSuffix, h, hrl.Options{Codec: codec.For(s.m.cfg.Peer.Codecs())})
 	if err != nil {
 		s.settle(0)
 		return s.fault(err)
