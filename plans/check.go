@@ -20,12 +20,19 @@ func Check(p *Plan, e *Estate) error {
 	if err := ValidatePlan(p); err != nil {
 		fs = append(fs, err.(Faults)...) //nolint:errorlint // it is nil or Faults
 	}
+	return append(fs, References(p, e)...).Sorted().Err()
+}
+
+// References returns the mistakes of a plan that only an estate can show: what
+// it names and the estate does not have. The plan may be one of which only a
+// part could be read.
+func References(p *Plan, e *Estate) Faults {
 	c := planCheck{Plan: p, e: e}
 	c.sites()
 	c.machines()
 	p.Steps(c.step)
 	c.secrets()
-	return append(fs, c.fs...).Sorted().Err()
+	return c.fs.Sorted()
 }
 
 // planCheck collects the faults of a plan against an estate.

@@ -103,7 +103,8 @@ func (p *page) evaluate(kind string) *node {
 }
 
 // LoadPlan evaluates a bundle to a plan, with the values of --set for its
-// parameters. The error is plans.Faults with every mistake of every file.
+// parameters. The error is plans.Faults with every mistake of every file; the
+// plan is then what could be read of it, or nil, good for further checks only.
 func (l *Loader) LoadPlan(b plans.Bundle, set map[string]string) (*plans.Plan, error) {
 	src := l.source(b, registry.PlanFile)
 	p := newPage(context.Background(), src, l.limits(), l.o)
@@ -116,10 +117,7 @@ func (l *Loader) LoadPlan(b plans.Bundle, set map[string]string) (*plans.Plan, e
 		plan = pb.plan(root, set)
 		p.validated(plans.ValidatePlan(plan), pb.known)
 	}
-	if err := p.err(); err != nil {
-		return nil, err
-	}
-	return plan, nil
+	return plan, p.err()
 }
 
 // LoadEstate evaluates a bundle to an estate with its defaults filled in. The

@@ -44,19 +44,20 @@ func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	l, err := loadAll(bundles, nil)
-	if err != nil {
-		return err
-	}
-	if l.estate == nil && len(l.plans) > 0 {
-		if l.estate, err = c.estateFor(ctx, args[0]); err != nil {
+	l := loadAll(bundles, nil)
+	if l.estate == nil && len(l.faults) == 0 && len(l.plans) > 0 {
+		var fs plans.Faults
+		if l.estate, err = c.estateFor(ctx, args[0]); errors.As(err, &fs) {
+			l.faults = append(l.faults, err) // with those of the plans
+		} else if err != nil {
 			return err
 		}
 	}
+	if err := l.check(); err != nil {
+		return err
+	}
 	if l.estate == nil {
 		c.errorf("no estate to check against: only the plans themselves were checked (--estate FILE)\n")
-	} else if err := l.check(); err != nil {
-		return err
 	}
 	if c.output == "json" {
 		return c.printJSON(map[string][]string{"checked": files})
@@ -97,39 +98,48 @@ func loader() *scripts.Loader { return scripts.New(scripts.Options{}) }
 
 // loadedFiles is what files hold.
 type loadedFiles struct {
-	estate *plans.Estate
+	estate *plans.Estate // nil: there is none, or it has mistakes
 	plans  []loadedPlan
+	faults []error // of estates
 }
 
 type loadedPlan struct {
-	*plans.Plan
-	source plans.Bundle
+	*plans.Plan // of one with mistakes what could be read, or nil
+	source      plans.Bundle
+	err         error
 }
 
-// loadAll loads bundles; all mistakes of all of them come back together.
-func loadAll(bundles []plans.Bundle, set map[string]string) (loadedFiles, error) {
+// loadAll loads bundles, whatever mistakes they have: check tells them.
+func loadAll(bundles []plans.Bundle, set map[string]string) loadedFiles {
 	var l loadedFiles
-	var errs []error
 	for _, b := range bundles {
 		if estate.IsEstate(b) {
 			e, err := loader().LoadEstate(b)
-			l.estate, errs = e, append(errs, err)
+			if err != nil {
+				l.faults = append(l.faults, err)
+			}
+			l.estate = e
 			continue
 		}
 		p, err := loader().LoadPlan(b, set)
-		if err == nil {
-			l.plans = append(l.plans, loadedPlan{p, b})
-		}
-		errs = append(errs, err)
+		l.plans = append(l.plans, loadedPlan{p, b, err})
 	}
-	return l, joinFaults(errs)
+	return l
 }
 
-// check holds the plans against the estate.
+// check returns all mistakes of all files, with those that show only where the
+// plans are held against the estate.
 func (l *loadedFiles) check() error {
-	var errs []error
+	errs := l.faults
 	for _, p := range l.plans {
-		errs = append(errs, withSource(plans.Check(p.Plan, l.estate), p.source))
+		var fs plans.Faults
+		if p.err != nil && !errors.As(p.err, &fs) {
+			return p.err
+		}
+		if p.Plan != nil && l.estate != nil {
+			fs = append(fs, plans.References(p.Plan, l.estate)...)
+		}
+		errs = append(errs, withSource(fs.Sorted().Err(), p.source))
 	}
 	return joinFaults(errs)
 }
@@ -163,10 +173,7 @@ func joinFaults(errs []error) error {
 }
 
 func checkBundles(bundles []plans.Bundle) error {
-	l, err := loadAll(bundles, nil)
-	if err != nil || l.estate == nil {
-		return err
-	}
+	l := loadAll(bundles, nil)
 	return l.check()
 }
 
@@ -174,6 +181,6 @@ func checkBundle(b plans.Bundle, set map[string]string) error {
 	if estate.IsEstate(b) {
 		return usage("%s is an estate: drrun apply %s", b.Main, b.Main)
 	}
-	_, err := loadAll([]plans.Bundle{b}, set)
-	return err
+	l := loadAll([]plans.Bundle{b}, set)
+	return l.check()
 }

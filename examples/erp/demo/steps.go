@@ -26,7 +26,7 @@ type status struct {
 		Newest  struct {
 			Seq uint64 `json:"seq"`
 		} `json:"newest"`
-		Hosts   []struct {
+		Hosts []struct {
 			Host   string `json:"host"`
 			Power  string `json:"power"`
 			Reason string `json:"reason"`
