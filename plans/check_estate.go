@@ -93,6 +93,9 @@ func (c *estateCheck) policy(p *recovery.Policy) {
 	}
 	var last time.Duration
 	for i, k := range p.Keep {
+		if k.Last > 0 {
+			continue
+		}
 		if k.For <= 0 || k.Every < 0 || k.Every >= k.For && k.Every != 0 {
 			c.fs.add(pos, `%s: keep line %d makes no sense: want "all for 1h" or "5m for 1d", the second longer`, what, i+1)
 		}

@@ -8,6 +8,8 @@ import (
 
 // Defaults of steps, checks and providers.
 const (
+	// MaxKeepLast is the most points that a line of a retention counts.
+	MaxKeepLast       = 100_000
 	DefaultWithin     = 5 * time.Minute
 	DefaultCheckEvery = 2 * time.Second
 	DefaultForceAfter = 30 * time.Second

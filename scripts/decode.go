@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -533,7 +534,7 @@ func (p *page) steps(what string, pos plans.Pos, v lua.LValue) any {
 	return list
 }
 
-// keep reads the lines of a retention: "all for 1h", "5m for 1d".
+// keep reads the lines of a retention: "all for 1h", "5m for 1d", "last 24".
 func (p *page) keep(what string, pos plans.Pos, v lua.LValue) any {
 	lines, ok := p.strings(what, pos, v).([]string)
 	if !ok {
@@ -553,7 +554,14 @@ func (p *page) keep(what string, pos plans.Pos, v lua.LValue) any {
 
 func parseKeep(s string) (recovery.Keep, error) {
 	words := strings.Fields(s)
-	bad := fmt.Errorf(`%q is no line of a retention (write "all for 1h" or "5m for 1d")`, s)
+	bad := fmt.Errorf(`%q is no line of a retention (write "all for 1h", "5m for 1d" or "last 24")`, s)
+	if len(words) == 2 && words[0] == "last" {
+		n, err := strconv.Atoi(words[1])
+		if err != nil || n < 1 || n > plans.MaxKeepLast {
+			return recovery.Keep{}, bad
+		}
+		return recovery.Keep{Last: n}, nil
+	}
 	if len(words) != 3 || words[1] != "for" {
 		return recovery.Keep{}, bad
 	}

@@ -103,11 +103,12 @@ type Check struct {
 	Within   time.Duration `json:"within,omitempty"` // default 5m
 }
 
-// Keep is one line of a retention: every Every one point for For; Every 0
-// keeps all.
+// Keep is one line of a retention: every Every one point for For, where Every 0
+// keeps all; or, with Last, the newest Last points however old they are.
 type Keep struct {
 	Every time.Duration `json:"every"`
 	For   time.Duration `json:"for"`
+	Last  int           `json:"last,omitempty"`
 }
 
 // Policy is a replication policy with its defaults filled in.

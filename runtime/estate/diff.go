@@ -199,7 +199,10 @@ func scalar(path string, v any) string {
 			return quantity.FormatSize(int64(x)) + "/s"
 		}
 		return fmt.Sprintf("%.0f", x)
-	case map[string]any: // an element of a list, such as a line of keep
+	case map[string]any: // an element of a list
+		if last == "keep" {
+			return keepLine(x)
+		}
 		parts := []string{}
 		for _, k := range slices.Sorted(maps.Keys(x)) {
 			if s := scalar(path+"."+k, x[k]); s != "" && k != "pos" {
@@ -209,6 +212,14 @@ func scalar(path string, v any) string {
 		return strings.Join(parts, " ")
 	}
 	return fmt.Sprint(v)
+}
+
+// keepLine is a line of a retention as an estate has it.
+func keepLine(x map[string]any) string {
+	if n := scalar("last", x["last"]); n != "" {
+		return "last " + n
+	}
+	return cmp.Or(scalar("every", x["every"]), "all") + " for " + scalar("for", x["for"])
 }
 
 // diffEstates lists what next adds to, changes in and no longer has of old.

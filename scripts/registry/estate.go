@@ -5,7 +5,7 @@ func policyFields() []Field {
 		{Name: "every", Type: Duration, Default: "5m", Doc: "Time between two recovery points."},
 		{Name: "app_every", Type: Duration, Doc: "Time between two application-consistent points."},
 		{Name: "rpo", Type: Duration, Doc: "Alarm when the newest point is older."},
-		{Name: "keep", Type: Keep, Default: `{ "all for 24h" }`, Doc: `Lines of a retention: "all for 1h", "5m for 1d".`},
+		{Name: "keep", Type: Keep, Default: `{ "all for 24h" }`, Doc: `Lines of a retention: "all for 1h", "5m for 1d", "last 24" (points, however old).`},
 		{Name: "rate", Type: Rate, Doc: "Most that goes over the wire."},
 		{Name: "windows", Type: Strings, Later: "agents send at any time of day (rate limits how much)", Doc: `Times of day in which it sends: "22:00-06:00".`},
 		{Name: "codec", Type: Word, Words: []string{"auto", "raw", "s2", "zstd"}, Default: `"auto"`, Doc: "Compression on the wire."},

@@ -41,11 +41,12 @@ func Of(points []recovery.Point, now time.Time, pinned func(ident.PointID) bool)
 	return out
 }
 
-// Drop returns the points that no line of keep keeps at now. Each line divides
-// time (of receipt) into intervals of Every and keeps one point of each while it
-// is not older than For: a good one if there is one, of these a preferred one if
-// there is one, else the first. Kept
-// in any case: pinned points, the newest point and the newest good one.
+// Drop returns the points that no line of keep keeps at now. A line of an age
+// divides time (of receipt) into intervals of Every and keeps one point of each
+// while it is not older than For: a good one if there is one, of these a
+// preferred one if there is one, else the first. A line of a count keeps the
+// newest good points. Kept in any case: pinned points, the newest point and the
+// newest good one.
 func Drop(points []Point, keep []recovery.Keep, now time.Time) []ident.PointID {
 	if len(keep) == 0 {
 		keep = []recovery.Keep{{For: DefaultFor}}
@@ -75,6 +76,16 @@ func Drop(points []Point, keep []recovery.Keep, now time.Time) []ident.PointID {
 
 // keepLine marks what one line keeps.
 func keepLine(sorted []Point, k recovery.Keep, now time.Time, kept map[ident.PointID]bool) {
+	if k.Last > 0 {
+		n := 0
+		for i := len(sorted) - 1; i >= 0 && n < k.Last; i-- {
+			if sorted[i].Good {
+				kept[sorted[i].ID] = true
+				n++
+			}
+		}
+		return
+	}
 	best := map[int64]Point{} // by interval
 	for _, p := range sorted {
 		if now.Sub(p.Received) > k.For {

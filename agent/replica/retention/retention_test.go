@@ -48,6 +48,8 @@ func TestDrop(t *testing.T) {
 		"pinned stays":              {[]retention.Point{at(point(1, 50*time.Hour), func(p *retention.Point) { p.Pinned = true }), point(2, 0)}, lines, nil},
 		"preferred stands for them": {[]retention.Point{point(1, 119*time.Minute), at(point(2, 110*time.Minute), func(p *retention.Point) { p.Preferred = true }), point(3, 0)}, lines, []int{1}},
 		"good before preferred":     {[]retention.Point{at(point(1, 119*time.Minute), func(p *retention.Point) { p.Good, p.Preferred = false, true }), point(2, 110*time.Minute), point(3, 0)}, lines, []int{1}},
+		"a count, however old":      {[]retention.Point{point(1, 52*time.Hour), point(2, 51*time.Hour), at(point(3, 50*time.Hour), func(p *retention.Point) { p.Good = false }), point(4, 49*time.Hour)}, []recovery.Keep{{Last: 2}}, []int{1, 3}},
+		"a count beside an age":     {[]retention.Point{point(1, 52*time.Hour), point(2, 30*time.Minute), point(3, 0)}, []recovery.Keep{{For: time.Hour}, {Last: 3}}, nil},
 		"good stands for them":      {[]retention.Point{at(point(1, 119*time.Minute), func(p *retention.Point) { p.Good = false }), point(2, 110*time.Minute), point(3, 0)}, lines, []int{1}},
 	} {
 		t.Run(name, func(t *testing.T) {
