@@ -186,6 +186,7 @@ func (f *follower) look(ctx context.Context, now time.Time) (done bool, err erro
 // ask puts a question on the terminal, below everything else.
 func (f *follower) ask(w report.Wait) {
 	f.asking = w.Step
+	f.asker.Forget() // what was typed before it was asked is no answer
 	f.painter.Clear()
 	f.errorf("%s %s: answer %s, with a remark if you like: ", f.Stderr.Paint(term.Yellow, "?"), term.Escape(w.Name, false), joinOr(w.Answers))
 }

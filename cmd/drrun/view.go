@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/drrun/drrun/cmd/internal/term"
 	"github.com/drrun/drrun/internal/quantity"
@@ -184,9 +185,33 @@ func (v *view) lines(now time.Time) []string {
 
 func (v *view) stepLine(s report.Step, now time.Time) string {
 	spent := quantity.FormatDuration(max(0, now.Sub(v.since[s.ID])).Truncate(100 * time.Millisecond))
-	line := fmt.Sprintf("   %s %s", term.Pad(term.Escape(s.Title, false), 34), spent)
-	if p := s.Progress; p != nil {
-		line += fmt.Sprintf("  %s %s %s", term.Escape(p.Phase, false), term.Bar(p.Done, p.Total, 20), term.Rate(p.Done, p.Total, p.Rate))
+	title := term.Escape(s.Title, false)
+	p := s.Progress
+	if p == nil {
+		return fmt.Sprintf("   %s %s", term.Pad(title, 34), spent)
 	}
-	return line
+	phase, rate := term.Escape(p.Phase, false), term.Rate(p.Done, p.Total, p.Rate)
+	left := v.columns() - len("    ") - len(spent) - len(phase) - len(rate) - len("  []  ") - utf8.RuneCountInString(title)
+	if left < minBar && s.Machine != "" { // bytes, rate and time left matter more than the step's words
+		left += utf8.RuneCountInString(title) - utf8.RuneCountInString(s.Machine)
+		title = term.Escape(s.Machine, false)
+	}
+	if left < minBar {
+		return fmt.Sprintf("   %s %s  %s %s", title, spent, phase, rate)
+	}
+	pad := min(max(0, left-maxBar), max(0, 34-utf8.RuneCountInString(title)))
+	return fmt.Sprintf("   %s %s  %s %s %s", title+strings.Repeat(" ", pad), spent, phase, term.Bar(p.Done, p.Total, min(maxBar, left)), rate)
+}
+
+// The columns of a bar.
+const (
+	minBar = 5
+	maxBar = 20
+)
+
+func (v *view) columns() int {
+	if v.out.Width == nil {
+		return 80
+	}
+	return v.out.Width()
 }

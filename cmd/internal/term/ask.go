@@ -5,7 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
+
+	xterm "golang.org/x/term"
 )
 
 // Asker asks questions on a terminal and reads lines. Reading goes on in a
@@ -23,10 +26,31 @@ func NewAsker(in io.Reader, out io.Writer) *Asker { return &Asker{in: in, out: o
 // Line prints a prompt and returns the next line without its end; io.EOF when
 // the input has ended, the cause of ctx when that ended first.
 func (a *Asker) Line(ctx context.Context, prompt string) (string, error) {
+	a.Forget()
 	if _, err := io.WriteString(a.out, prompt); err != nil {
 		return "", err
 	}
 	return a.next(ctx)
+}
+
+// Forget drops what was typed on a terminal before a question is shown: it
+// cannot be its answer. Other inputs, which nobody types, stay as they are.
+func (a *Asker) Forget() {
+	f, ok := a.in.(*os.File)
+	if !ok || !xterm.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
+		return
+	}
+	flushInput(f)
+	for a.lines != nil {
+		select {
+		case _, open := <-a.lines:
+			if !open {
+				return
+			}
+		default:
+			return
+		}
+	}
 }
 
 // next waits for a line that is typed.
