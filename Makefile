@@ -47,7 +47,7 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s)
 
 .PHONY: test-kill
 test-kill: build ## 25 seeded kills of runtime and agents, longer than in the tests (SEED=n)
-	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 $(GO) test -count=1 -v -run 'Kill' ./cmd/drrun/...
+	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 $(GO) test -count=1 -v -run 'Kill' -timeout 30m ./cmd/internal/e2e
 
 .PHONY: test-crash
 test-crash: ## every operation of the replica's disk killed and failed, not each 23rd (two minutes)
