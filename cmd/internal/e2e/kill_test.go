@@ -76,7 +76,9 @@ func (s *site) killRun(ctx context.Context, at time.Duration, args []string) {
 	select {
 	case <-ended:
 	case <-timer.C:
-		s.no(cmd.Process.Signal(syscall.SIGKILL))
+		if err := cmd.Process.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			s.t.Fatal(err)
+		}
 		<-ended
 	}
 }
