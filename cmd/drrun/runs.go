@@ -174,7 +174,8 @@ what is locked, drained or raised stays so.`,
 var cancelCommand = &command{
 	name: "cancel", args: "RUN", short: "end a run; every machine is left in a state of its own",
 	long: `Ends a run. What was not failed over yet is given back: locks are taken off and machines that the run
-stopped are started again where they were. A test is cleaned up.`,
+stopped are started again where they were. What was failed over and does not run yet is started at the
+new site, without the plan's steps; it stays uncommitted. A test is cleaned up.`,
 	examples: "drrun cancel erp-3f9a01",
 	exits:    runExits,
 	make: func() action {
