@@ -321,8 +321,12 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 		return fault.Errorf(fault.Conflict, "machine %s: revision %d of the estate is in force, %d is older", as.Machine, rec.Assignment.Revision, as.Revision).
 			WithHint("this runtime has old state; take the estate from the newer one")
 	}
+	var was *left
 	if fresh {
 		if err := m.checkAuthority(&as, in.Authority); err != nil {
+			return err
+		}
+		if was, err = m.takeUp(ctx, &as, in.Authority.Active); err != nil {
 			return err
 		}
 	}
@@ -335,6 +339,9 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 			return
 		}
 		r.Authority = in.Authority
+		if was != nil {
+			r.Launch, r.Process = was.Launch, was.Process
+		}
 		if r.Authority.Active == a.site() {
 			// From here the agent runs the machine: it is started as soon as
 			// the peer confirms the right to (resumePower).
@@ -349,6 +356,11 @@ func (a *Agent) assign(ctx context.Context, in command.AssignRequest) error {
 	}
 	if err := m.makeProvider(); err != nil {
 		return err
+	}
+	if was != nil {
+		if err := a.o.FS.Remove(a.leftFile(as.Machine)); err != nil {
+			m.log.Warn("cannot remove the note of the machine's process", logkit.KeyError, err)
+		}
 	}
 	a.adopt(m)
 	m.settle(ctx)
@@ -428,6 +440,10 @@ func (a *Agent) unassign(ctx context.Context, in command.UnassignRequest) error 
 		return err
 	}
 	if err := m.removeRoles(in.DeleteReplica); err != nil {
+		return err
+	}
+	rec = m.snapshot()
+	if err := a.leave(&rec); err != nil {
 		return err
 	}
 	if err := m.forget(); err != nil {

@@ -136,3 +136,23 @@ func TestInitialWait(t *testing.T) {
 		}
 	}
 }
+
+// A machine that ends at once is not one that was started.
+func TestMachineThatEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	p.as.Revision++
+	e := *p.as.Exec
+	e.Start = []string{"/bin/sh", "-c", "echo no licence; exit 7"}
+	p.as.Exec = &e
+	for _, h := range []string{"lyo-1", "par-1"} {
+		call(p, command.Assign, h, command.AssignRequest{Assignment: p.as, Authority: p.auth})
+	}
+	point := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points[0]
+	call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("drill"), Point: point.ID, Test: "drill-1"})
+	_, err := try(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("drill"), Test: "drill-1"})
+	if !fault.Is(err, fault.Failed) || !strings.Contains(err.Error(), "ended at once: exit status 7") || !strings.Contains(fault.Hint(err), "output") {
+		t.Errorf("%v (hint %s)", err, fault.Hint(err))
+	}
+}

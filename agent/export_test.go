@@ -59,3 +59,9 @@ func (a *Agent) Claim(in command.Meta) error {
 	}
 	return err
 }
+
+// DecodeLeft reads the note of a process that was left running.
+func DecodeLeft(b []byte) error {
+	_, err := decodeLeft(b)
+	return err
+}

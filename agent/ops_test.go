@@ -139,3 +139,14 @@ func FuzzDecodeOperation(f *testing.F) {
 	f.Add([]byte(`{"version":1,"done":true}`))
 	f.Fuzz(func(_ *testing.T, b []byte) { _ = agent.DecodeOperation(b) })
 }
+
+func FuzzDecodeLeft(f *testing.F) {
+	f.Add([]byte(`{"version":1,"must":[],"process":{"pid":5}}`))
+	f.Add([]byte(`{"version":2}`))
+	f.Add([]byte(`{"version":1}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := agent.DecodeLeft(b); err != nil && fault.KindOf(err) != fault.Corrupt && fault.KindOf(err) != fault.Refused {
+			t.Errorf("kind is %s: %v", fault.KindOf(err), err)
+		}
+	})
+}

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -195,10 +197,38 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 	if err := m.update(func(r *record) { r.Process = &p }); err != nil {
 		return command.StartResult{}, err
 	}
+	if err := m.stays(ctx, p); err != nil {
+		m.setStartErr(err.Error())
+		return command.StartResult{}, err
+	}
 	m.setStartErr("")
 	m.nudge()
 	m.log.Info("machine started", logkit.KeyPID, p.PID, logkit.KeyEpoch, uint64(l.Epoch), logkit.KeyRun, run)
 	return command.StartResult{Power: recovery.PowerRunning, PID: p.PID}, nil
+}
+
+// startWatch is how long a machine is looked at after its start.
+const startWatch = 300 * time.Millisecond
+
+// stays looks whether a machine that was started still runs a moment later: one
+// that ends at once is not recovered.
+func (m *machine) stays(ctx context.Context, p provider.Process) error {
+	end := time.After(startWatch)
+	tick := time.NewTicker(startWatch / 10)
+	defer tick.Stop()
+	for {
+		if st := m.provider().Status(ctx, p); st.Power == recovery.PowerStopped {
+			return fault.Errorf(fault.Failed, "machine %s ended at once: %s", m.name, cmp.Or(st.Exit, "how is not known")).
+				WithHint("what it printed is in %s on host %s", filepath.Join(m.dir, "output*.log"), m.a.host())
+		}
+		select {
+		case <-tick.C:
+		case <-end:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 func (m *machine) setStartErr(s string) { m.note(func(m *machine) { m.startErr = s }) }
@@ -283,6 +313,9 @@ func (m *machine) startTest(ctx context.Context, test string) (command.StartResu
 	}
 	t.Process = &p
 	if err := m.updateTest(test, t); err != nil {
+		return command.StartResult{}, err
+	}
+	if err := m.stays(ctx, p); err != nil {
 		return command.StartResult{}, err
 	}
 	return command.StartResult{Power: recovery.PowerRunning, PID: p.PID}, nil

@@ -53,7 +53,8 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	m.mu.Lock()
 	src, rep, busy := m.src, m.rep, m.busyWith
 	sendErr, roleErr, applyErr, startErr := m.sendErr, m.roleErr, m.applyErr, m.startErr
-	if m.thawErr != nil {
+	frozen := m.thawErr != nil
+	if frozen {
 		startErr = "may stand still: " + m.thawErr.Error()
 	}
 	m.mu.Unlock()
@@ -62,6 +63,8 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	}
 	if st.Role != roleTarget {
 		applyErr = nil
+	} else if power.Power == recovery.PowerStopped && !frozen && !rec.Authority.Uncommitted {
+		startErr = "" // that it does not run at a replica's host is as it should be
 	}
 	if rep != nil {
 		if tip, age, ok := rep.Tip(); ok {

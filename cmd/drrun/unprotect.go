@@ -12,8 +12,10 @@ import (
 var unprotectCommand = &command{
 	name: "unprotect", args: "MACHINE", short: "end the protection of a machine",
 	long: `Ends the replication of a machine at both sites. Its replica and recovery points stay in the store of their
-host unless --delete-replica is given. A machine that is still in the estate's file is protected again by
-the next apply. Asks on a terminal for the machine's name; --yes does not.`,
+host unless --delete-replica is given; the machine goes on running where it is. One that is still in the
+estate's file is protected again by the next apply, if it was active at its home: one that was active at
+the other site might run twice. Once more on such a machine, you state that it runs nowhere else.
+Asks on a terminal for the machine's name; --yes does not.`,
 	examples: "drrun unprotect db1\ndrrun unprotect db1 --delete-replica --yes",
 	exits:    askExits,
 	make:     func() action { return &unprotectOptions{} },
@@ -52,6 +54,12 @@ func (o *unprotectOptions) run(ctx context.Context, c *cli, args []string) error
 		if c.output == "json" {
 			return c.printJSON(res)
 		}
-		return c.printf("machine %s is not protected any more\n", args[0])
+		switch {
+		case res.Forgotten:
+			return c.printf("machine %s was not protected any more; where it was active is forgotten\n", args[0])
+		case res.Active == "":
+			return c.printf("machine %s is not protected any more; no agent said where it was active\n", args[0])
+		}
+		return c.printf("machine %[1]s is not protected any more; %[1]s was active at %[2]s, where it goes on running\n", args[0], res.Active)
 	})
 }

@@ -102,10 +102,9 @@ type UnprotectRequest struct {
 	DeleteReplica bool   `json:"delete_replica,omitempty"`
 }
 
-// UnprotectResult says which hosts know it already.
-type UnprotectResult struct {
-	Pushes []estate.Push `json:"pushes"`
-}
+// UnprotectResult says where the machine was active and which hosts know it
+// already.
+type UnprotectResult = estate.Unprotected
 
 // TokenRequest asks for a join token.
 type TokenRequest struct {

@@ -70,8 +70,7 @@ func (s *Server) routeEstate(mux *http.ServeMux) {
 		return VerifyResult{Hosts: hosts}, err
 	})
 	handle(mux, verbUnprotect, func(ctx context.Context, r UnprotectRequest) (UnprotectResult, error) {
-		pushes, err := s.estate.Unprotect(ctx, r.Machine, r.DeleteReplica)
-		return UnprotectResult{Pushes: pushes}, err
+		return s.estate.Unprotect(ctx, r.Machine, r.DeleteReplica)
 	})
 	handle(mux, verbToken, func(ctx context.Context, r TokenRequest) (estate.Token, error) {
 		return s.estate.NewToken(ctx, r.Host)

@@ -91,6 +91,7 @@ type proposal struct {
 	records  []Record // to be written
 	plans    []Applied
 	warnings []string
+	again    []string // machines that were protected before
 }
 
 // propose works out what applying changes. It writes nothing.
@@ -144,6 +145,10 @@ func (c *Catalogue) proposeEstate(ctx context.Context, p *proposal, l *loaded, c
 	}
 	var errs []error
 	var free freeSpace
+	ended, _, err := c.ended(ctx)
+	if err != nil {
+		return err
+	}
 	inFile := map[string]bool{}
 	for _, m := range l.estate.Machines {
 		if !m.Protected {
@@ -162,8 +167,20 @@ func (c *Catalogue) proposeEstate(ctx context.Context, p *proposal, l *loaded, c
 				errs = append(errs, err)
 				continue
 			}
+			home := places(l.estate)[m.Host].site
+			was, once := ended[m.Name]
+			if once {
+				if why := was.elsewhere(home); why != "" {
+					p.diff.Blocked = append(p.diff.Blocked, why)
+					continue
+				}
+			}
 			load[replica]++
-			r = newRecord(m, places(l.estate)[m.Host].site, replica, now)
+			r = newRecord(m, home, replica, now)
+			if once {
+				was.again(&r)
+				p.again = append(p.again, m.Name)
+			}
 			p.note("machine", m.Name, "replica on host "+replica)
 		}
 		r.addDisks(m)
@@ -301,6 +318,17 @@ func (c *Catalogue) commit(ctx context.Context, p *proposal) error {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
+	}
+	if len(p.again) > 0 {
+		was, op, err := c.endedOp(ctx, func(all map[string]Ended) {
+			for _, m := range p.again {
+				delete(all, m)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		txn.If, txn.Then = append(txn.If, was), append(txn.Then, op)
 	}
 	_, ok, err := c.store.Txn(ctx, txn)
 	if err == nil && !ok {

@@ -253,26 +253,36 @@ func (c *Catalogue) forgotten(ctx context.Context, host string, machines []strin
 }
 
 // Unprotect ends the protection of a machine at both its hosts. A host that
-// does not answer is told at the next contact.
-func (c *Catalogue) Unprotect(ctx context.Context, machine string, deleteReplica bool) ([]Push, error) {
+// does not answer is told at the next contact. Where the machine was active is
+// kept, for a later apply; once more, that is forgotten.
+func (c *Catalogue) Unprotect(ctx context.Context, machine string, deleteReplica bool) (Unprotected, error) {
 	c.applying.Lock()
 	defer c.applying.Unlock()
 	r, err := c.Record(ctx, machine)
+	if fault.Is(err, fault.NotFound) {
+		if was, err2 := c.forget(ctx, machine); was || err2 != nil {
+			return Unprotected{Forgotten: true}, err2
+		}
+	}
 	if err != nil {
-		return nil, err
+		return Unprotected{}, err
 	}
-	if err := c.refuseUnprotect(ctx, &r); err != nil {
-		return nil, err
+	ended, err := c.mayUnprotect(ctx, &r)
+	if err != nil {
+		return Unprotected{}, err
 	}
-	if err := c.endProtection(ctx, r, deleteReplica); err != nil {
-		return nil, fmt.Errorf("cannot end the protection of machine %s: %w", machine, err)
+	if err := c.endProtection(ctx, ended, deleteReplica); err != nil {
+		return Unprotected{}, fmt.Errorf("cannot end the protection of machine %s: %w", machine, err)
 	}
-	return c.Push(ctx)
+	u := Unprotected{Active: ended.Active}
+	u.Pushes, err = c.Push(ctx)
+	return u, err
 }
 
-// endProtection drops the record and notes, in the same transaction, that both
-// hosts have to be told.
-func (c *Catalogue) endProtection(ctx context.Context, r Record, deleteReplica bool) error {
+// endProtection drops the record and notes, in the same transaction, where the
+// machine was active and that both hosts have to be told.
+func (c *Catalogue) endProtection(ctx context.Context, e Ended, deleteReplica bool) error {
+	r := e.Record
 	records, rev, err := get[map[string]Record](ctx, c.store, keyRecords)
 	if err != nil {
 		return err
@@ -282,7 +292,11 @@ func (c *Catalogue) endProtection(ctx context.Context, r Record, deleteReplica b
 	if err != nil {
 		return err
 	}
-	txn := store.Txn{If: []store.Cmp{{Key: keyRecords, ModRev: rev}}, Then: []store.Op{op}}
+	was, note, err := c.endedOp(ctx, func(all map[string]Ended) { all[r.Machine] = e })
+	if err != nil {
+		return err
+	}
+	txn := store.Txn{If: []store.Cmp{{Key: keyRecords, ModRev: rev}, was}, Then: []store.Op{op, note}}
 	for _, host := range r.hosts() {
 		hr, rev, err := get[HostRecord](ctx, c.store, keyHost+host)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -411,18 +412,25 @@ func allowed(m *MachineStatus) []string {
 	return out
 }
 
-// refuseUnprotect says why the protection of a machine cannot end now. What no
-// agent tells cannot refuse it: the machine may be gone for good.
-func (c *Catalogue) refuseUnprotect(ctx context.Context, r *Record) error {
+// mayUnprotect says why the protection of a machine cannot end now, or what is to
+// be kept of it. What no agent tells cannot refuse it: the machine may be gone
+// for good.
+func (c *Catalogue) mayUnprotect(ctx context.Context, r *Record) (Ended, error) {
 	reports := map[string]command.AgentStatus{}
 	for _, host := range r.hosts() {
 		if a, err := c.ask(ctx, host, r.Machine); err == nil {
 			reports[host] = a
 		}
 	}
+	e := Ended{Record: *r, At: c.clock.Now().UTC()}
 	m := machineStatus(r, reports)
 	if !m.Known {
-		return nil
+		return e, nil
 	}
-	return plans.Refusal(r.Machine, m.State, plans.OpUnprotect)
+	if len(m.Tests) > 0 {
+		return e, fault.Errorf(fault.Refused, "machine %s: test %s stands on it", r.Machine, strings.Join(m.Tests, ", ")).
+			WithHint("drrun cleanup %s first", m.Tests[0])
+	}
+	e.Active, e.Epoch = m.Active, m.Epoch
+	return e, plans.Refusal(r.Machine, m.State, plans.OpUnprotect)
 }
