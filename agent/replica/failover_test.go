@@ -320,6 +320,20 @@ func TestPrepareEndsVerify(t *testing.T) {
 	must(t, <-prepared)
 }
 
+// TestOverlayHasTheHeadsPermissions: the machine opens it as it opened the head.
+func TestOverlayHasTheHeadsPermissions(t *testing.T) {
+	t.Parallel()
+	w, m := setup(t)
+	must(t, os.Chmod(w.head("data"), 0o640))
+	_, err := m.Prepare(t.Context(), "run-1", w.tip.ID, nil)
+	must(t, err)
+	fi, err := os.Stat(w.head("data"))
+	must(t, err)
+	if fi.Mode().Perm() != 0o640 {
+		t.Errorf("permissions %s, the head had -rw-r-----", fi.Mode())
+	}
+}
+
 // TestFilesInTheWay: what stands beside a head and is not ours is neither
 // removed nor taken for the base.
 func TestFilesInTheWay(t *testing.T) {

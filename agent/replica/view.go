@@ -21,7 +21,8 @@ const (
 )
 
 // materialise makes the disk of a point as the file path, durably. The head is
-// finished and does not change meanwhile (the work lock is held).
+// finished and does not change meanwhile (the work lock is held); the file gets
+// its permissions and owner, for the machine is to open it.
 func (m *Machine) materialise(ctx context.Context, p recovery.Point, disk, path string, progress func(int64)) (mode string, written int64, err error) {
 	l, err := m.layersOf(p, disk)
 	if err != nil {
@@ -40,6 +41,11 @@ func (m *Machine) materialise(ctx context.Context, p recovery.Point, disk, path 
 			err = m.storeError(err, "cannot make disk "+disk)
 		}
 	}()
+	if head, err := m.fs.Stat(m.image(disk)); err == nil { // it is looked at again where it is needed
+		if err := f.OwnedLike(head); err != nil {
+			return "", 0, fmt.Errorf("cannot set the permissions of %s: %w", path, err)
+		}
+	}
 	if mode, written, err = m.copyImage(ctx, f, disk, l, progress); err != nil {
 		return "", 0, err
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Flags for OpenFile.
@@ -96,6 +97,16 @@ func (OS) SyncDir(name string) error {
 // osFile adds what *os.File lacks; the parts that need system calls are in
 // os_linux.go and os_other.go.
 type osFile struct{ *os.File }
+
+// OwnedLike implements File.
+func (f osFile) OwnedLike(fi fs.FileInfo) error {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return f.Chmod(fi.Mode().Perm()) // after the owner, whose change may take permissions away
+}
 
 // Size implements File. Seeking to the end works for block devices as well.
 func (f osFile) Size() (int64, error) {

@@ -52,6 +52,9 @@ type File interface {
 	Truncate(size int64) error
 	// Sync makes content and size durable.
 	Sync() error
+	// OwnedLike gives the file the permissions of another, and its owner and
+	// group where this process may.
+	OwnedLike(fi fs.FileInfo) error
 	// PunchHole makes a range read as zero and frees its space; where the
 	// file system cannot, it writes zeros.
 	PunchHole(off, n int64) error
