@@ -360,8 +360,8 @@ func (e *Engine) drive(d *driver) {
 }
 
 // clearTests cancels the tests that stand on the machines of a real run, which
-// goes over them and does not wait for their cleanup. It returns what could not
-// be cancelled, and why.
+// goes over them and does not wait for their cleanup. It returns what is to be
+// noted: which were cancelled, and which could not be, and why.
 func (e *Engine) clearTests(ctx context.Context, p *program.Program, by string) (left []string) {
 	heads, err := e.heads(ctx)
 	if err != nil {
@@ -373,6 +373,7 @@ func (e *Engine) clearTests(ctx context.Context, p *program.Program, by string) 
 		if h.Type != recovery.Test || h.Status.Ended() || !shares || h.Section == program.SectionCleanup {
 			continue
 		}
+		left = append(left, fmt.Sprintf("test %s stood on its machines and is cancelled", h.ID))
 		err := e.with(ctx, h.ID, by, report.OpCancel, func(d *driver) error {
 			if err := d.cancelRun(by); err == nil {
 				return nil
@@ -380,7 +381,7 @@ func (e *Engine) clearTests(ctx context.Context, p *program.Program, by string) 
 			return d.cleanup(by)
 		})
 		if err != nil {
-			left = append(left, fmt.Sprintf("test %s goes on beside this run: %v", h.ID, err))
+			left[len(left)-1] = fmt.Sprintf("test %s goes on beside this run: %v", h.ID, err)
 		}
 	}
 	return left

@@ -299,6 +299,9 @@ func (j *job) try(ctx context.Context, f func(context.Context) error) error {
 			return err
 		}
 		now := j.d.e.now()
+		if j.step.Host != "" {
+			j.d.setProgress(j.step.ID, report.Progress{Phase: "waits for " + j.step.Host + ": " + err.Error()}, now)
+		}
 		if now.Sub(asked) > underWay {
 			lost, pause = now, firstRetry
 		}

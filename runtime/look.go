@@ -115,8 +115,11 @@ func (l looked) why(hosts []recovery.Host) string {
 // standing refuses to say that there is nothing to do when machines that are
 // active where the run would take them do not run there.
 func (e *Engine) standing(ctx context.Context, req *Request, p *prepared) error {
-	var texts []string
-	hint := ""
+	texts, hint, err := e.held(ctx, p.program)
+	if err != nil {
+		return err
+	}
+	whole := len(texts)
 	for _, m := range p.program.Machines {
 		ms, ok := p.look.machine(m.ToHost, m.Name)
 		switch {
@@ -134,17 +137,26 @@ func (e *Engine) standing(ctx context.Context, req *Request, p *prepared) error 
 			hint = cmp.Or(hint, fmt.Sprintf("start the agent on %s; if %s is lost, its machines go to %s: %s", m.ToHost, m.ToSite, m.FromSite, other))
 		}
 	}
-	if len(texts) == 0 {
+	if len(texts) == whole { // all run
+		if whole > 0 {
+			p.program.Nothing += "; " + strings.Join(texts, "; ")
+		}
 		return nil
 	}
+	return fault.Errorf(fault.Refused, "%s", strings.Join(texts, "; ")).WithHint("%s", hint)
+}
+
+// held names the real runs that have not ended and have machines of a program.
+func (e *Engine) held(ctx context.Context, p *program.Program) (texts []string, hint string, err error) {
 	heads, err := e.heads(ctx)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	for _, h := range heads {
-		if h.Type != recovery.Test && !h.Status.Ended() && slices.ContainsFunc(p.program.Machines, func(m program.Machine) bool { return slices.Contains(h.Machines, m.Name) }) {
-			hint = fmt.Sprintf("run %s is %s: drrun show %[1]s", h.ID, h.Status)
+		if h.Type != recovery.Test && !h.Status.Ended() && slices.ContainsFunc(p.Machines, func(m program.Machine) bool { return slices.Contains(h.Machines, m.Name) }) {
+			texts = append(texts, fmt.Sprintf("run %s is %s", h.ID, h.Status))
+			hint = fmt.Sprintf("look at it first: drrun show %s", h.ID)
 		}
 	}
-	return fault.Errorf(fault.Refused, "%s", strings.Join(texts, "; ")).WithHint("%s", hint)
+	return texts, hint, nil
 }

@@ -120,6 +120,11 @@ func (j *job) object(ctx context.Context, l looked, m program.Machine, room room
 		no = append(no, objection{text: fmt.Sprintf("%s is failed over and not committed (run %s)", m.Name, rec.Run), hint: "drrun commit " + rec.Run})
 	}
 	switch j.typ {
+	case recovery.Test:
+		if ms, _ := l.machine(m.ToHost, m.Name); len(ms.Tests) > 0 && m.IP != "" {
+			no = append(no, objection{text: fmt.Sprintf("test %s of %s stands at %s: both would answer there", strings.Join(ms.Tests, ", "), m.Name, m.IP), force: true,
+				hint: "drrun cleanup " + ms.Tests[0]})
+		}
 	case recovery.Planned:
 		no = append(no, objectPlanned(l, m, rec)...)
 	case recovery.Unplanned:

@@ -343,6 +343,20 @@ func TestCloseDoesNotWaitForAnAgent(t *testing.T) {
 // maxPause is how long the engine may wait between two calls of an agent.
 const maxPause = 5 * time.Second
 
+// TestTwoTestsAtOneAddress: the second would be answered by the first's machines.
+func TestTwoTestsAtOneAddress(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		first := r.start(runtime.Request{Plan: "erp", Type: recovery.Test})
+		r.expect(first, report.RunUncommitted)
+		second := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, ID: "second"})
+		if run := r.expect(second, report.RunRefused); !strings.Contains(run.Reason, "test "+first+" of db1 stands at") {
+			t.Errorf("reason: %s", run.Reason)
+		}
+		r.start(runtime.Request{Plan: "erp", Type: recovery.Test, Force: true, ID: "third"})
+		r.expect("third", report.RunUncommitted)
+	})
+}
+
 // TestNothingToDoIsSaidOfRunningMachinesOnly: what is active where the run would
 // take it, and does not run there, is no aim reached.
 func TestNothingToDoIsSaidOfRunningMachinesOnly(t *testing.T) {

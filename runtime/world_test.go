@@ -204,7 +204,7 @@ func (w *world) status(h *fakeHost, host string) json.RawMessage {
 	for _, name := range slices.Sorted(maps.Keys(h.machines)) {
 		m := h.machines[name]
 		ms := command.MachineStatus{Machine: name, Host: host, Site: h.site, Authority: m.rec, Fence: m.fence,
-			Power: m.power, Locked: m.locked, State: recovery.Protected}
+			Power: m.power, Locked: m.locked, State: recovery.Protected, Tests: m.tests}
 		if w.moving[host+" "+name] {
 			ms.Progress = &command.Progress{Phase: "send", Done: time.Since(began).Milliseconds()}
 		}

@@ -110,6 +110,9 @@ func stepsText(r *report.Run) string {
 			took = seconds(s.Seconds)
 		}
 		remark := firstOf(s.Reason, s.Detail)
+		if s.Progress != nil {
+			remark = s.Progress.Phase
+		}
 		if s.Error != nil {
 			remark = s.Error.Message
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -11,6 +12,7 @@ import (
 	"github.com/drrun/drrun/cmd/internal/compose"
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/runtime/control"
 )
 
 var serveCommand = &command{
@@ -41,7 +43,7 @@ func (o *serveOptions) run(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	rt, err := compose.Open(ctx, compose.Options{State: dir, Version: version, Clock: clock.Real{}, Log: c.log})
+	rt, err := c.openFolder(ctx, dir)
 	if err != nil {
 		return openError(err)
 	}
@@ -58,6 +60,29 @@ func (o *serveOptions) run(ctx context.Context, c *cli, args []string) error {
 	c.errorf("ending after the steps in flight; interrupt again to end at once\n")
 	rt.Hurry(interrupts)
 	return rt.Close()
+}
+
+// openFolder makes this process the controller of a state folder. A command
+// that is the runtime for a moment is waited for; a controller is not.
+func (c *cli) openFolder(ctx context.Context, dir string) (*compose.Runtime, error) {
+	giveUp := time.Now().Add(patience)
+	for {
+		rt, err := compose.Open(ctx, compose.Options{State: dir, Version: version, Clock: clock.Real{}, Log: c.log})
+		if !fault.Is(err, fault.Unreachable) || time.Now().After(giveUp) {
+			return rt, err
+		}
+		other := control.NewClient(filepath.Join(dir, control.SocketName), nil)
+		info, askErr := other.Info(ctx)
+		other.Close()
+		if askErr == nil && !info.Embedded {
+			return nil, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // contactEvery is how often a controller brings agents up to date that missed

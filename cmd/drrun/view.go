@@ -190,6 +190,9 @@ func (v *view) stepLine(s report.Step, now time.Time) string {
 	if p == nil {
 		return fmt.Sprintf("   %s %s", term.Pad(title, 34), spent)
 	}
+	if p.Done == 0 && p.Total == 0 {
+		return fmt.Sprintf("   %s %s  %s", title, spent, term.Escape(p.Phase, false))
+	}
 	phase, rate := term.Escape(p.Phase, false), term.Rate(p.Done, p.Total, p.Rate)
 	left := v.columns() - len("    ") - len(spent) - len(phase) - len(rate) - len("  []  ") - utf8.RuneCountInString(title)
 	if left < minBar && s.Machine != "" { // bytes, rate and time left matter more than the step's words
