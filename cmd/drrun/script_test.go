@@ -22,6 +22,7 @@ import (
 
 	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/lab"
 	"github.com/drrun/drrun/internal/needs"
 	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/runtime/report"
@@ -135,6 +136,9 @@ var buildAgent = sync.OnceValues(func() (dir string, err error) {
 		return "", err
 	}
 	agentDir = dir
+	if err := lab.Sources("../.."); err != nil {
+		return dir, err
+	}
 	out, err := exec.Command("go", "build", "-o", dir, "../drrun-agent").CombinedOutput()
 	if err != nil {
 		return dir, fmt.Errorf("cannot build drrun-agent: %w\n%s", err, out)

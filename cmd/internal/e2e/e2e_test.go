@@ -35,6 +35,10 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	bin = dir
+	if err := lab.Sources(root()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	for _, p := range []string{"cmd/drrun", "cmd/drrun-agent", "examples/erp/ledger", "examples/erp/demo"} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, filepath.Base(p)), "./"+p)
 		cmd.Dir, cmd.Env = root(), append(os.Environ(), "CGO_ENABLED=0")
