@@ -218,6 +218,8 @@ func (j *job) do(ctx context.Context) outcome {
 		return j.delay(ctx)
 	case program.Points:
 		return j.points(ctx)
+	case program.Running:
+		return j.running(ctx)
 	case program.Right:
 		return j.right(ctx)
 	case program.Grant, program.GrantPeer:

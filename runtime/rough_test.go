@@ -343,6 +343,24 @@ func TestCloseDoesNotWaitForAnAgent(t *testing.T) {
 // maxPause is how long the engine may wait between two calls of an agent.
 const maxPause = 5 * time.Second
 
+// TestMachineThatEndsBehindItsStart: it is looked at again before the run calls
+// its machines recovered.
+func TestMachineThatEndsBehindItsStart(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunWaiting)
+		db := r.w.hosts["lyo-1"].machines["db1"]
+		r.w.set(func() { db.power = recovery.PowerStopped })
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
+		if run := r.expect(id, report.RunStopped); !strings.Contains(run.Reason, "db1 is stopped on lyo-1") || run.ExitCode != fault.ExitStopped {
+			t.Errorf("exit %d: %s", run.ExitCode, run.Reason)
+		}
+		r.w.set(func() { db.power = recovery.PowerRunning })
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		r.expect(id, report.RunUncommitted)
+	})
+}
+
 // TestTwoTestsAtOneAddress: the second would be answered by the first's machines.
 func TestTwoTestsAtOneAddress(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

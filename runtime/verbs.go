@@ -1,9 +1,11 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -355,6 +357,59 @@ func (j *job) grantTime() time.Time {
 }
 
 // points fixes the recovery point of every machine that may get one.
+// running looks whether the machines that this run started still run: one that
+// has ended since is not recovered.
+func (j *job) running(ctx context.Context) outcome {
+	started := j.d.startedMachines()
+	hosts := map[string]bool{}
+	for _, m := range j.main.Active() {
+		hosts[m.ToHost] = hosts[m.ToHost] || started[m.Name]
+	}
+	maps.DeleteFunc(hosts, func(_ string, ask bool) bool { return !ask })
+	var l looked
+	err := j.try(ctx, func(ctx context.Context) error {
+		l = j.d.e.look(ctx, hosts)
+		for _, h := range slices.Sorted(maps.Keys(hosts)) {
+			if !l.answers(h) {
+				return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether its machines run (%w)", h, l[h].err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return failed(err)
+	}
+	var ended []string
+	n := 0
+	for _, m := range j.main.Active() {
+		if !started[m.Name] {
+			continue
+		}
+		n++
+		if ms, _ := l.machine(m.ToHost, m.Name); ms.Power != recovery.PowerRunning {
+			ended = append(ended, fmt.Sprintf("%s is %s on %s (%s)", m.Name, cmp.Or(ms.Power, recovery.PowerUnknown), m.ToHost, cmp.Or(ms.Reason, "no reason is known")))
+		}
+	}
+	if len(ended) > 0 {
+		return failed(fault.Errorf(fault.Failed, "%s", strings.Join(ended, "; ")).
+			WithHint("find out why, start it (drrun-agent permit MACHINE on its host), then: drrun resume %s", j.run.ID))
+	}
+	return outcome{detail: fmt.Sprintf("%d of %d", n, n)}
+}
+
+// startedMachines are those whose start is done.
+func (d *driver) startedMachines() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[string]bool{}
+	for _, st := range d.st.Ordered() {
+		if st.Kind == program.Start && st.Status == report.StepDone {
+			out[st.Machine] = true
+		}
+	}
+	return out
+}
+
 func (j *job) points(ctx context.Context) outcome {
 	chosen := map[string]recovery.Point{}
 	var lines, lost []string

@@ -66,9 +66,18 @@ func Compile(p *plans.Plan, e *plans.Estate, req Request, facts map[string]Fact)
 	c.prog.Root = seq(
 		one(c.step(Step{ID: "preflight", Kind: Preflight, Phase: "preflight", Title: "preflight of " + c.count(), OnFail: OnFailStop})),
 		one(c.step(Step{ID: "claim", Kind: Claim, Phase: "preflight", Title: claim, OnFail: OnFailStop})),
-		c.syncAhead(), c.shutdown(), c.epoch(), c.items(),
+		c.syncAhead(), c.shutdown(), c.epoch(), c.items(), c.running(),
 	)
 	return c.prog, nil
+}
+
+// running looks at the end whether what was started still runs. Of a test's
+// machines agents tell only their start.
+func (c *compiler) running() Node {
+	if c.req.Type == recovery.Test {
+		return Node{}
+	}
+	return one(c.step(Step{ID: "running", Kind: Running, Phase: "end", Title: "every machine that was started runs", Within: time.Minute}))
 }
 
 // placeMachines finds both ends of every machine, and which are there already.

@@ -38,10 +38,11 @@ const (
 	Delay      Kind = "delay"
 	Start      Kind = "start"
 	Ready      Kind = "ready"
-	Exec       Kind = "exec"   // plan step
-	Check      Kind = "check"  // plan step
-	Wait       Kind = "wait"   // plan step
-	Action     Kind = "action" // plan step
+	Running    Kind = "running" // do the machines that were started still run?
+	Exec       Kind = "exec"    // plan step
+	Check      Kind = "check"   // plan step
+	Wait       Kind = "wait"    // plan step
+	Action     Kind = "action"  // plan step
 	Commit     Kind = "commit"
 	CommitPeer Kind = "commit-peer"
 	Cleanup    Kind = "cleanup"

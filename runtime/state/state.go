@@ -249,7 +249,7 @@ func (s *State) Down() []string {
 // passable reports whether a person may let a stopped run go on without a step
 // that failed: one of the plan, or that a machine is ready.
 func (s *State) passable(st *Step) bool {
-	return s.Status == report.RunStopped && st.Status == report.StepFailed && !st.Passed && (st.Plan != nil || st.Kind == program.Ready)
+	return s.Status == report.RunStopped && st.Status == report.StepFailed && !st.Passed && (st.Plan != nil || st.Kind == program.Ready || st.Kind == program.Running)
 }
 
 // Passable returns the steps that hold a stopped run up and that a person may
