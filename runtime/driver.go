@@ -386,7 +386,25 @@ func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 			return err
 		}
 	}
-	return d.append(r)
+	if err := d.append(r); err != nil {
+		return err
+	}
+	d.dropLeft()
+	return nil
+}
+
+// dropLeft ends the steps in flight that the program in force does not have: a
+// planned run that goes on as unplanned waits for nothing of its source.
+func (d *driver) dropLeft() {
+	kept := map[string]bool{}
+	for _, s := range d.st.Program().Steps() {
+		kept[s.ID] = true
+	}
+	for id, f := range d.flying {
+		if !kept[id] {
+			f.cancel(fault.Errorf(fault.Failed, "the run goes on as %s", d.st.Type))
+		}
+	}
 }
 
 func nobody(by string) string {

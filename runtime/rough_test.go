@@ -343,6 +343,27 @@ func TestCloseDoesNotWaitForAnAgent(t *testing.T) {
 // maxPause is how long the engine may wait between two calls of an agent.
 const maxPause = 5 * time.Second
 
+// TestUnplannedLeavesPlannedStepsBehind: what was in flight for the planned run
+// only neither holds up nor stops the unplanned one that it has become.
+func TestUnplannedLeavesPlannedStepsBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.slow["par-1 drain db1"] = time.Hour
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		<-time.After(10 * time.Second)
+		r.must(r.engine.Pause(t.Context(), id, "ann"))
+		begun := time.Now()
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{As: recovery.Unplanned, SourceIsDown: true, By: "ann"}))
+		r.expect(id, report.RunWaiting)
+		if took := time.Since(begun); took > 20*time.Minute { // the final drain stalls too
+			t.Errorf("it waited %s", took)
+		}
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
+		if run := r.expect(id, report.RunUncommitted); len(run.Errors) > 0 || run.Type != recovery.Unplanned {
+			t.Errorf("type %s, errors %v", run.Type, failures(run))
+		}
+	})
+}
+
 // TestMachineThatEndsBehindItsStart: it is looked at again before the run calls
 // its machines recovered.
 func TestMachineThatEndsBehindItsStart(t *testing.T) {
