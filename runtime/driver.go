@@ -362,7 +362,8 @@ func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	defer d.mu.Unlock()
 	window := d.st.Status == report.RunUncommitted && d.st.Run.Commit.Mode == "window"
 	h := headOf(d.st)
-	pausing := d.st.Status.Busy() && d.st.Stopping() && !d.st.Cancelling() // behind the steps in flight
+	// Busy and about to pause behind the steps in flight, or to leave some behind.
+	pausing := d.st.Status.Busy() && (d.st.Stopping() || o.As != "") && !d.st.Cancelling()
 	if o.As == "" && !o.SourceIsDown && !pausing && (h.works() || d.st.Status == report.RunWaiting || window) {
 		return nil // it goes on already, or when somebody answers: taking it over was all there was to do
 	}

@@ -350,7 +350,6 @@ func TestUnplannedLeavesPlannedStepsBehind(t *testing.T) {
 		r.w.slow["par-1 drain db1"] = time.Hour
 		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
 		<-time.After(10 * time.Second)
-		r.must(r.engine.Pause(t.Context(), id, "ann"))
 		begun := time.Now()
 		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{As: recovery.Unplanned, SourceIsDown: true, By: "ann"}))
 		r.expect(id, report.RunWaiting)
