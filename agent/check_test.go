@@ -156,3 +156,14 @@ func TestMachineThatEndsAtOnce(t *testing.T) {
 		t.Errorf("%v (hint %s)", err, fault.Hint(err))
 	}
 }
+
+// A store that is not made yet has the room of where it will lie.
+func TestRoomOfAStoreToCome(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.as.Hosts[0].Store = t.TempDir() + "/not/yet"
+	p.protect()
+	if st := call(p, command.Status, "par-1", command.StatusRequest{}); st.Free <= 0 {
+		t.Errorf("%d bytes are free in %s", st.Free, st.Store)
+	}
+}

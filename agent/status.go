@@ -3,8 +3,11 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/drrun/drrun/agent/provider"
@@ -31,13 +34,25 @@ func (a *Agent) Status(ctx context.Context, machine string) (command.AgentStatus
 		}
 	}
 	if st.Store != "" {
-		free, err := a.o.FS.Free(st.Store)
+		free, err := a.free(st.Store)
 		if err != nil {
 			a.log.Debug("free space of the store is not known", logkit.KeyError, err)
 		}
 		st.Free = free
 	}
 	return st, nil
+}
+
+// free is the room where a store lies, or will lie when it is made.
+func (a *Agent) free(store string) (int64, error) {
+	for {
+		n, err := a.o.FS.Free(store)
+		parent := filepath.Dir(store)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) || parent == store {
+			return n, err
+		}
+		store = parent
+	}
 }
 
 // status reports what this host knows of the machine. It does not wait for
