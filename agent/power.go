@@ -216,15 +216,19 @@ func (m *machine) stays(ctx context.Context, p provider.Process) error {
 	end := time.After(startWatch)
 	tick := time.NewTicker(startWatch / 10)
 	defer tick.Stop()
-	for {
-		if st := m.provider().Status(ctx, p); st.Power == recovery.PowerStopped {
+	for last := false; ; {
+		st := m.provider().Status(ctx, p)
+		if st.Power == recovery.PowerStopped && (st.Exit != "" || last) { // how it ended is known a moment later
 			return fault.Errorf(fault.Failed, "machine %s ended at once: %s", m.name, cmp.Or(st.Exit, "how is not known")).
 				WithHint("what it printed is in %s on host %s", filepath.Join(m.dir, "output*.log"), m.a.host())
+		}
+		if last {
+			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-end:
-			return nil
+			last = true
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
