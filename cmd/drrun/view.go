@@ -194,7 +194,7 @@ func (v *view) stepLine(s report.Step, now time.Time) string {
 		return fmt.Sprintf("   %s %s  %s", title, spent, term.Escape(p.Phase, false))
 	}
 	phase, rate := term.Escape(p.Phase, false), term.Rate(p.Done, p.Total, p.Rate)
-	left := v.columns() - len("    ") - len(spent) - len(phase) - len(rate) - len("  []  ") - utf8.RuneCountInString(title)
+	left := v.out.Columns() - len("    ") - len(spent) - len(phase) - len(rate) - len("  []  ") - utf8.RuneCountInString(title)
 	if left < minBar && s.Machine != "" { // bytes, rate and time left matter more than the step's words
 		left += utf8.RuneCountInString(title) - utf8.RuneCountInString(s.Machine)
 		title = term.Escape(s.Machine, false)
@@ -211,10 +211,3 @@ const (
 	minBar = 5
 	maxBar = 20
 )
-
-func (v *view) columns() int {
-	if v.out.Width == nil {
-		return 80
-	}
-	return v.out.Width()
-}

@@ -61,7 +61,8 @@ func Of(f *os.File, noColor bool) Terminal {
 	return t
 }
 
-func (t Terminal) width() int {
+// Columns is how many columns a line may have: those of the terminal, else 80.
+func (t Terminal) Columns() int {
 	if t.Width == nil {
 		return 80
 	}
@@ -168,7 +169,7 @@ func (p *Painter) erase() string {
 
 func (p *Painter) blockText() string {
 	var b strings.Builder
-	w := p.out.width()
+	w := p.out.Columns()
 	for _, l := range p.block {
 		b.WriteString(Cut(l, w-1))
 		b.WriteByte('\n')
