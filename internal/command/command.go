@@ -9,6 +9,7 @@ package command
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/drrun/drrun/internal/ident"
@@ -85,6 +86,16 @@ var (
 	Found = Verb[Meta, FoundResult]{"found"}
 	// Verify reads a point whole and compares it with its sums.
 	Verify = Verb[VerifyRequest, VerifyResult]{"verify"}
+	// Written reads the disks that a machine runs on here, on the overlay of an
+	// uncommitted failover, and counts what differs from the point under it:
+	// what a rollback or a change of the point takes from the new site.
+	Written = Verb[Meta, WrittenResult]{"written"}
+	// Proof reads disks whole, from the medium and not from any table, and says
+	// their sums: at the old site the disks of the stopped machine, at the new
+	// one the point under the overlay. Equal sums prove that nothing was lost.
+	Proof = Verb[ProofRequest, ProofResult]{"proof"}
+	// ProofRanges returns the sums of ranges as Proof has read them last.
+	ProofRanges = Verb[RangesRequest, RangesResult]{"proof-ranges"}
 )
 
 // Agent → agent.
@@ -339,6 +350,43 @@ type VerifyResult struct {
 	Points int      `json:"points"`
 	Bytes  int64    `json:"bytes"`
 	Faults []string `json:"faults,omitempty"`
+}
+
+// WrittenResult is what differs from the point under the overlay, and when that
+// was put in place. The machine may run meanwhile: it is what was found so far.
+type WrittenResult struct {
+	Bytes  int64     `json:"bytes"`
+	Blocks int64     `json:"blocks"`
+	Since  time.Time `json:"since,omitzero"`
+}
+
+// ProofRequest names the point that both ends read.
+type ProofRequest struct {
+	Meta
+	Point ident.PointID `json:"point"`
+}
+
+// ProofResult are sums over all blocks that were read, one for each disk.
+type ProofResult struct {
+	Disks []ProofDisk   `json:"disks"`
+	Bytes int64         `json:"bytes"` // read
+	Took  time.Duration `json:"took"`
+}
+
+// ProofDisk is a disk as it was read.
+type ProofDisk struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"` // bytes
+	Sum  uint64 `json:"sum"`  // agent/blocksum
+}
+
+// Disk returns the result's part of the named disk.
+func (r *ProofResult) Disk(name string) (ProofDisk, bool) {
+	i := slices.IndexFunc(r.Disks, func(d ProofDisk) bool { return d.Name == name })
+	if i < 0 {
+		return ProofDisk{}, false
+	}
+	return r.Disks[i], true
 }
 
 // ConfirmRequest asks for the authority record of a machine.
