@@ -159,7 +159,8 @@ func (a *Agent) failoverVerbs(mux *rpc.Mux) {
 	asOperation(a, mux, command.Drain, doAgain, func(in command.DrainRequest) command.Meta { return in.Meta },
 		func(ctx context.Context, m *machine, in command.DrainRequest) (command.DrainResult, error) {
 			res, err := m.cycle(ctx, cycleOptions{final: in.Final, labels: in.Labels})
-			return command.DrainResult{Point: res.Point, Changed: res.Changed, Wire: res.Wire, Took: res.Took, Frozen: res.Frozen}, err
+			return command.DrainResult{Point: res.Point, Changed: res.Changed, Wire: res.Wire, Took: res.Took, Frozen: res.Frozen,
+				Expect: res.Expect, Scan: res.Scan, Read: res.Read}, err
 		})
 	asOperation(a, mux, command.Stop, doAgain, func(in command.StopRequest) command.Meta { return in.Meta },
 		func(ctx context.Context, m *machine, in command.StopRequest) (command.StopResult, error) {

@@ -133,7 +133,34 @@ func (j *job) test() string {
 
 func (j *job) drained(r command.DrainResult) outcome {
 	return outcome{data: r, detail: fmt.Sprintf("point %s, %s changed, %s sent in %s", r.Point.ID.Short(),
-		quantity.FormatSize(r.Changed), quantity.FormatSize(r.Wire), quantity.FormatDuration(r.Took))}
+		quantity.FormatSize(r.Changed), quantity.FormatSize(r.Wire), quantity.FormatDuration(r.Took)) + j.expected(r)}
+}
+
+// expected is the downtime that a drain ahead of the stop lets expect.
+func (j *job) expected(r command.DrainResult) string {
+	if j.step.Kind != program.DrainAhead || r.Expect <= 0 {
+		return ""
+	}
+	text := "; to expect while it stands: its stop"
+	if stop := j.stopBound(); stop > 0 {
+		text += " (at most " + quantity.FormatDuration(stop) + ")"
+	}
+	text += ", then " + quantity.FormatDuration(r.Expect) + " for the final delta"
+	if r.Scan {
+		text += fmt.Sprintf(" (a scan: %s are read to find it)", quantity.FormatSize(r.Read))
+	}
+	return text + ", then its start"
+}
+
+// stopBound is how long the plan lets the machine take to stop; 0: it has no bound.
+func (j *job) stopBound() time.Duration {
+	j.d.mu.Lock()
+	defer j.d.mu.Unlock()
+	st := j.d.st.Steps["shutdown/"+j.step.Machine+"/stop"]
+	if st == nil || !st.Force {
+		return 0
+	}
+	return st.ForceAfter
 }
 
 func (j *job) stopped(r command.StopResult) outcome {

@@ -30,10 +30,11 @@ type world struct {
 	slow   map[string]time.Duration
 	broken []string // contract breaches
 	kinds  map[string]fault.Kind
-	sticky map[string]bool // an operation stores that a peer was not reached, and says so forever
-	stored map[string]bool // operations that have stored that
-	needs  int64           // room for one machine
-	moving map[string]bool // "host machine": its progress moves with the clock
+	sticky map[string]bool     // an operation stores that a peer was not reached, and says so forever
+	stored map[string]bool     // operations that have stored that
+	needs  int64               // room for one machine
+	moving map[string]bool     // "host machine": its progress moves with the clock
+	drains command.DrainResult // what a drain says beside its point
 }
 
 type fakeHost struct {
@@ -329,7 +330,9 @@ func (w *world) drain(host string, m *fakeMachine, req command.DrainRequest) (js
 		kind = "final drain"
 	}
 	w.happened("%s %s %s", host, kind, req.Machine)
-	return mustJSON(command.DrainResult{Point: p, Changed: 4096, Wire: 1000, Took: time.Second}), nil
+	res := w.drains
+	res.Point, res.Changed, res.Wire, res.Took = p, 4096, 1000, time.Second
+	return mustJSON(res), nil
 }
 
 func (w *world) start(host string, h *fakeHost, m *fakeMachine, req command.StartRequest) (json.RawMessage, error) {

@@ -45,6 +45,12 @@ type Result struct {
 	Wire    int64          // bytes sent
 	Took    time.Duration
 	Frozen  time.Duration // how long the machine was held still
+	// Expect is how long the next cycle would take if as much changed until
+	// then as this one found. What a first copy or a compare sent ahead of the
+	// cut does not count.
+	Expect time.Duration
+	Scan   bool  // more was read to find what changed than had changed
+	Read   int64 // bytes of the disks that the cut read
 }
 
 // Cycle makes one recovery point at the target and returns when it is durable
@@ -100,11 +106,13 @@ func (m *Machine) cycleError(ctx context.Context, err error) error {
 
 // cycle is one run of Cycle.
 type cycle struct {
-	m    *Machine
-	o    CycleOptions
-	seq  ident.Seq
-	wire atomic.Int64
-	res  Result
+	m   *Machine
+	o   CycleOptions
+	seq ident.Seq
+	// first says that it sends more than what changed since the last point.
+	first bool
+	wire  atomic.Int64
+	res   Result
 }
 
 func (c *cycle) run(ctx context.Context) error {
@@ -118,9 +126,9 @@ func (c *cycle) run(ctx context.Context) error {
 	}
 	c.seq = seq
 	m.mu.Lock()
-	ahead := compared || m.j.Tip == nil || m.j.staged() && m.j.Cut == nil || m.lastChanged > m.limits.much
+	c.first = compared || m.j.Tip == nil || m.j.staged() && m.j.Cut == nil
 	m.mu.Unlock()
-	return c.distrustIfCorrupt(c.replicate(ctx, ahead))
+	return c.distrustIfCorrupt(c.replicate(ctx, c.first || m.lastChanged > m.limits.much))
 }
 
 // replicate finishes what was under way and makes a new point.
@@ -128,6 +136,7 @@ func (c *cycle) replicate(ctx context.Context, ahead bool) error {
 	if err := c.finishCut(ctx); err != nil {
 		return err
 	}
+	began := time.Now()
 	for cuts := 0; ; cuts++ {
 		if ahead {
 			if err := c.sendAhead(ctx); err != nil {
@@ -138,9 +147,13 @@ func (c *cycle) replicate(ctx context.Context, ahead bool) error {
 		if cuts >= maxCuts {
 			mode = neverFull
 		}
+		held := time.Now()
+		if c.first {
+			began = held
+		}
 		err := c.cut(ctx, mode)
 		if err == nil {
-			return c.finishCut(ctx)
+			return c.finishMine(ctx, began, time.Since(held), ahead)
 		}
 		if !errors.Is(err, errOverflow) {
 			return err
@@ -151,6 +164,20 @@ func (c *cycle) replicate(ctx context.Context, ahead bool) error {
 			return err
 		}
 	}
+}
+
+// finishMine finishes the cut of this cycle, which took so long, and says how
+// long the next cycle would take: where much changed, it sends ahead and looks
+// twice.
+func (c *cycle) finishMine(ctx context.Context, began time.Time, cut time.Duration, ahead bool) error {
+	if err := c.finishCut(ctx); err != nil {
+		return err
+	}
+	c.res.Expect = time.Since(began)
+	if c.res.Changed > c.m.limits.much && (c.first || !ahead) {
+		c.res.Expect += cut
+	}
+	return nil
 }
 
 // settle loads the machine again after an error that may have left memory and
@@ -412,6 +439,8 @@ func (c *cycle) cut(ctx context.Context, mode fullMode) (err error) {
 	}()
 	p := c.point(s.began)
 	var scanned error
+	var found int64 // bytes that changed
+	c.res.Read = 0
 	for i, d := range m.disks {
 		sp := m.newSpooler(ctx, d, cut.Size(i), c.o.Authority.Epoch, mode)
 		spoolers = append(spoolers, sp)
@@ -423,7 +452,9 @@ func (c *cycle) cut(ctx context.Context, mode fullMode) (err error) {
 			Name: d.Name, ID: d.ID, Size: cut.Size(i), Sum: d.state.Sum + st.Sum, Log: d.state.Log,
 		})
 		c.res.Changed += sp.changed
+		c.res.Read, found = c.res.Read+st.Read, found+st.Changed-st.Zero
 	}
+	c.res.Scan = c.res.Read > found
 	if scanned != nil && !errors.Is(scanned, errOverflow) {
 		return scanned
 	}

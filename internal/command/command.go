@@ -232,6 +232,13 @@ type DrainResult struct {
 	Wire    int64          `json:"wire"`    // bytes
 	Took    time.Duration  `json:"took"`
 	Frozen  time.Duration  `json:"frozen"`
+	// Expect is how long a final delta would take now, the machine being
+	// stopped: as long as this one from its cut to the acknowledgement.
+	Expect time.Duration `json:"expect,omitempty"`
+	// Scan says that the disks were read whole to find what changed, Read how
+	// many bytes of them.
+	Scan bool  `json:"scan,omitempty"`
+	Read int64 `json:"read,omitempty"`
 }
 
 // StopRequest stops gracefully for Within, then by force if allowed.
