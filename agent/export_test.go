@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/drrun/drrun/agent/tracker"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/vfs"
 )
@@ -59,6 +60,9 @@ func (a *Agent) Claim(in command.Meta) error {
 	}
 	return err
 }
+
+// SetTracker is called before Run.
+func (a *Agent) SetTracker(t tracker.Tracker) { a.tracker = t }
 
 // DecodeLeft reads the note of a process that was left running.
 func DecodeLeft(b []byte) error {

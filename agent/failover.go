@@ -66,6 +66,9 @@ func (m *machine) prepare(ctx context.Context, in command.PrepareRequest) (comma
 		return command.PrepareResult{}, fault.Errorf(fault.Refused, "machine %s is %s at host %s: its disks cannot be replaced", m.name, st.Power, m.a.host()).
 			WithHint("stop it first")
 	}
+	if err := m.dropProof(); err != nil {
+		return command.PrepareResult{}, err
+	}
 	progress, done := m.busy("prepare", needed(rep, in))
 	defer done()
 	if err := m.changePoint(ctx, &rec, rep, in); err != nil {
@@ -218,6 +221,9 @@ func (m *machine) commit(ctx context.Context, epoch ident.Epoch) error {
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := m.dropProof(); err != nil {
 		return err
 	}
 	m.nudge()

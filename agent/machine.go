@@ -35,6 +35,7 @@ type machine struct {
 
 	role  lock // uses and changes of the replication role
 	power lock // start, stop, freeze
+	proof lock // reads whole disks for a proof
 
 	looping bool          // guarded by Agent.mu
 	gone    chan struct{} // closed when the machine is no longer assigned
@@ -45,6 +46,7 @@ type machine struct {
 	src    *source.Machine         // open while this host sends
 	rep    *replica.Machine        // open where the host has a store that knows the machine
 	cancel context.CancelCauseFunc // of the cycle under way
+	prove  context.CancelCauseFunc // of the read proof under way
 	// What status shows and no restart needs.
 	sendErr  error // why the last cycle failed
 	applyErr error // why the target does not apply or thin
@@ -75,7 +77,7 @@ func newMachine(a *Agent, name string) *machine {
 	return &machine{
 		a: a, name: name, dir: dir, log: a.log.With(logkit.KeyMachine, name),
 		ops:  a.newOps(filepath.Join(dir, "ops")),
-		wake: make(chan struct{}, 1), role: newLock(), power: newLock(), gone: make(chan struct{}),
+		wake: make(chan struct{}, 1), role: newLock(), power: newLock(), proof: newLock(), gone: make(chan struct{}),
 	}
 }
 
@@ -250,12 +252,16 @@ func (m *machine) diskPaths(a *recovery.Assignment) (map[string]string, error) {
 	return paths, nil
 }
 
-// interrupt ends the cycle under way, if any: its work is not lost.
+// interrupt ends the cycle and the read proof under way, if any: the work of the
+// cycle is not lost, the proof is asked for again.
 func (m *machine) interrupt(cause error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.cancel != nil {
 		m.cancel(cause)
+	}
+	if m.prove != nil {
+		m.prove(cause)
 	}
 }
 

@@ -65,6 +65,8 @@ type record struct {
 	// Found says that the disks here, which hold writes that only they have,
 	// were kept as a point: they may be overwritten by what is received.
 	Found *command.FoundResult `json:"found,omitempty"`
+	// Proof is what was read last for the read proof, until the disks move on.
+	Proof *proofRecord `json:"proof,omitempty"`
 	// Stored is the folder that a replica was made in here: if it is gone, it is
 	// not mounted, and no other one is begun in its place.
 	Stored string `json:"stored,omitempty"`
@@ -76,6 +78,13 @@ type record struct {
 // freezeMark says how a machine is held still.
 type freezeMark struct {
 	App bool `json:"app"` // by the application's own commands, if it has any
+}
+
+// proofRecord is the result of a read proof; the block tables of its disks lie
+// in the machine's files.
+type proofRecord struct {
+	Point  ident.PointID       `json:"point"`
+	Result command.ProofResult `json:"result"`
 }
 
 // testRecord is a test failover at this host.

@@ -18,6 +18,7 @@ import (
 	"github.com/drrun/drrun/agent"
 	"github.com/drrun/drrun/agent/client"
 	"github.com/drrun/drrun/agent/provider"
+	"github.com/drrun/drrun/agent/tracker"
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -148,6 +149,8 @@ type node struct {
 	log    *slog.Logger
 	fake   *fakeProvider // nil: the exec provider
 	fs     vfs.FS        // nil: the machine's own
+	// tracker finds what changed; nil: the agent's own.
+	tracker tracker.Tracker
 
 	ag     *agent.Agent
 	cancel context.CancelFunc
@@ -211,6 +214,9 @@ func (n *node) start() {
 		Clock: clock.Real{}, Log: n.log, Version: "test", Env: os.Environ(), Boot: n.boot,
 	})
 	must(n.t, err)
+	if n.tracker != nil {
+		ag.SetTracker(n.tracker)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.ag, n.cancel, n.done = ag, cancel, make(chan error, 1)
 	go func() { n.done <- ag.Run(ctx) }()

@@ -148,6 +148,20 @@ func (a *Agent) runtimeVerbs(mux *rpc.Mux) {
 		func(ctx context.Context, m *machine, in command.CheckRequest) (command.CheckResult, error) {
 			return m.check(ctx, in)
 		})
+	rpc.Handle(mux, command.ProofRanges.Name, func(_ context.Context, p transport.Peer, in command.RangesRequest) (command.RangesResult, error) {
+		if err := a.fromRuntime(p); err != nil {
+			return command.RangesResult{}, err
+		}
+		m, err := a.machine(in.Machine)
+		if err != nil {
+			return command.RangesResult{}, err
+		}
+		return m.proofRanges(in)
+	})
+	onMachine(a, mux, command.Written, func(in command.Meta) command.Meta { return in },
+		func(ctx context.Context, m *machine, _ command.Meta) (command.WrittenResult, error) {
+			return m.written(ctx)
+		})
 	onMachine(a, mux, command.Room, func(in command.PrepareRequest) command.Meta { return in.Meta },
 		func(ctx context.Context, m *machine, in command.PrepareRequest) (command.RoomResult, error) {
 			return m.room(ctx, in)
@@ -195,6 +209,10 @@ func (a *Agent) failoverVerbs(mux *rpc.Mux) {
 	asOperation(a, mux, command.Cleanup, doAgain, func(in command.CleanupRequest) command.Meta { return in.Meta },
 		func(ctx context.Context, m *machine, in command.CleanupRequest) (command.Empty, error) {
 			return command.Empty{}, m.cleanup(ctx, in.Test)
+		})
+	asOperation(a, mux, command.Proof, doAgain, func(in command.ProofRequest) command.Meta { return in.Meta },
+		func(ctx context.Context, m *machine, in command.ProofRequest) (command.ProofResult, error) {
+			return m.readProof(ctx, in.Point)
 		})
 	asOperation(a, mux, command.Found, doAgain, func(in command.Meta) command.Meta { return in },
 		func(ctx context.Context, m *machine, in command.Meta) (command.FoundResult, error) {

@@ -74,7 +74,8 @@ func (m *Machine) Prepare(ctx context.Context, run string, point ident.PointID, 
 	if err := m.makeLive(ctx, &l, counter(progress)); err != nil {
 		return PrepareResult{}, errors.Join(fmt.Errorf("cannot prepare point %s: %w", p.ID, err), m.finishLive())
 	}
-	l.Phase, l.Took = phaseSwitch, m.cfg.Clock.Now().Sub(began)
+	now := m.cfg.Clock.Now()
+	l.Phase, l.Took, l.At = phaseSwitch, now.Sub(began), now.UTC()
 	if err := m.recordLive(l); err != nil {
 		return PrepareResult{}, err
 	}

@@ -124,6 +124,7 @@ type live struct {
 	Mode      string         `json:"mode,omitempty"`
 	Bytes     int64          `json:"bytes,omitempty"`
 	Took      time.Duration  `json:"took,omitempty"`
+	At        time.Time      `json:"at,omitzero"` // when it was put in place
 }
 
 // testView is the throw-away view of a test; it pins its point.

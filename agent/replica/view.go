@@ -133,7 +133,13 @@ const rangeBytes = blocksum.RangeBlocks * blocksum.BlockSize
 // scan reads a disk image of size bytes whole and puts its hashes into t, which
 // is empty.
 func (m *Machine) scan(ctx context.Context, disk, path string, size int64, t *blocksum.Table, progress func(int64)) error {
-	f, err := m.fs.OpenFile(path, vfs.ReadOnly, 0)
+	return hashImage(ctx, m.fs, path, m.disks[disk].Key, size, t.WriteRange, progress)
+}
+
+// hashImage reads a disk image of size bytes whole and calls fn with the hashes
+// of its ranges, in order; a range that is all hole is left out.
+func hashImage(ctx context.Context, fsys vfs.FS, path string, key uint64, size int64, fn func(r int64, hashes []uint64) error, progress func(int64)) error {
+	f, err := fsys.OpenFile(path, vfs.ReadOnly, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open disk image: %w", err)
 	}
@@ -142,7 +148,6 @@ func (m *Machine) scan(ctx context.Context, disk, path string, size int64, t *bl
 	if img.size, err = f.Size(); err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, err)
 	}
-	key := m.disks[disk].Key
 	buf := make([]byte, min(rangeBytes, size))
 	var hashes [blocksum.RangeBlocks]uint64
 	for off := int64(0); off < size; {
@@ -170,7 +175,7 @@ func (m *Machine) scan(ctx context.Context, disk, path string, size int64, t *bl
 			b := p[i*blocksum.BlockSize : min((i+1)*blocksum.BlockSize, len(p))]
 			hashes[i] = blocksum.Hash(key, first+int64(i), b)
 		}
-		if err := t.WriteRange(first/blocksum.RangeBlocks, hashes[:n]); err != nil {
+		if err := fn(first/blocksum.RangeBlocks, hashes[:n]); err != nil {
 			return err
 		}
 		off += int64(len(p))
