@@ -89,6 +89,19 @@ var flows = map[string]func(f *flow) bool{
 		}
 		return f.ask(f.commit("run")) && f.run("run", nil, report.RunCommitted)
 	},
+	"rollback": func(f *flow) bool {
+		rollback := func() error { return f.r.engine.Rollback(f.r.t.Context(), "run", "ann") }
+		return f.run("run", f.start("run", runtime.Request{Type: recovery.Planned}), report.RunUncommitted, report.RunRolledBack) &&
+			f.turn("run", rollback, "rollback") && f.run("run", nil, report.RunRolledBack) &&
+			f.run("again", f.start("again", runtime.Request{Type: recovery.Planned}), report.RunUncommitted)
+	},
+	"change point": func(f *flow) bool {
+		change := func() error {
+			return f.r.engine.ChangePoint(f.r.t.Context(), "run", testPoint("db1", 1, began).ID.String(), "ann")
+		}
+		return f.run("run", f.start("run", runtime.Request{Type: recovery.Unplanned}), report.RunUncommitted, report.RunPartial) &&
+			f.turn("run", change, "change-point") && f.run("run", nil, report.RunUncommitted)
+	},
 	"give back": func(f *flow) bool {
 		f.r.w.set(func() { f.r.w.faults["lyo-1 grant db1"] = -1 })
 		if !f.run("run", f.start("run", runtime.Request{Type: recovery.Unplanned}), report.RunPartial, report.RunCancelled) {
@@ -100,6 +113,15 @@ var flows = map[string]func(f *flow) bool{
 		}
 		return f.ask(f.r.engine.Cancel(f.r.t.Context(), "run", "ann")) && f.run("run", nil, report.RunCancelled)
 	},
+}
+
+// turn asks for a rollback or a change of the point until it has begun.
+func (f *flow) turn(id string, do func() error, begun string) bool {
+	run, err := f.r.engine.Show(f.r.t.Context(), id)
+	if err == nil && run.Section != begun {
+		err = do()
+	}
+	return f.ask(err)
 }
 
 func (f *flow) commit(id string) error {

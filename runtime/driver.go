@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ type driver struct {
 	flying   map[string]*flight
 	progress map[string]report.Progress
 	watchers map[chan struct{}]bool // told when progress changed
+	deciding bool                   // windowRollback looks at the hosts
 	parked   bool                   // no step starts; leave when none is in flight
 	dead     error                  // the journal cannot be written
 }
@@ -166,6 +168,9 @@ func (d *driver) advance() (next time.Time) {
 		acted := false
 		next = time.Time{}
 		for _, eff := range d.st.Next() {
+			if eff.Section == program.SectionRollback && d.deciding {
+				continue
+			}
 			if now := d.e.now(); eff.At.After(now) {
 				if next.IsZero() || eff.At.Before(next) {
 					next = eff.At
@@ -187,6 +192,11 @@ func (d *driver) advance() (next time.Time) {
 
 // act journals the begin of an effect, then starts it.
 func (d *driver) act(eff state.Effect) error {
+	if eff.Section == program.SectionRollback {
+		d.deciding = true
+		go d.windowRollback()
+		return nil
+	}
 	if eff.Section != "" {
 		return d.beginSection(eff.Section, "the plan's commit window")
 	}
@@ -492,14 +502,18 @@ func (d *driver) beginSection(name, by string) error {
 		p = program.CleanupOf(main)
 	case program.SectionCancel:
 		p = program.CancelOf(main, d.st.Held(), d.st.Down())
+	case program.SectionRollback:
+		p = d.rollbackProgram()
 	default:
 		return fault.Errorf(fault.Internal, "no section %q", name)
 	}
 	if name == program.SectionCommit && d.st.Type == "planned" {
-		text := "no loss by the sums of both sites; not proved: the disks were not read whole and compared"
-		if d.st.Run.NoProof {
-			text += " (--no-proof)"
+		if err := d.append(state.Record{Kind: state.Noted, Text: proofText(d.st)}); err != nil {
+			return err
 		}
+	}
+	if done := d.st.PlanStepsDone(); name == program.SectionRollback && len(done) > 0 {
+		text := "what the plan's own steps did is not taken back: " + strings.Join(done, ", ")
 		if err := d.append(state.Record{Kind: state.Noted, Text: text}); err != nil {
 			return err
 		}

@@ -134,7 +134,7 @@ func (e *Engine) prepare(ctx context.Context, req *Request) (*prepared, error) {
 			return nil, err
 		}
 	}
-	p.program, err = program.Compile(p.plan, est, program.Request{Type: req.Type, Failback: req.Failback, NoShutdown: req.NoShutdown}, facts)
+	p.program, err = program.Compile(p.plan, est, program.Request{Type: req.Type, Failback: req.Failback, NoShutdown: req.NoShutdown, NoProof: req.NoProof}, facts)
 	return p, err
 }
 

@@ -36,6 +36,7 @@ type job struct {
 	run     state.Run
 	typ     recovery.Type
 	fence   ident.Fence
+	change  string // selector of a change of the point; else empty
 }
 
 // outcome is what became of a job.
@@ -53,12 +54,22 @@ func failed(err error) outcome { return outcome{err: err} }
 
 // job takes the snapshot. Callers hold d.mu.
 func (d *driver) job(st *state.Step) *job {
-	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence}
+	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence, change: d.st.Program().Point}
 	j.machine, _ = j.main.Machine(st.Machine)
 	if j.typ == recovery.Test { // it takes no machine away from a real run, which goes over it
 		j.fence = 0
 	}
 	return j
+}
+
+// with is the job with another step; the step of the program, which the run
+// goes by, stays as it is.
+func (j *job) with(change func(*program.Step)) *job {
+	k := *j
+	step := *j.step.Step
+	change(&step)
+	k.step.Step = &step
+	return &k
 }
 
 // op is the operation id: the same for every try whose predecessor may have
@@ -69,7 +80,7 @@ func (j *job) op() string { return fmt.Sprintf("%s/%s/%d", j.run.ID, j.step.ID, 
 // whatever epoch the machine has by then.
 func (j *job) meta(machine, host string) command.Meta {
 	m := command.Meta{Machine: machine, Op: j.op(), Epoch: j.d.epochAt(machine, host), Fence: j.fence, Run: j.run.ID}
-	if j.step.Kind == program.Cleanup {
+	if j.step.Kind == program.Cleanup || j.step.Kind == program.Halt { // what runs is ended under any epoch; the fence holds
 		m.Epoch = 0
 	}
 	return m
@@ -143,12 +154,20 @@ func (d *driver) epochAt(machine, host string) ident.Epoch {
 	epoch := c.Records[machine][host].Epoch
 	for _, st := range d.st.Ordered() {
 		var g command.GrantResult
-		grants := st.Kind == program.Grant || st.Kind == program.GrantPeer || st.Kind == program.Learn
-		if grants && st.Machine == machine && st.Host == host && d.resultLocked(st.ID, &g) {
+		if grantsAuthority(st.Kind) && st.Machine == machine && st.Host == host && d.resultLocked(st.ID, &g) {
 			epoch = max(epoch, g.Authority.Epoch)
 		}
 	}
 	return epoch
+}
+
+// grantsAuthority reports whether a step's result is an authority record.
+func grantsAuthority(k program.Kind) bool {
+	switch k {
+	case program.Grant, program.GrantPeer, program.Learn, program.Return, program.ReturnPeer:
+		return true
+	}
+	return false
 }
 
 func (d *driver) authorityLocked(machine string) recovery.Authority {
@@ -156,7 +175,7 @@ func (d *driver) authorityLocked(machine string) recovery.Authority {
 	rec := c.newest(machine)
 	for _, st := range d.st.Ordered() {
 		var g command.GrantResult
-		if st.Machine == machine && st.Kind == program.Grant && d.resultLocked(st.ID, &g) && g.Authority.Epoch > rec.Epoch {
+		if st.Machine == machine && (st.Kind == program.Grant || st.Kind == program.Return) && d.resultLocked(st.ID, &g) && g.Authority.Epoch > rec.Epoch {
 			rec = g.Authority
 		}
 	}
@@ -199,7 +218,8 @@ func (j *job) execute(ctx context.Context) outcome {
 // beforehand.
 func (j *job) copies() bool {
 	switch j.step.Kind {
-	case program.DrainAhead, program.DrainFinal, program.Prepare, program.Found, program.Reseed, program.Cleanup:
+	case program.DrainAhead, program.DrainFinal, program.Prepare, program.Found, program.Reseed, program.Cleanup, program.Proof,
+		program.ReturnPeer: // what ran there is kept as a point
 		return true
 	}
 	return false
@@ -226,6 +246,10 @@ func (j *job) do(ctx context.Context) outcome {
 		return j.grant(ctx)
 	case program.Learn:
 		return j.learn(ctx)
+	case program.Return, program.ReturnPeer:
+		return j.giveBack(ctx)
+	case program.Proof:
+		return j.proof(ctx)
 	case program.Exec:
 		return j.exec(ctx)
 	case program.Check:

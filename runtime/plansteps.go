@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -177,7 +178,7 @@ func (j *job) ask(ctx context.Context, c *recovery.Check, n int) (bool, string, 
 	meta := j.meta(machine, host)
 	meta.Op = "" // a question may be put again and must not get an old answer
 	req := command.CheckRequest{Meta: meta, Check: *c, Addresses: j.addresses(), Timeout: askTimeout}
-	req.Self = req.Addresses[machine]
+	req.Self = cmp.Or(j.step.IP, req.Addresses[machine])
 	res, err := command.Check.Call(ctx, j.d.e.caller, host, req)
 	if err != nil && ctx.Err() != nil {
 		err = fault.Wrap(fault.Unreachable, err)

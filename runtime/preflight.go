@@ -243,8 +243,7 @@ func (j *job) claim(ctx context.Context) outcome {
 
 func (j *job) claimOne(ctx context.Context, machine, host string, optional bool) (recovery.Authority, error) {
 	meta := command.Meta{Machine: machine, Op: j.op() + "/" + machine, Fence: j.fence, Run: j.run.ID}
-	k := *j
-	k.step.Optional = optional
+	k := j.with(func(s *program.Step) { s.Optional = optional })
 	var res command.ClaimResult
 	err := k.try(ctx, func(ctx context.Context) (err error) {
 		res, err = command.Claim.Call(ctx, j.d.e.caller, host, meta)

@@ -117,6 +117,8 @@ func (r *Request) check() error {
 		return bad("--commit, --source-is-down and --no-shutdown are not for a test: it changes neither site")
 	case r.Type == recovery.Planned && (r.SourceIsDown || r.NoShutdown):
 		return bad("--source-is-down and --no-shutdown go with --unplanned")
+	case r.Type != recovery.Planned && r.NoProof:
+		return bad("--no-proof goes with --planned: only there is the source still to be read")
 	case r.Type != recovery.Test && r.Cleanup:
 		return bad("--cleanup goes with --test")
 	}

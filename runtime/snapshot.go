@@ -3,11 +3,14 @@ package runtime
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
@@ -181,13 +184,12 @@ func machineReport(st *state.State, m program.Machine) report.Machine {
 	if c, ok := decode[claimed](st, "claim"); ok && r.Epoch == 0 {
 		r.Epoch = uint64(c.newest(m.Name).Epoch)
 	}
-	if points, ok := decode[map[string]recovery.Point](st, "points"); ok {
-		if p, ok := points[m.Name]; ok {
-			r.Point = pointReport(p)
-			loss := lossOf(st, r, p)
-			r.Loss = &loss
-		}
+	if p, ok := chosenPoint(st, m.Name); ok {
+		r.Point = pointReport(p)
+		loss := lossOf(st, r, p)
+		r.Loss = &loss
 	}
+	r.Proof = proofReport(st, m.Name)
 	return r
 }
 
@@ -206,7 +208,7 @@ func machineStep(r *report.Machine, st *state.State, s *state.Step) {
 		r.Started, r.Ready = s.Ended, s.Ended
 	case program.Ready:
 		r.Ready = s.Ended
-	case program.Grant:
+	case program.Grant, program.Return:
 		if g, ok := decode[command.GrantResult](st, s.ID); ok {
 			r.Epoch = uint64(g.Authority.Epoch)
 		}
@@ -271,4 +273,46 @@ func measure(st *state.State, r *report.Run) {
 		aim := st.Run.RPO.Seconds()
 		r.RPO = &report.Measure{Aim: aim, Measured: worst, Met: aim == 0 || worst <= aim}
 	}
+}
+
+// proofReport says whether zero loss is proved for a machine; nil where no proof
+// is asked for: it goes with planned failovers.
+func proofReport(st *state.State, machine string) *report.Proof {
+	s := st.Steps["proof/"+machine]
+	if s == nil || len(st.Granted()) == 0 {
+		return nil
+	}
+	switch {
+	case st.Type != recovery.Planned:
+		return &report.Proof{Text: "not proved: the run went on as " + string(st.Type)}
+	case s.Status == report.StepDone:
+		res, _ := decode[proven](st, s.ID)
+		return &report.Proof{Proved: true, Bytes: res.Bytes, Text: s.Detail}
+	case s.Status == report.StepSkipped:
+		return &report.Proof{Text: s.Reason}
+	case s.Error != nil && s.Status == report.StepFailed:
+		return &report.Proof{Text: "not proved: " + s.Error.Message}
+	}
+	return &report.Proof{Text: "not proved yet"}
+}
+
+// proofText is the line that goes on record when a planned failover is
+// committed.
+func proofText(st *state.State) string {
+	var not []string
+	var bytes int64
+	for _, m := range st.Granted() {
+		p := proofReport(st, m)
+		switch {
+		case p == nil:
+		case p.Proved:
+			bytes += p.Bytes
+		default:
+			not = append(not, m+": "+p.Text)
+		}
+	}
+	if len(not) > 0 {
+		return "no loss by the sums of both sites; not proved by reading: " + strings.Join(not, "; ")
+	}
+	return fmt.Sprintf("zero loss, proved: %s read at both sites and equal", quantity.FormatSize(bytes))
 }

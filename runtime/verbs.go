@@ -16,6 +16,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/state"
 )
 
 // call sends a verb to the step's host until it was reached, and makes the
@@ -86,6 +87,8 @@ func (j *job) verb(ctx context.Context) outcome {
 		return j.drainFinal(ctx)
 	case program.Stop:
 		return call(ctx, j, command.Stop, j.stopRequest, j.stopped)
+	case program.Halt:
+		return call(ctx, j, command.Stop, j.haltRequest, j.stopped)
 	case program.Prepare:
 		return j.prepare(ctx)
 	case program.Start, program.Restart:
@@ -335,12 +338,16 @@ func (j *job) moveTo(ctx context.Context, have, next recovery.Authority) outcome
 		m.Epoch = have.Epoch
 		return command.GrantRequest{Meta: m, Expect: have, Next: next}
 	}
-	return call(ctx, j, command.Grant, request, func(r command.GrantResult) outcome {
+	tell := func(r command.GrantResult) outcome {
 		if !r.Authority.Same(next) {
 			return failed(fault.Errorf(fault.Conflict, "%s holds another record of epoch %d after the grant", j.step.Host, r.Authority.Epoch))
 		}
 		return outcome{data: r, detail: fmt.Sprintf("epoch %d, active at %s", next.Epoch, next.Active)}
-	})
+	}
+	if j.copies() {
+		return long(ctx, j, command.Grant, request, tell)
+	}
+	return call(ctx, j, command.Grant, request, tell)
 }
 
 // next is the record that the run grants for a machine. It is the same
@@ -458,8 +465,12 @@ func (j *job) points(ctx context.Context) outcome {
 
 func (j *job) point(ctx context.Context, m program.Machine) (recovery.Point, error) {
 	var final command.DrainResult
+	selector := j.run.Point
+	if j.change != "" { // a change of the point
+		selector = j.change
+	}
 	drained := j.d.result("shutdown/"+m.Name+"/drain", &final)
-	if drained && recovery.Drains(j.run.Point) {
+	if drained && j.change == "" && recovery.Drains(selector) {
 		return final.Point, nil
 	}
 	if j.typ == recovery.Planned {
@@ -469,17 +480,36 @@ func (j *job) point(ctx context.Context, m program.Machine) (recovery.Point, err
 	if err != nil {
 		return recovery.Point{}, err
 	}
-	return recovery.Select(points, j.run.Point, j.fuzzy(m.Name))
+	return recovery.Select(points, selector, j.fuzzy(m.Name))
 }
 
 func (j *job) fuzzy(machine string) bool {
 	return j.d.src.estate.PolicyOf(machine).Consistency == recovery.Fuzzy
 }
 
+// chosen is the recovery point that the run fixed last for a machine.
+func (d *driver) chosen(machine string) (recovery.Point, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return chosenPoint(d.st, machine)
+}
+
+func chosenPoint(st *state.State, machine string) (p recovery.Point, ok bool) {
+	for _, s := range st.Ordered() {
+		if s.Kind != program.Points {
+			continue
+		}
+		if points, done := decode[map[string]recovery.Point](st, s.ID); done {
+			if q, has := points[machine]; has {
+				p, ok = q, true
+			}
+		}
+	}
+	return p, ok
+}
+
 func (j *job) prepare(ctx context.Context) outcome {
-	chosen := map[string]recovery.Point{}
-	j.d.result("points", &chosen)
-	p, ok := chosen[j.step.Machine]
+	p, ok := j.d.chosen(j.step.Machine)
 	if !ok {
 		return failed(fault.Errorf(fault.Failed, "%s has no recovery point in this run", j.step.Machine))
 	}

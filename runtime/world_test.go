@@ -53,7 +53,9 @@ type fakeMachine struct {
 	tests   []string
 	overlay string
 	found   bool
-	noStop  bool // it cannot be stopped
+	noStop  bool   // it cannot be stopped
+	live    string // the point under the overlay
+	missed  bool   // its tracker missed a write: what is on the medium is not what was sent
 }
 
 var began = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where a synctest bubble begins
@@ -78,7 +80,7 @@ func testPoint(machine string, seq int, at time.Time) recovery.Point {
 }
 
 // Call implements command.Caller. Answers take some virtual milliseconds, a
-// different number for each machine, so that traces have one order.
+// different number for each machine and host, so that traces have one order.
 func (w *world) Call(ctx context.Context, host, verb string, in, out any) error {
 	raw, err := json.Marshal(in)
 	if err != nil {
@@ -90,7 +92,7 @@ func (w *world) Call(ctx context.Context, host, verb string, in, out any) error 
 	}
 	key := strings.TrimSpace(host + " " + verb + " " + meta.Machine)
 	w.mu.Lock()
-	delay := 10*time.Millisecond + time.Duration(len(meta.Machine)*7+int(last(meta.Machine)))*time.Millisecond/10 + w.slow[key]
+	delay := 10*time.Millisecond + time.Duration(len(meta.Machine)*7+int(last(meta.Machine)))*time.Millisecond/10 + time.Duration(host[0])*time.Microsecond + w.slow[key]
 	w.mu.Unlock()
 	select {
 	case <-time.After(delay):
@@ -141,6 +143,8 @@ func (w *world) serve(h *fakeHost, host, verb string, meta command.Meta, raw []b
 	switch verb {
 	case command.Points.Name:
 		return mustJSON(command.PointsResult{Points: m.points}), nil
+	case command.Written.Name, command.ProofRanges.Name:
+		return w.do(h, host, verb, m, raw)
 	case command.Room.Name:
 		return mustJSON(command.RoomResult{Mode: "reflink", Needed: w.needs, Free: 100}), nil
 	}
@@ -250,6 +254,15 @@ func (w *world) do(h *fakeHost, host, verb string, m *fakeMachine, raw []byte) (
 	case command.Prepare.Name:
 		req := into[command.PrepareRequest](raw)
 		w.happened("%s prepare %s %s%s", host, name, pointName(req.Point), testMark(req.Test))
+		if req.Test == "" {
+			if m.power == recovery.PowerRunning {
+				w.broken = append(w.broken, fmt.Sprintf("%s prepares %s while it runs", host, name))
+			}
+			if m.live != "" {
+				w.happened("%s keeps what %s wrote", host, name)
+			}
+			m.live = pointName(req.Point)
+		}
 		if m.overlay = req.Run; req.Test != "" {
 			m.overlay = ""
 			m.tests = append(m.tests, req.Test)
@@ -264,8 +277,28 @@ func (w *world) do(h *fakeHost, host, verb string, m *fakeMachine, raw []byte) (
 		req := into[command.ExecRequest](raw)
 		w.happened("%s exec %s", host, strings.Join(req.Cmd, " "))
 		return mustJSON(command.ExecResult{}), nil
+	case command.Written.Name:
+		return mustJSON(command.WrittenResult{Bytes: 8192, Blocks: 2, Since: began}), nil
+	case command.Proof.Name:
+		req := into[command.ProofRequest](raw)
+		if m.power == recovery.PowerRunning && m.live != pointName(req.Point) || m.power == recovery.PowerStopped && m.rec.Active == h.site {
+			return nil, fault.Errorf(fault.Refused, "the disks of %s on %s are not at %s", name, host, pointName(req.Point))
+		}
+		w.happened("%s proof %s", host, name)
+		res := command.ProofResult{Disks: []command.ProofDisk{{Name: "root", Size: 10 << 20, Sum: 1}}, Bytes: 10 << 20}
+		if m.missed {
+			res.Disks[0].Sum = 2
+		}
+		return mustJSON(res), nil
+	case command.ProofRanges.Name:
+		sums := make([]byte, 3*8)
+		if m.missed {
+			sums[8] = 1
+		}
+		return mustJSON(command.RangesResult{Size: 10 << 20, Sums: sums}), nil
 	case command.Commit.Name:
 		m.rec.Uncommitted = false
+		m.live = ""
 		w.happened("%s commit %s", host, name)
 		return empty, nil
 	case command.Cleanup.Name:
@@ -306,6 +339,9 @@ func (w *world) grant(host string, m *fakeMachine, req command.GrantRequest) (js
 	}
 	if m.rec.Active == w.hosts[host].site {
 		m.locked = false // the record gives the right back
+	} else if m.live != "" {
+		m.live = ""
+		w.happened("%s keeps what %s wrote", host, req.Machine)
 	}
 	w.happened("%s epoch %d of %s: active %s, %v", host, m.rec.Epoch, req.Machine, m.rec.Active, m.rec.Direction)
 	return mustJSON(command.GrantResult{Authority: m.rec}), nil

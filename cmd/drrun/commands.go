@@ -11,7 +11,7 @@ func commands() []*command {
 		applyCommand, checkCommand, explainCommand,
 		statusCommand, pointsCommand,
 		failoverCommand, runsCommand, showCommand, watchCommand,
-		answerCommand, pauseCommand, resumeCommand, cancelCommand, commitCommand, cleanupCommand, reverseCommand,
+		answerCommand, pauseCommand, resumeCommand, cancelCommand, rollbackCommand, changePointCommand, commitCommand, cleanupCommand, reverseCommand,
 		unprotectCommand, tokenCommand, serveCommand, hrlCommand, versionCommand,
 	}
 }

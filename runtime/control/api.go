@@ -38,6 +38,7 @@ type StartRequest struct {
 	NoShutdown   bool              `json:"no_shutdown,omitempty"`
 	SourceIsDown bool              `json:"source_is_down,omitempty"` // By answers for it
 	Force        bool              `json:"force,omitempty"`
+	NoProof      bool              `json:"no_proof,omitempty"`
 	// DryRun, in Explain, asks the agents as preflight does.
 	DryRun bool   `json:"dry_run,omitempty"`
 	By     string `json:"by"`
@@ -50,6 +51,13 @@ type RunRequest struct {
 	// As "unplanned" lets a planned run whose source died go on (resume).
 	As           string `json:"as,omitempty"`
 	SourceIsDown bool   `json:"source_is_down,omitempty"` // with As: By answers for it
+	Point        string `json:"point,omitempty"`          // selector (change-point)
+}
+
+// WrittenResult is what the machines of an uncommitted failover have written at
+// the new site.
+type WrittenResult struct {
+	Machines []report.Written `json:"machines"`
 }
 
 // AnswerRequest answers a wait or decides an unknown outcome.
@@ -141,6 +149,9 @@ var (
 	verbCancel    = verb[RunRequest, report.Run]{"cancel"}
 	verbCommit    = verb[RunRequest, report.Run]{"commit"}
 	verbCleanup   = verb[RunRequest, report.Run]{"cleanup"}
+	verbWritten   = verb[RunRequest, WrittenResult]{"written"}
+	verbRollback  = verb[RunRequest, report.Run]{"rollback"}
+	verbPoint     = verb[RunRequest, report.Run]{"change-point"}
 )
 
 // Engine is what the server needs of the runtime engine. A call that starts
@@ -158,6 +169,10 @@ type Engine interface {
 	Cancel(ctx context.Context, r RunRequest) (report.Run, error)
 	Commit(ctx context.Context, r RunRequest) (report.Run, error)
 	Cleanup(ctx context.Context, r RunRequest) (report.Run, error)
+	// Written says what a rollback would take from the new site.
+	Written(ctx context.Context, r RunRequest) (WrittenResult, error)
+	Rollback(ctx context.Context, r RunRequest) (report.Run, error)
+	ChangePoint(ctx context.Context, r RunRequest) (report.Run, error)
 	// Events yields what happens in a run after a sequence number, what has
 	// happened first, until ctx ends or the run has ended for good.
 	Events(ctx context.Context, run string, after uint64) iter.Seq2[report.Event, error]

@@ -178,6 +178,22 @@ func (c *Client) Cleanup(ctx context.Context, r RunRequest) (report.Run, error) 
 	return call(ctx, c, verbCleanup, r)
 }
 
+// Written says what the machines of an uncommitted failover have written at the
+// new site. It reads their disks: that takes its time.
+func (c *Client) Written(ctx context.Context, r RunRequest) (WrittenResult, error) {
+	return call(ctx, c, verbWritten, r)
+}
+
+// Rollback takes an uncommitted failover back.
+func (c *Client) Rollback(ctx context.Context, r RunRequest) (report.Run, error) {
+	return call(ctx, c, verbRollback, r)
+}
+
+// ChangePoint puts the machines of an uncommitted failover on another point.
+func (c *Client) ChangePoint(ctx context.Context, r RunRequest) (report.Run, error) {
+	return call(ctx, c, verbPoint, r)
+}
+
 // Events yields the events of a run after a sequence number until the run has
 // ended for good, ctx ends, or the runtime goes away (an error of kind
 // Unreachable: ask again after the last sequence number seen).

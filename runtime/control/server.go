@@ -92,6 +92,9 @@ func (s *Server) routeRuns(mux *http.ServeMux) {
 	handle(mux, verbCancel, s.engine.Cancel)
 	handle(mux, verbCommit, s.engine.Commit)
 	handle(mux, verbCleanup, s.engine.Cleanup)
+	handle(mux, verbWritten, s.engine.Written)
+	handle(mux, verbRollback, s.engine.Rollback)
+	handle(mux, verbPoint, s.engine.ChangePoint)
 }
 
 func deref[T any](v *T, err error) (T, error) {

@@ -23,6 +23,7 @@ type Request struct {
 	Type       recovery.Type
 	Failback   bool
 	NoShutdown bool
+	NoProof    bool
 }
 
 // Fact is what is known of a machine before the run.
@@ -66,7 +67,7 @@ func Compile(p *plans.Plan, e *plans.Estate, req Request, facts map[string]Fact)
 	c.prog.Root = seq(
 		one(c.step(Step{ID: "preflight", Kind: Preflight, Phase: "preflight", Title: "preflight of " + c.count(), OnFail: OnFailStop})),
 		one(c.step(Step{ID: "claim", Kind: Claim, Phase: "preflight", Title: claim, OnFail: OnFailStop})),
-		c.syncAhead(), c.shutdown(), c.epoch(), c.items(), c.running(),
+		c.syncAhead(), c.shutdown(), c.epoch(), c.items(), c.running(), c.proof(),
 	)
 	return c.prog, nil
 }
@@ -78,6 +79,22 @@ func (c *compiler) running() Node {
 		return Node{}
 	}
 	return one(c.step(Step{ID: "running", Kind: Running, Phase: "end", Title: "every machine that was started runs", Within: time.Minute}))
+}
+
+// proof compares, behind the started machines, what both sites have on the
+// medium: only that shows a write that the tracker missed.
+func (c *compiler) proof() Node {
+	if c.req.Type != recovery.Planned {
+		return Node{}
+	}
+	return par(0, c.each(func(m Machine) Node {
+		s := Step{ID: "proof/" + m.Name, Kind: Proof, Phase: "read proof", Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite,
+			Title: fmt.Sprintf("read the disks of %s whole on %s and %s and compare them", m.Name, m.FromHost, m.ToHost)}
+		if c.req.NoProof {
+			s.Skip = "not proved: --no-proof"
+		}
+		return one(c.step(s))
+	})...)
 }
 
 // placeMachines finds both ends of every machine, and which are there already.

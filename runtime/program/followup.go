@@ -161,3 +161,143 @@ func reverseOne(m Machine) Node {
 		Title: fmt.Sprintf("send the first point of %s, %s → %s", m.Name, m.FromHost, m.ToHost)}
 	return seq(one(learn), one(stop), one(found), one(grant), one(peer), one(drain))
 }
+
+// RollbackOf takes a failover back. The machines that were failed over (over)
+// are stopped at the new site in reverse group order, the old site gets its
+// authority back, and they are started there from their untouched disks in
+// group order. Those that were only stopped (held) are unlocked and started.
+// addresses are those at the old site.
+func RollbackOf(p *Program, over, held []string, addresses map[string]string, ready map[string]*recovery.Check) *Program {
+	groups := p.inGroups()
+	var nodes, back []Node
+	for _, g := range slices.Backward(groups) {
+		var halts []Node
+		for _, m := range g {
+			if slices.Contains(over, m.Name) {
+				halts = append(halts, one(halt(m, "rollback/", true)))
+			}
+		}
+		nodes = append(nodes, par(0, halts...))
+	}
+	for _, m := range p.Active() {
+		if slices.Contains(over, m.Name) {
+			back = append(back, returns(m))
+		}
+	}
+	nodes = append(nodes, par(0, back...))
+	for _, g := range groups {
+		var starts []Node
+		for _, m := range g {
+			if slices.Contains(over, m.Name) || slices.Contains(held, m.Name) {
+				starts = append(starts, startAtHome(m, slices.Contains(over, m.Name), addresses[m.Name], ready[m.Name]))
+			}
+		}
+		nodes = append(nodes, par(0, starts...))
+	}
+	return follow(p, SectionRollback, seq(nodes...))
+}
+
+// inGroups returns the machines of the run group by group, in plan order.
+func (p *Program) inGroups() [][]Machine {
+	var out [][]Machine
+	at := map[string]int{}
+	for _, m := range p.Active() {
+		i, seen := at[m.Group]
+		if !seen {
+			i = len(out)
+			at[m.Group] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], m)
+	}
+	return out
+}
+
+// halt stops what runs at the new site, by force if need be: it ends anyhow,
+// and its disks are kept as they are.
+func halt(m Machine, prefix string, lock bool) Step {
+	return Step{ID: prefix + m.Name + "/stop", Kind: Halt, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite,
+		Within: MinStop, Force: true, Lock: lock, Title: fmt.Sprintf("stop %s on %s", m.Name, m.ToHost)}
+}
+
+// returns gives the old site its authority back, first there: it is granted
+// when the agent of the site that is to be active has stored it.
+func returns(m Machine) Node {
+	id := "rollback/" + m.Name + "/"
+	back := Step{ID: id + "epoch/" + m.FromHost, Kind: Return, Machine: m.Name, Group: m.Group, Host: m.FromHost, Site: m.FromSite,
+		Requires: []string{id + "stop"}, Title: fmt.Sprintf("raise the epoch of %s: active at %s again", m.Name, m.FromSite)}
+	peer := Step{ID: id + "epoch/" + m.ToHost, Kind: ReturnPeer, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite,
+		Requires: []string{back.ID}, Title: fmt.Sprintf("tell %s the epoch of %s; what ran there is kept as a point", m.ToHost, m.Name)}
+	return seq(one(back), one(peer))
+}
+
+// startAtHome starts a machine on its own disks at the old site.
+func startAtHome(m Machine, returned bool, ip string, check *recovery.Check) Node {
+	id := "rollback/" + m.Name + "/"
+	unlock := Step{ID: id + "unlock", Kind: Unlock, Machine: m.Name, Group: m.Group, Host: m.FromHost, Site: m.FromSite,
+		Title: fmt.Sprintf("unlock %s on %s", m.Name, m.FromHost)}
+	if returned {
+		unlock.Requires = []string{id + "epoch/" + m.FromHost}
+	}
+	start := Step{ID: id + "start", Kind: Restart, Machine: m.Name, Group: m.Group, Host: m.FromHost, Site: m.FromSite, OnFail: OnFailContinue,
+		Requires: []string{unlock.ID}, Title: fmt.Sprintf("start %s on %s", m.Name, m.FromHost)}
+	nodes := []Node{one(unlock), one(start)}
+	if check != nil {
+		nodes = append(nodes, one(Step{ID: id + "ready", Kind: Ready, Machine: m.Name, Group: m.Group, Host: m.FromHost, Site: m.FromSite, IP: ip,
+			Ready: check, Within: check.Within, OnFail: OnFailContinue, Requires: []string{start.ID},
+			Title: fmt.Sprintf("%s is ready on %s: %s", m.Name, m.FromHost, question(check))}))
+	}
+	return seq(nodes...)
+}
+
+// ChangePointOf puts the machines of an uncommitted unplanned failover on
+// another recovery point: stops them, keeps what they wrote as a point,
+// prepares the one asked for and starts them in group order, without the plan's
+// own steps. number tells this change from other ones of the run.
+func ChangePointOf(p *Program, machines []string, point string, number int, ready map[string]*recovery.Check) *Program {
+	prefix := fmt.Sprintf("%s/%d/", SectionPoint, number)
+	groups := p.inGroups()
+	for i := range groups {
+		groups[i] = slices.DeleteFunc(groups[i], func(m Machine) bool { return !slices.Contains(machines, m.Name) })
+	}
+	var nodes, disks []Node
+	for _, g := range slices.Backward(groups) {
+		var halts []Node
+		for _, m := range g {
+			halts = append(halts, one(halt(m, prefix, false)))
+		}
+		nodes = append(nodes, par(0, halts...))
+	}
+	points := Step{ID: prefix + "points", Kind: Points, Title: "fix the recovery point of every machine: " + point}
+	nodes = append(nodes, one(points))
+	for _, g := range groups {
+		for _, m := range g {
+			disks = append(disks, one(Step{ID: prefix + m.Name + "/prepare", Kind: Prepare, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite,
+				Requires: []string{points.ID}, Title: fmt.Sprintf("keep what %s wrote on %s as a point and prepare the disks of the other one", m.Name, m.ToHost)}))
+		}
+	}
+	nodes = append(nodes, par(0, disks...))
+	for _, g := range groups {
+		var starts []Node
+		for _, m := range g {
+			starts = append(starts, startAgain(m, prefix, ready[m.Name]))
+		}
+		nodes = append(nodes, par(0, starts...))
+	}
+	nodes = append(nodes, one(Step{ID: prefix + "running", Kind: Running, Title: "every machine that was started runs", OnFail: OnFailContinue}))
+	q := follow(p, SectionPoint, seq(nodes...))
+	q.Point = point
+	return q
+}
+
+func startAgain(m Machine, prefix string, check *recovery.Check) Node {
+	start := Step{ID: prefix + m.Name + "/start", Kind: Start, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite, OnFail: OnFailContinue,
+		Requires: []string{prefix + m.Name + "/prepare"}, Title: fmt.Sprintf("start %s on %s", m.Name, m.ToHost)}
+	nodes := []Node{one(start)}
+	if check != nil {
+		nodes = append(nodes, one(Step{ID: prefix + m.Name + "/ready", Kind: Ready, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite,
+			Ready: check, Within: check.Within, OnFail: OnFailContinue, Requires: []string{start.ID},
+			Title: fmt.Sprintf("%s is ready: %s", m.Name, question(check))}))
+	}
+	return seq(nodes...)
+}

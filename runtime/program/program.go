@@ -51,6 +51,10 @@ const (
 	Learn      Kind = "learn"   // an old site that comes back gets the record in force
 	Found      Kind = "found"
 	Reseed     Kind = "reseed" // first point in the new direction
+	Proof      Kind = "proof"  // both disks are read whole and compared
+	Halt       Kind = "halt"   // stops the machine at the new site
+	Return     Kind = "return" // rollback: the authority record at the old site
+	ReturnPeer Kind = "return-peer"
 )
 
 // Sections of a run: the failover (or reverse) it was started for, and what
@@ -61,6 +65,8 @@ const (
 	SectionCommit   = "commit"
 	SectionCleanup  = "cleanup"
 	SectionCancel   = "cancel"
+	SectionRollback = "rollback"
+	SectionPoint    = "change-point"
 )
 
 // What to do when a step fails for good.
@@ -80,6 +86,8 @@ type Program struct {
 	From      string        `json:"from,omitempty"` // site
 	To        string        `json:"to,omitempty"`   // site
 	Machines  []Machine     `json:"machines"`
+	// Point selects the recovery point of a change of the point.
+	Point string `json:"point,omitempty"`
 	// Nothing says why there is nothing to do; the program is then empty.
 	Nothing string `json:"nothing,omitempty"`
 	Root    Node   `json:"root"`
@@ -136,8 +144,13 @@ type Step struct {
 	// Force, of a stop: by force after ForceAfter.
 	Force      bool          `json:"force,omitempty"`
 	ForceAfter time.Duration `json:"force_after,omitempty"`
-	Test       bool          `json:"test,omitempty"`
-	Pos        *plans.Pos    `json:"pos,omitempty"`
+	// Lock, of a halt: the host gives up the right to start the machine.
+	Lock bool `json:"lock,omitempty"`
+	// IP is the machine's address where the step is done; empty: the one of the
+	// run.
+	IP   string     `json:"ip,omitempty"`
+	Test bool       `json:"test,omitempty"`
+	Pos  *plans.Pos `json:"pos,omitempty"`
 }
 
 // Steps returns the steps in program order.

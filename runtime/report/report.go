@@ -32,12 +32,14 @@ const (
 	RunCancelled   RunStatus = "cancelled"   // a person cancelled it
 	RunRefused     RunStatus = "refused"     // preflight said no; nothing was changed
 	RunCleaning    RunStatus = "cleaning"    // a test is being removed
+	RunRolledBack  RunStatus = "rolled-back" // the machines run at the old site again, on the disks they left there
+	RunSuperseded  RunStatus = "superseded"  // another run took its uncommitted machines on
 )
 
 // Ended reports whether no step will run any more, whatever is called.
 func (s RunStatus) Ended() bool {
 	switch s {
-	case RunCommitted, RunDone, RunFailed, RunCancelled, RunRefused:
+	case RunCommitted, RunDone, RunFailed, RunCancelled, RunRefused, RunRolledBack, RunSuperseded:
 		return true
 	}
 	return false
@@ -71,6 +73,9 @@ const (
 	OpCommit  = "commit"
 	OpCleanup = "cleanup"
 	OpReverse = "reverse"
+
+	OpRollback    = "rollback"
+	OpChangePoint = "change-point"
 )
 
 // Kinds of a run.
@@ -91,7 +96,7 @@ type Run struct {
 	Point       string         `json:"point,omitempty"`     // selector
 	StartedBy   string         `json:"started_by,omitempty"`
 	Status      RunStatus      `json:"status"`
-	Section     string         `json:"section"`          // failover, commit, cleanup, cancel, reverse
+	Section     string         `json:"section"`          // failover, commit, cleanup, cancel, reverse, rollback, change-point
 	Phase       string         `json:"phase,omitempty"`  // what it is at now
 	Reason      string         `json:"reason,omitempty"` // why it stopped, waits, was refused, or that there is nothing to do
 	Hint        string         `json:"hint,omitempty"`   // what to do next
@@ -134,10 +139,22 @@ type Machine struct {
 	Point    *Point    `json:"point,omitempty"`   // what it was recovered to
 	Loss     *float64  `json:"loss,omitempty"`    // seconds: the point's instant to the stop of the source, or to the run's begin
 	Found    *Found    `json:"found,omitempty"`   // reverse: what never left the old site
+	Proof    *Proof    `json:"proof,omitempty"`   // planned: whether zero loss is proved
 	Drained  int64     `json:"drained,omitempty"` // bytes of the final delta
 	Stopped  time.Time `json:"stopped,omitzero"`
 	Started  time.Time `json:"started,omitzero"`
 	Ready    time.Time `json:"ready,omitzero"`
+}
+
+// Written is what a machine has written at the new site of an uncommitted
+// failover: what a rollback takes from it and keeps as a point.
+type Written struct {
+	Machine string       `json:"machine"`
+	Host    string       `json:"host"`
+	Bytes   int64        `json:"bytes"`
+	Blocks  int64        `json:"blocks"`
+	Since   time.Time    `json:"since,omitzero"`  // when its disks were put in place
+	Error   *fault.Error `json:"error,omitempty"` // why it is not known
 }
 
 // Point is the short form of a recovery point.
@@ -148,6 +165,13 @@ type Point struct {
 	Kind    recovery.Consistency `json:"kind"`
 	Labels  []string             `json:"labels,omitempty"`
 	Suspect string               `json:"suspect,omitempty"`
+}
+
+// Proof is what the read proof of a planned failover says.
+type Proof struct {
+	Proved bool   `json:"proved"`
+	Bytes  int64  `json:"bytes,omitempty"` // read at each site
+	Text   string `json:"text"`            // what was compared, or why it is not proved
 }
 
 // Found is what only the old site had.

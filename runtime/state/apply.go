@@ -64,6 +64,12 @@ func (s *State) Apply(r Record) error {
 		err = s.applySection(r)
 	case Statement:
 		s.state(r)
+	case Expired:
+		s.windowOver = true
+		s.note(r.Time, "", r.Text)
+	case Superseded:
+		s.superseded = r.Word
+		s.note(r.Time, "", "run "+r.Word+" took the machines on")
 	default:
 		err = fault.Errorf(fault.Corrupt, "record %d has the unknown kind %q", r.Seq, r.Kind)
 	}
@@ -86,6 +92,9 @@ func (s *State) applyCreated(r Record) error {
 	}
 	if s.Run.Force {
 		s.state(Record{Time: r.Time, By: s.Run.StartedBy, Word: "force"})
+	}
+	if s.Run.NoProof {
+		s.state(Record{Time: r.Time, By: s.Run.StartedBy, Word: "no-proof"})
 	}
 	return nil
 }
@@ -119,7 +128,7 @@ func (s *State) applyResumed(r Record) {
 	if r.Word == WordAttach { // another process looks after it: nothing else changes
 		return
 	}
-	all := s.Retryable() || s.Section() == program.SectionCleanup // it went to its end: everything that failed is tried again
+	all := s.Retryable() || s.sweeps() // it went to its end: everything that failed is tried again
 	s.paused, s.handOver, s.stop, s.refused = false, false, nil, false
 	for _, st := range s.current() {
 		st.Tries = 0
@@ -415,7 +424,7 @@ func (s *State) applySection(r Record) error {
 	s.gone = s.gone || s.cancelled
 	s.paused, s.handOver, s.stop, s.cancelled = false, false, nil, false
 	s.note(r.Time, "", r.Program.Section+" by "+r.By)
-	s.SectionEnd = time.Time{}
+	s.SectionEnd, s.windowOver = time.Time{}, false
 	s.addProgram(r.Program)
 	return nil
 }

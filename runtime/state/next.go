@@ -37,24 +37,41 @@ func (s *State) Next() []Effect {
 		return out
 	}
 	if due := s.CommitDue(); !due.IsZero() {
-		out = append(out, Effect{Section: program.SectionCommit, At: due})
+		section := program.SectionCommit
+		if s.Run.Commit.OnTimeout == WindowRollback {
+			section = program.SectionRollback
+		}
+		out = append(out, Effect{Section: section, At: due})
 	}
 	s.walk(&s.Program().Root, &out)
 	return out
 }
 
-// CommitDue is when the commit window of the run ends; zero: a person commits.
-// A window that ended while no runtime looked after the run commits nothing.
+// What a commit window does when it ends.
+const (
+	WindowCommit   = "commit"
+	WindowRollback = "rollback" // of a planned failover
+)
+
+// CommitDue is when the commit window of the run ends and it is committed, or
+// rolled back, by itself; zero: a person decides. A window that ended while no
+// runtime looked after the run does nothing.
 func (s *State) CommitDue() time.Time {
-	c := s.Run.Commit
-	if s.Status != report.RunUncommitted || s.Type == recovery.Test || c.Mode != "window" || c.OnTimeout != "commit" {
-		return time.Time{}
-	}
-	due := s.SectionEnd.Add(c.Within)
-	if s.ResumedAt.After(due) {
+	due := s.windowEnd()
+	if due.IsZero() || s.windowOver || s.ResumedAt.After(due) {
 		return time.Time{}
 	}
 	return due
+}
+
+// windowEnd is the end of the commit window, also of one that was missed.
+func (s *State) windowEnd() time.Time {
+	c := s.Run.Commit
+	acts := c.OnTimeout == WindowCommit || c.OnTimeout == WindowRollback && s.Type == recovery.Planned
+	if s.Status != report.RunUncommitted || s.Type == recovery.Test || c.Mode != "window" || !acts {
+		return time.Time{}
+	}
+	return s.SectionEnd.Add(c.Within)
 }
 
 func later(a, b time.Time) time.Time {
@@ -138,6 +155,8 @@ func (s *State) settle(at time.Time) {
 		s.SectionEnd = at
 	}
 	switch {
+	case s.superseded != "":
+		s.Status, s.Reason = report.RunSuperseded, "run "+s.superseded+" took the machines on"
 	case through && s.stop == nil:
 		s.ended()
 	case running > 0:
@@ -185,6 +204,12 @@ func (s *State) because(err *fault.Error) {
 	}
 	if s.Hint == "" {
 		s.Hint = fmt.Sprintf("mend the cause, then: drrun resume %s (or cancel it)", s.Run.ID)
+		switch {
+		case s.Section() == program.SectionRollback:
+			s.Hint = fmt.Sprintf("mend the cause, then: drrun resume %s", s.Run.ID)
+		case s.Rollbackable() && len(s.Granted()) > 0:
+			s.Hint = fmt.Sprintf("mend the cause, then: drrun resume %s (or: drrun rollback %[1]s)", s.Run.ID)
+		}
 	}
 	if all := s.Passable(); len(all) > 0 {
 		s.Hint += fmt.Sprintf("; the run keeps the plan it began with: to go on without this step: drrun answer %s %q go", s.Run.ID, all[0].ID)
@@ -235,7 +260,23 @@ func (s *State) ended() {
 		}
 	case program.SectionCancel:
 		s.endedCancel(bad)
+	case program.SectionRollback:
+		s.Status, s.Reason = report.RunRolledBack, s.rolledBack()
+		if bad > 0 {
+			s.Status, s.Reason = report.RunStopped, "the rollback did not end everything"
+			s.Hint = fmt.Sprintf("mend the cause, then: drrun resume %s", s.Run.ID)
+		}
+	case program.SectionPoint:
+		s.endedFailover(p)
 	}
+}
+
+func (s *State) rolledBack() string {
+	text := strings.Join(s.withStep(program.Restart), ", ") + " back at " + s.Main().From
+	if over := s.withStep(program.Return); len(over) > 0 {
+		text += "; what ran at " + s.Main().To + " is kept there as a point labelled \"rolled back\""
+	}
+	return text
 }
 
 func (s *State) endedCancel(bad int) {
@@ -275,13 +316,31 @@ func (s *State) endedFailover(p *program.Program) {
 		}
 	default:
 		s.Status = report.RunUncommitted
-		s.Reason, s.Hint = "the machines run at "+p.To, "drrun commit "+s.Run.ID
-		if due := s.CommitDue(); !due.IsZero() {
-			s.Reason += "; they are committed at " + due.Format(time.RFC3339)
-		}
+		s.Reason, s.Hint = "the machines run at "+p.To, fmt.Sprintf("drrun commit %s (or: drrun rollback %[1]s)", s.Run.ID)
+		s.window()
 		if test {
 			s.Reason, s.Hint = "the test stands at "+p.To, "drrun cleanup "+s.Run.ID
 		}
+	}
+}
+
+// window says in the reason what the commit window does, or did not do.
+func (s *State) window() {
+	end := s.windowEnd()
+	if end.IsZero() {
+		return
+	}
+	what := "committed"
+	if s.Run.Commit.OnTimeout == WindowRollback {
+		what = "rolled back"
+	}
+	switch {
+	case !s.CommitDue().IsZero():
+		s.Reason += "; they are " + what + " at " + end.Format(time.RFC3339)
+	case s.windowOver:
+		s.Reason += "; the commit window is over and they could not be " + what + " by themselves: a person decides"
+	default:
+		s.Reason += "; the commit window ended at " + end.Format(time.RFC3339) + " while no runtime looked after the run: a person decides"
 	}
 }
 

@@ -32,6 +32,10 @@ const (
 	Cancelled Kind = "cancelled"
 	Section   Kind = "section"   // commit, cleanup, cancel: more program
 	Statement Kind = "statement" // a person took a responsibility
+	// Expired: the commit window ended and nothing was done by itself; Text says why.
+	Expired Kind = "expired"
+	// Superseded: run Word took the uncommitted machines on.
+	Superseded Kind = "superseded"
 )
 
 // Record is one change of a run, the body of a journal record. Which fields

@@ -8,6 +8,7 @@ package state
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -54,6 +55,9 @@ type State struct {
 	refused   bool
 	failed    bool // a test that was cleaned up after an error
 	gone      bool // cancelled, and what is left of it taken back
+
+	windowOver bool   // the commit window ended and nothing was done by itself
+	superseded string // the run that took the machines on
 }
 
 // Step is the progress of one step.
@@ -213,7 +217,7 @@ func (s *State) unskip(n *program.Node, passed bool) (begun bool) {
 // Uncommitted reports whether a commit is still to come: at least one machine
 // has been granted to the new site and not been committed.
 func (s *State) Uncommitted() bool {
-	if s.Type == recovery.Test || s.Main().Section != program.SectionFailover {
+	if s.Type == recovery.Test || s.Main().Section != program.SectionFailover || s.Status == report.RunRolledBack || s.superseded != "" {
 		return false
 	}
 	return len(s.Granted()) > 0 && !s.committed()
@@ -239,8 +243,8 @@ func (s *State) Granted() []string { return s.withStep(program.Grant) }
 func (s *State) Down() []string {
 	up := map[string]bool{}
 	for _, st := range s.Ordered() {
-		if st.Kind == program.Start && st.Status == report.StepDone {
-			up[st.Machine] = true
+		if st.Kind == program.Start { // the last one counts: a change of the point starts anew
+			up[st.Machine] = st.Status == report.StepDone
 		}
 	}
 	return slices.DeleteFunc(s.Granted(), func(m string) bool { return up[m] })
@@ -249,7 +253,16 @@ func (s *State) Down() []string {
 // passable reports whether a person may let a stopped run go on without a step
 // that failed: one of the plan, or that a machine is ready.
 func (s *State) passable(st *Step) bool {
-	return s.Status == report.RunStopped && st.Status == report.StepFailed && !st.Passed && (st.Plan != nil || st.Kind == program.Ready || st.Kind == program.Running)
+	if s.Status != report.RunStopped || st.Status != report.StepFailed || st.Passed {
+		return false
+	}
+	switch st.Kind {
+	case program.Ready, program.Running:
+		return true
+	case program.Proof: // disks that differ are no question of opinion
+		return st.Error != nil && st.Error.Kind != fault.Corrupt
+	}
+	return st.Plan != nil
 }
 
 // Passable returns the steps that hold a stopped run up and that a person may
@@ -259,6 +272,17 @@ func (s *State) Passable() []*Step {
 	for _, st := range s.current() {
 		if s.passable(st) {
 			out = append(out, st)
+		}
+	}
+	return out
+}
+
+// PlanStepsDone names the steps of the plan that ran programs or actions.
+func (s *State) PlanStepsDone() []string {
+	var out []string
+	for _, st := range s.Ordered() {
+		if (st.Kind == program.Exec || st.Kind == program.Action) && st.Status == report.StepDone {
+			out = append(out, fmt.Sprintf("%q", st.Plan.Name))
 		}
 	}
 	return out
@@ -337,6 +361,8 @@ func (s *State) Allowed(live bool) []string {
 	add(s.Status == report.RunPaused || s.Status == report.RunStopped || orphan || s.Retryable(), report.OpResume)
 	add(s.Cancellable(), report.OpCancel)
 	add(standing && !test && s.Uncommitted(), report.OpCommit)
+	add(s.Rollbackable(), report.OpRollback)
+	add(s.PointChangeable(), report.OpChangePoint)
 	add(open && test && !s.Status.Busy() && section != program.SectionCleanup, report.OpCleanup)
 	add(s.Status == report.RunCommitted && s.Type == recovery.Unplanned, report.OpReverse)
 	return ops
@@ -349,7 +375,57 @@ func (s *State) Retryable() bool {
 	if s.Status != report.RunPartial || s.Type == recovery.Test {
 		return false
 	}
-	return s.Section() == program.SectionFailover || s.Section() == program.SectionCancel && s.sectionErrors() > 0
+	switch s.Section() {
+	case program.SectionFailover:
+		return true
+	case program.SectionCancel, program.SectionPoint:
+		return s.sectionErrors() > 0
+	}
+	return false
+}
+
+// sweeps reports whether the current section is one whose resume tries all of
+// it again that failed.
+func (s *State) sweeps() bool {
+	return s.Section() == program.SectionCleanup || s.Section() == program.SectionRollback || s.Section() == program.SectionPoint
+}
+
+// resting reports whether the run does nothing by itself and knows the outcome
+// of all it did, so that a person may turn it.
+func (s *State) resting() bool {
+	switch s.Status {
+	case report.RunUncommitted, report.RunPartial, report.RunStopped, report.RunPaused, report.RunWaiting:
+	default:
+		return false
+	}
+	unknown := func(st *Step) bool { return st.Status == report.StepUnknown }
+	return !s.cancelled && s.Type != recovery.Test && s.Main().Section == program.SectionFailover && !slices.ContainsFunc(s.current(), unknown)
+}
+
+// Rollbackable reports whether the failover can be taken back: until its
+// commit, from wherever it rests, if it has touched a machine.
+func (s *State) Rollbackable() bool {
+	switch s.Section() {
+	case program.SectionFailover, program.SectionPoint, program.SectionCancel:
+	default:
+		return false
+	}
+	return s.resting() && len(s.Granted())+len(s.Held()) > 0
+}
+
+// PointChangeable reports whether the machines of the run can be put on another
+// recovery point: after an unplanned failover, until its commit.
+func (s *State) PointChangeable() bool {
+	if s.Type != recovery.Unplanned || !s.resting() || len(s.Granted()) == 0 {
+		return false
+	}
+	switch s.Section() {
+	case program.SectionFailover:
+		return s.Status == report.RunUncommitted || s.Status == report.RunPartial
+	case program.SectionPoint:
+		return true
+	}
+	return false
 }
 
 // Cancellable reports whether a cancel has something to end: the run itself, or,

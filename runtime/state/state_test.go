@@ -302,7 +302,7 @@ func TestFollow(t *testing.T) {
 	auto := state.Run{Commit: plans.CommitPolicy{Mode: "auto"}}
 	for _, r := range []row{
 		{"manual commit", recovery.Planned, nil, state.Run{}, toEnd, ""},
-		{"auto commit", recovery.Planned, nil, auto, toEnd, "commit"},
+		{"auto commit", recovery.Planned, nil, auto, toEnd, "commit rollback"},
 		{"auto commit not before the end", recovery.Planned, nil, auto, upToW, ""},
 		{"no auto commit with errors", recovery.Unplanned, nil, auto, upToA + "b> c1> b. c1! w> w:go d> d.", ""},
 		{"cleanup by itself", recovery.Test, nil, state.Run{Cleanup: true}, toEnd, "cleanup"},
@@ -323,9 +323,9 @@ func TestAllowed(t *testing.T) {
 	t.Parallel()
 	for _, r := range []row{
 		{"running", recovery.Planned, nil, state.Run{}, upToA, "pause cancel"},
-		{"waiting", recovery.Planned, nil, state.Run{}, upToW, "answer cancel"},
-		{"stopped", recovery.Planned, nil, state.Run{}, upToW + "w:stop", "answer resume cancel"},
-		{"uncommitted", recovery.Planned, nil, state.Run{}, toEnd, "commit"},
+		{"waiting", recovery.Planned, nil, state.Run{}, upToW, "answer cancel rollback"},
+		{"stopped", recovery.Planned, nil, state.Run{}, upToW + "w:stop", "answer resume cancel rollback"},
+		{"uncommitted", recovery.Planned, nil, state.Run{}, toEnd, "commit rollback"},
 		{"committed unplanned", recovery.Unplanned, nil, state.Run{}, toEnd + "commit commit/m1/lyo-1> commit/m1/lyo-1. commit/m1/par-1> commit/m1/par-1.", "reverse"},
 		{"standing test", recovery.Test, nil, state.Run{}, toEnd, "cleanup"},
 		{"stopped test", recovery.Test, nil, state.Run{}, upToW + "w:stop", "answer resume cancel cleanup"},

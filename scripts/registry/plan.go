@@ -59,7 +59,7 @@ func planConstructors() []Constructor {
 			{Name: "point", Type: String, Default: "latest", Doc: "Selector of the recovery point."},
 			{Name: "commit", Type: Commit, Words: []string{"manual", "auto"}, Default: `"manual"`, Doc: "When a failover is committed.", Fields: []Field{
 				{Name: "within", Type: Duration, Doc: "Time that a person has."},
-				{Name: "on_timeout", Type: Word, Words: []string{"commit", "rollback"}, Later: "only a person rolls back", LaterWords: []string{"rollback"}, Doc: "What happens after it."},
+				{Name: "on_timeout", Type: Word, Words: []string{"commit", "rollback"}, Doc: "What happens after it; rollback only of a planned failover whose source is locked and answers."},
 			}},
 			{Name: "drill", Type: Record, Fields: drillFields(), Doc: "Schedules unattended tests of the plan."},
 			{Name: "params", Type: Params, Doc: "Values that --set can change; run.params in functions."},

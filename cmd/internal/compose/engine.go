@@ -29,7 +29,7 @@ func (e *engine) contact(ctx context.Context) error {
 
 func request(r control.StartRequest) runtime.Request {
 	return runtime.Request{Plan: r.Plan, Bundle: r.Bundle, Machines: r.Machines, Type: r.Type, Failback: r.Failback, Point: r.Point,
-		Set: r.Set, Commit: r.Commit, NoShutdown: r.NoShutdown, SourceIsDown: r.SourceIsDown, Force: r.Force, DryRun: r.DryRun, By: r.By}
+		Set: r.Set, Commit: r.Commit, NoShutdown: r.NoShutdown, SourceIsDown: r.SourceIsDown, Force: r.Force, NoProof: r.NoProof, DryRun: r.DryRun, By: r.By}
 }
 
 // Start implements control.Engine.
@@ -117,6 +117,22 @@ func (e *engine) Commit(ctx context.Context, r control.RunRequest) (report.Run, 
 // Cleanup implements control.Engine.
 func (e *engine) Cleanup(ctx context.Context, r control.RunRequest) (report.Run, error) {
 	return e.after(ctx, r.Run, e.Engine.Cleanup(ctx, r.Run, r.By))
+}
+
+// Written implements control.Engine.
+func (e *engine) Written(ctx context.Context, r control.RunRequest) (control.WrittenResult, error) {
+	machines, err := e.Engine.Written(ctx, r.Run)
+	return control.WrittenResult{Machines: machines}, err
+}
+
+// Rollback implements control.Engine.
+func (e *engine) Rollback(ctx context.Context, r control.RunRequest) (report.Run, error) {
+	return e.after(ctx, r.Run, e.Engine.Rollback(ctx, r.Run, r.By))
+}
+
+// ChangePoint implements control.Engine.
+func (e *engine) ChangePoint(ctx context.Context, r control.RunRequest) (report.Run, error) {
+	return e.after(ctx, r.Run, e.Engine.ChangePoint(ctx, r.Run, r.Point, r.By))
 }
 
 // Events implements control.Engine.
