@@ -302,7 +302,7 @@ func TestFollow(t *testing.T) {
 	auto := state.Run{Commit: plans.CommitPolicy{Mode: "auto"}}
 	for _, r := range []row{
 		{"manual commit", recovery.Planned, nil, state.Run{}, toEnd, ""},
-		{"auto commit", recovery.Planned, nil, auto, toEnd, "commit rollback"},
+		{"auto commit", recovery.Planned, nil, auto, toEnd, "commit"},
 		{"auto commit not before the end", recovery.Planned, nil, auto, upToW, ""},
 		{"no auto commit with errors", recovery.Unplanned, nil, auto, upToA + "b> c1> b. c1! w> w:go d> d.", ""},
 		{"cleanup by itself", recovery.Test, nil, state.Run{Cleanup: true}, toEnd, "cleanup"},
