@@ -59,11 +59,12 @@ type Options struct {
 
 // Agent is a running agent.
 type Agent struct {
-	o       Options
-	log     *slog.Logger
-	unlock  func() error
-	tracker tracker.Tracker
-	ops     *opStore
+	o         Options
+	log       *slog.Logger
+	unlock    func() error
+	tracker   tracker.Tracker
+	ops       *opStore
+	catalogue *catalogue
 	// Slots for machines that replicate at a time: first copies have one of
 	// their own, so that protected machines do not wait for them.
 	scan, seed lock
@@ -115,6 +116,7 @@ func Open(ctx context.Context, o Options) (*Agent, error) {
 	}
 	a.life, a.end = context.WithCancelCause(context.Background())
 	a.ops = a.newOps(filepath.Join(o.State, "ops"))
+	a.catalogue = newCatalogue(o.FS, o.State)
 	if err := a.load(ctx); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}

@@ -69,3 +69,9 @@ func DecodeLeft(b []byte) error {
 	_, err := decodeLeft(b)
 	return err
 }
+
+// EncodeItem writes the file of an item of the catalogue.
+var EncodeItem = encodeItem
+
+// DecodeItem reads it.
+var DecodeItem = decodeItem

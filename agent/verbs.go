@@ -17,6 +17,7 @@ func (a *Agent) mux() *rpc.Mux {
 	a.runtimeVerbs(m)
 	a.failoverVerbs(m)
 	a.agentVerbs(m)
+	a.catalogueVerbs(m)
 	return m
 }
 
