@@ -50,7 +50,7 @@ func getItem(p *pair, name string) []byte {
 func wantKind(t *testing.T, err error, kind fault.Kind) {
 	t.Helper()
 	if !fault.Is(err, kind) {
-		t.Errorf("error %v, want kind %s", err, kind)
+		t.Errorf("%v, want kind %s", err, kind)
 	}
 }
 

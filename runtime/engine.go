@@ -39,6 +39,7 @@ type Options struct {
 	// Controller says that another runtime follows this one: runs that Close
 	// pauses are for it to go on with (see Unfinished), not for a person.
 	Controller bool
+	Guard      Guard // nil: none
 }
 
 // Engine starts and drives runs. One engine has the state folder at a time.
@@ -54,6 +55,7 @@ type Engine struct {
 
 	keepRuns int
 	handOver bool
+	guard    Guard
 	births   sync.Mutex // from the sources of a new run to its first record; before mu
 
 	ctx    context.Context // ends when Close has waited long enough
@@ -72,7 +74,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	e := &Engine{store: o.Store, caller: o.Caller, cat: o.Catalogue, scripts: o.Scripts, runner: o.Runner, clock: o.Clock, log: o.Log,
-		newID: o.NewID, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), handOver: o.Controller, ctx: ctx, cancel: cancel, closing: make(chan struct{}), live: map[string]*driver{}, taking: map[string]chan struct{}{}}
+		newID: o.NewID, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), handOver: o.Controller, guard: o.Guard, ctx: ctx, cancel: cancel, closing: make(chan struct{}), live: map[string]*driver{}, taking: map[string]chan struct{}{}}
 	if e.runner == nil {
 		e.runner = LocalRunner{}
 	}
@@ -253,7 +255,11 @@ func (e *Engine) tryPreflight(ctx context.Context, req *Request, p *prepared, x 
 // Start stores a run and begins it. It returns when the run exists; what
 // happens to it is in Show and Events. Errors mean that nothing was started.
 func (e *Engine) Start(ctx context.Context, req Request) (id string, err error) {
+	guarded := e.askGuard(ctx, req.Type)
 	p, err := e.prepare(ctx, &req)
+	if gerr := guarded(); gerr != nil {
+		return "", gerr
+	}
 	if err != nil {
 		return "", err
 	}
@@ -441,6 +447,9 @@ func (e *Engine) take(ctx context.Context, id, by, op string, f func(*driver) er
 	if st.Status.Ended() {
 		return notAllowed(st, op)
 	}
+	if err := e.askGuard(ctx, st.Type)(); err != nil {
+		return err
+	}
 	src, err := e.sources(ctx, &st.Run)
 	if err != nil {
 		return err
@@ -513,7 +522,7 @@ func (e *Engine) Unfinished(ctx context.Context) ([]string, error) {
 	defer e.mu.Unlock()
 	var out []string
 	for _, h := range heads {
-		if e.live[h.ID] == nil && (h.works() || h.HandOver || h.Status == report.RunWaiting || !h.Due.IsZero()) {
+		if e.live[h.ID] == nil && !h.Lost && (h.works() || h.HandOver || h.Status == report.RunWaiting || !h.Due.IsZero()) {
 			out = append(out, h.ID)
 		}
 	}

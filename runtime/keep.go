@@ -20,12 +20,12 @@ import (
 	"github.com/drrun/drrun/runtime/store"
 )
 
-// Keys of the engine in the store. All values are JSON.
+// Keys of the engine in the store.
 const (
-	keyHead   = "runs/"   // + run: head
-	keyBlob   = "blob/"   // + SHA-256: plan sources and estates of runs
-	keyClaims = "claims"  // map[machine]run: one active real run per machine
-	keyFence  = "fencing" // the highest fencing number given out or seen
+	keyHead   = journal.HeadPrefix
+	keyBlob   = journal.BlobPrefix
+	keyClaims = journal.ClaimsKey
+	keyFence  = journal.FenceKey
 )
 
 // head is what a list of runs shows without reading journals. It is written
@@ -52,6 +52,7 @@ type head struct {
 	HandOver    bool             `json:"hand_over,omitempty"` // paused by the end of its controller
 	Machines    []string         `json:"machines"`
 	Uncommitted bool             `json:"uncommitted,omitempty"`
+	Lost        bool             `json:"lost,omitempty"` // recovered without its last records: see NoteRun
 }
 
 const headVersion = 1

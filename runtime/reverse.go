@@ -12,6 +12,9 @@ import (
 // Reverse starts a run that replicates machines back after a committed
 // unplanned failover.
 func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error) {
+	if err := e.askGuard(ctx, "")(); err != nil {
+		return "", err
+	}
 	est, rev, err := e.cat.AppliedEstate(ctx)
 	if err != nil {
 		return "", err

@@ -149,6 +149,9 @@ func hostRemark(h estate.HostStatus) string {
 	if len(h.Pending) > 0 {
 		parts = append(parts, "to be told about: "+strings.Join(h.Pending, ", "))
 	}
+	if h.Copies != "" {
+		parts = append(parts, h.Copies)
+	}
 	if h.Error != "" {
 		parts = append(parts, h.Error)
 	}

@@ -58,6 +58,9 @@ func (c *Catalogue) Apply(ctx context.Context, req ApplyRequest) (*ApplyResult, 
 	if len(p.diff.Blocked) > 0 {
 		return nil, fault.Errorf(fault.Refused, "cannot apply: %s", p.diff.Blocked[0]).WithHint("%s", blockedHint(p.diff.Blocked))
 	}
+	if err := c.guarded(ctx); err != nil {
+		return nil, err
+	}
 	if !p.diff.Empty() || p.changed {
 		if err := c.trust.Ensure(p.revision.Estate.Name); err != nil {
 			return nil, fmt.Errorf("cannot make the estate's certificate authority: %w", err)

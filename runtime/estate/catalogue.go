@@ -35,7 +35,8 @@ type Trust interface {
 	NewToken(host string) (text, hash string, err error)
 }
 
-// Options are the parts a catalogue is wired from. All are required.
+// Options are the parts a catalogue is wired from. All but Guard and Copies are
+// required.
 type Options struct {
 	Store  store.Store
 	Loader Loader
@@ -43,6 +44,10 @@ type Options struct {
 	Caller command.Caller
 	Clock  clock.Clock
 	Log    *slog.Logger
+	// Guard says why this state may not act now: agents hold something newer.
+	Guard func(ctx context.Context) error
+	// Copies says how a host's copy of the state differs from it; "": not at all.
+	Copies func(ctx context.Context, host string) string
 }
 
 // Catalogue is the applied estate with its plans. Safe for concurrent use.
@@ -53,6 +58,8 @@ type Catalogue struct {
 	caller command.Caller
 	clock  clock.Clock
 	log    *slog.Logger
+	guard  func(context.Context) error
+	copies func(context.Context, string) string
 
 	applying sync.Mutex // one apply or unprotect at a time
 	pushing  sync.Mutex // one round of pushes at a time
@@ -60,7 +67,8 @@ type Catalogue struct {
 
 // New returns the catalogue of a store.
 func New(o Options) *Catalogue {
-	return &Catalogue{store: o.Store, loader: o.Loader, trust: o.Trust, caller: o.Caller, clock: o.Clock, log: o.Log}
+	return &Catalogue{store: o.Store, loader: o.Loader, trust: o.Trust, caller: o.Caller, clock: o.Clock, log: o.Log,
+		guard: o.Guard, copies: o.Copies}
 }
 
 // Revision is one applied state of the estate.

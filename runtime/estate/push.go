@@ -135,10 +135,16 @@ func (c *Catalogue) pushUnlessBusy(ctx context.Context) error {
 
 func (c *Catalogue) push(ctx context.Context) ([]Push, error) {
 	work, err := c.work(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil || len(work) == 0 {
+		return []Push{}, err
 	}
 	out := make([]Push, len(work))
+	if err := c.guarded(ctx); err != nil {
+		for i, t := range work {
+			out[i] = Push{Host: t.host, Machines: []string{}, Error: fault.Wrap(fault.Refused, err), Pending: t.machines()}
+		}
+		return out, nil
+	}
 	var wg sync.WaitGroup
 	for i, t := range work {
 		wg.Go(func() { out[i] = c.pushHost(ctx, t) })
@@ -265,6 +271,9 @@ func (c *Catalogue) Unprotect(ctx context.Context, machine string, deleteReplica
 		}
 	}
 	if err != nil {
+		return Unprotected{}, err
+	}
+	if err := c.guarded(ctx); err != nil {
 		return Unprotected{}, err
 	}
 	ended, err := c.mayUnprotect(ctx, &r)

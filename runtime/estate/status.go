@@ -103,6 +103,8 @@ type HostStatus struct {
 	Free      int64    `json:"free,omitempty"`    // bytes
 	Error     string   `json:"error,omitempty"`   // why it is not reachable
 	Pending   []string `json:"pending,omitempty"` // machines it still has to be told about
+	// Copies says how its copy of this runtime's state differs from it.
+	Copies string `json:"copies,omitempty"`
 }
 
 // PlanSummary is one applied plan.
@@ -190,6 +192,9 @@ func (c *Catalogue) hostStatuses(ctx context.Context, st *Status, current Revisi
 				h.Reachable, h.Joined = true, true
 				h.Version, h.Store, h.Free = a.Version, a.Store, a.Free
 				answers[i] = a
+				if c.copies != nil {
+					h.Copies = c.copies(ctx, name)
+				}
 			}
 			st.Hosts[i] = h
 		})

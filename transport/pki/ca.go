@@ -147,6 +147,9 @@ func (ca *CA) Pin() Pin { return pinOf(ca.cert) }
 // CertPEM returns the CA's certificate: what hosts trust.
 func (ca *CA) CertPEM() []byte { return encodeCerts(pemCert, ca.cert) }
 
+// Made returns when the CA's certificate was made.
+func (ca *CA) Made() time.Time { return ca.cert.NotBefore }
+
 // IssueRuntime makes an identity for a runtime of this estate.
 func (ca *CA) IssueRuntime(name string) (*Identity, error) {
 	r, err := NewRequest()

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/runtime"
 	"github.com/drrun/drrun/runtime/control"
+	"github.com/drrun/drrun/runtime/copies"
 	"github.com/drrun/drrun/runtime/estate"
 	"github.com/drrun/drrun/runtime/store"
 	"github.com/drrun/drrun/scripts"
@@ -45,10 +47,12 @@ type Runtime struct {
 	medium    *quicnet.Medium
 	catalogue *estate.Catalogue
 	engine    *runtime.Engine
+	copies    *copies.Keeper
 	socket    string
 
 	stop   context.CancelFunc
 	served chan error
+	copied chan struct{} // closed when no copies are made any more
 
 	hurry     chan struct{} // closed: Close waits for no step any more
 	hurryOnce sync.Once
@@ -81,9 +85,11 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 		}
 		return openSecret(ctx, e, name)
 	}})
-	r.catalogue = estate.New(estate.Options{Store: r.store, Loader: loader, Trust: tr, Caller: r.agents, Clock: o.Clock, Log: o.Log})
+	r.copies = copies.NewKeeper(copies.Options{Store: r.store, Caller: r.agents, Hosts: r.joinedHosts, CA: tr.certificate, Clock: o.Clock, Log: o.Log})
+	r.catalogue = estate.New(estate.Options{Store: r.store, Loader: loader, Trust: tr, Caller: r.agents, Clock: o.Clock, Log: o.Log,
+		Guard: r.copies.Check, Copies: r.copies.Behind})
 	r.agents.catalogue = r.catalogue
-	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log, Controller: !o.Embedded})
+	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log, Controller: !o.Embedded, Guard: r.copies.Check})
 	info := control.Info{Version: o.Version, PID: os.Getpid(), State: o.State, Embedded: o.Embedded, Drives: o.Drives || !o.Embedded}
 	server := control.NewServer(&engine{r.engine, r.catalogue}, r.catalogue, info, o.Log)
 	l, err := control.Listen(r.socket)
@@ -91,9 +97,39 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 		return nil, err
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	r.stop, r.served = stop, make(chan error, 1)
+	r.stop, r.served, r.copied = stop, make(chan error, 1), make(chan struct{})
 	go func() { r.served <- server.Serve(serving, l, r.socket) }()
+	go func() {
+		defer close(r.copied)
+		r.copies.Run(serving)
+	}()
 	return r, nil
+}
+
+// joinedHosts names the hosts of the estate that have joined.
+func (r *Runtime) joinedHosts(ctx context.Context) ([]string, error) {
+	return joinedHosts(ctx, r.catalogue)
+}
+
+func joinedHosts(ctx context.Context, c *estate.Catalogue) ([]string, error) {
+	e, _, err := c.AppliedEstate(ctx)
+	if fault.Is(err, fault.Refused) {
+		return nil, nil // nothing is applied
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, h := range e.Hosts() {
+		rec, err := c.Host(ctx, h.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !rec.Joined.IsZero() {
+			out = append(out, h.Name)
+		}
+	}
+	return out, nil
 }
 
 // Socket is the path of the socket that it serves.
@@ -162,8 +198,16 @@ func (r *Runtime) Close() error {
 	err := r.engine.Close(ctx)
 	close(r.closed)
 	r.stop()
-	return errors.Join(err, <-r.served, r.closeParts())
+	served := <-r.served
+	<-r.copied
+	last, end := context.WithTimeout(context.Background(), lastCopies)
+	defer end()
+	r.copies.Flush(last)
+	return errors.Join(err, served, r.closeParts())
 }
+
+// lastCopies is how long Close takes to copy what has changed to agents.
+const lastCopies = 3 * time.Second
 
 func (r *Runtime) closeParts() error {
 	var errs []error

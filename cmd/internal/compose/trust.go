@@ -138,3 +138,12 @@ func (t *trust) JoinFailed(err error) { t.log.Warn("a join failed", "err", err) 
 func (t *trust) Store(*pki.Identity) error {
 	return fault.Errorf(fault.Internal, "a runtime was given an identity by somebody else")
 }
+
+// certificate is the CA's, with a number that grows with each new CA.
+func (t *trust) certificate() (pem []byte, number uint64) {
+	ca, _ := t.parts()
+	if ca == nil {
+		return nil, 0
+	}
+	return ca.CertPEM(), uint64(ca.Made().Unix()) //nolint:gosec // after 1970
+}
