@@ -244,6 +244,7 @@ type bundle struct {
 	key   *ecdsa.PrivateKey
 	certs []*x509.Certificate
 	trust []*x509.Certificate
+	hosts []*x509.Certificate
 }
 
 // maxBundle bounds the blocks of a PEM file.
@@ -270,15 +271,18 @@ func parseBundle(b []byte) (bundle, error) {
 				return bundle{}, errors.New("the key is not ECDSA")
 			}
 			out.key = key
-		case pemCert, pemTrust:
+		case pemCert, pemTrust, pemHosts:
 			c, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {
 				return bundle{}, err
 			}
-			if block.Type == pemCert {
+			switch block.Type {
+			case pemCert:
 				out.certs = append(out.certs, c)
-			} else {
+			case pemTrust:
 				out.trust = append(out.trust, c)
+			default:
+				out.hosts = append(out.hosts, c)
 			}
 		default:
 			return bundle{}, fmt.Errorf("unknown PEM block %q", block.Type)

@@ -33,8 +33,12 @@ type Identity struct {
 	key   *ecdsa.PrivateKey
 	chain []*x509.Certificate // own certificate first
 	trust []*x509.Certificate
-	peer  transport.Peer
-	clk   clock.Clock
+	// hostCAs are trusted for hosts alone, and earlier is the identity under one
+	// of them: see succession.go.
+	hostCAs []*x509.Certificate
+	earlier *Identity
+	peer    transport.Peer
+	clk     clock.Clock
 }
 
 func newIdentity(key *ecdsa.PrivateKey, chain, trust []*x509.Certificate) (*Identity, error) {
@@ -67,27 +71,49 @@ func LoadIdentity(fsys vfs.FS, dir string) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot load the identity: %w", err)
 	}
-	b, err := parseBundle(raw)
+	id, err := parseIdentity(raw)
 	if err != nil {
 		return nil, fault.Errorf(fault.Corrupt, "cannot load the identity in %s: %w", dir, err)
+	}
+	id.earlier, err = loadEarlier(fsys, dir)
+	return id, err
+}
+
+func parseIdentity(raw []byte) (*Identity, error) {
+	b, err := parseBundle(raw)
+	if err != nil {
+		return nil, err
 	}
 	id, err := newIdentity(b.key, b.certs, b.trust)
 	if err != nil {
-		return nil, fault.Errorf(fault.Corrupt, "cannot load the identity in %s: %w", dir, err)
+		return nil, err
 	}
+	id.hostCAs = b.hosts
 	return id, nil
+}
+
+// encode is the form of the identity at rest, without the earlier one.
+func (id *Identity) encode() ([]byte, error) {
+	out, err := encodeKey(id.key)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, encodeCerts(pemCert, id.chain...)...)
+	out = append(out, encodeCerts(pemTrust, id.trust...)...)
+	return append(out, encodeCerts(pemHosts, id.hostCAs...)...), nil
 }
 
 // Save stores the identity in dir (identity.pem, mode 0600), durably.
 func (id *Identity) Save(fsys vfs.FS, dir string) error {
-	out, err := encodeKey(id.key)
+	out, err := id.encode()
 	if err != nil {
 		return err
 	}
-	out = append(out, encodeCerts(pemCert, id.chain...)...)
-	out = append(out, encodeCerts(pemTrust, id.trust...)...)
 	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("cannot store the identity: %w", err)
+	}
+	if err := id.saveEarlier(fsys, dir); err != nil {
+		return err
 	}
 	if err := vfs.WriteFile(fsys, filepath.Join(dir, identityFile), out, 0o600); err != nil {
 		return fmt.Errorf("cannot store the identity: %w", err)
@@ -177,6 +203,7 @@ func (id *Identity) ServerTLS() *tls.Config {
 		_, err := id.Verify(s.PeerCertificates, transport.Want{})
 		return err
 	}
+	id.chooseServer(c)
 	return c
 }
 
@@ -187,10 +214,7 @@ func (id *Identity) ClientTLS(want transport.Want) *tls.Config {
 	// Names are URIs, expired certificates of hosts pass for 30 days: checked
 	// by VerifyConnection, which runs in this mode too.
 	c.InsecureSkipVerify = true
-	c.VerifyConnection = func(s tls.ConnectionState) error {
-		_, err := id.Verify(s.PeerCertificates, want)
-		return err
-	}
+	id.chooseClient(c, want)
 	return c
 }
 

@@ -19,7 +19,7 @@ const throwawayName = "drrun-agent, not joined"
 // that it is whom we want (zero: anybody of our estate). Errors are
 // fault.Refused and say which certificate, of which CA, and whom we expected.
 func (id *Identity) Verify(certs []*x509.Certificate, want transport.Want) (transport.Peer, error) {
-	p, err := verifyChain(certs, id.trust, id.clk.Now())
+	p, err := id.check(certs, id.clk.Now())
 	if err != nil {
 		return transport.Peer{}, err
 	}

@@ -39,6 +39,10 @@ type joinProof struct {
 	Key  []byte `json:"key"`
 	MAC  []byte `json:"mac"`
 	CSR  []byte `json:"csr"` // DER
+	// Estate and Site are those of a host that joins again: a runtime that lost
+	// its state does not know its site.
+	Estate string `json:"estate,omitempty"`
+	Site   string `json:"site,omitempty"`
 }
 
 type joinGrant struct {
@@ -49,7 +53,8 @@ type joinGrant struct {
 // JoinHost lets the host at addr join the estate: the runtime's side. check is
 // called with a proof that belongs to this connection; it finds the token kept
 // for proof.Host, compares (proof.Matches), and spends it durably before it
-// returns nil. Its error goes to the host as well. fault.Unreachable: nobody
+// returns nil. Its error goes to the host as well. An empty site is the one that
+// a host which joins again says it is of. fault.Unreachable: nobody
 // answers; other kinds: one side refused, and the message says why.
 func JoinHost(ctx context.Context, addr string, ca *pki.CA, rt *pki.Identity, site, host string, check func(pki.JoinProof) error) error {
 	m := New(Fixed(rt), Options{})
@@ -99,32 +104,45 @@ func (m *Medium) grant(st *quic.Stream, state tls.ConnectionState, ca *pki.CA, s
 	if err != nil {
 		return false, fmt.Errorf("cannot bind the join to its connection: %w", err)
 	}
-	proof, csr, err := readProof(b, host, exporter)
+	proof, asked, err := readProof(b, host, exporter)
 	if err != nil {
 		return false, err
+	}
+	if site == "" {
+		if site, err = ownSite(asked, ca); err != nil {
+			return false, err
+		}
 	}
 	if err := check(proof); err != nil {
 		return false, err
 	}
-	if err := sendGrant(st, ca, csr, site, host); err != nil {
+	if err := sendGrant(st, ca, asked.CSR, site, host); err != nil {
 		return false, err
 	}
 	return true, awaitDone(st)
 }
 
+// ownSite is the site that a host which joins again says it is of.
+func ownSite(p joinProof, ca *pki.CA) (string, error) {
+	if p.Site == "" || p.Estate != ca.Estate() {
+		return "", fault.Errorf(fault.Refused, "host %s is of no site of estate %s that anybody knows: it has not been in it, or is of estate %q", p.Host, ca.Estate(), p.Estate).
+			WithHint("name a host that was in the estate, with the state folder it had")
+	}
+	return p.Site, nil
+}
+
 // readProof reads a join proof, which must be of host and belong to the TLS
 // session.
-func readProof(b []byte, host string, exporter []byte) (proof pki.JoinProof, csr []byte, err error) {
-	var p joinProof
+func readProof(b []byte, host string, exporter []byte) (proof pki.JoinProof, p joinProof, err error) {
 	if err := json.Unmarshal(b, &p); err != nil {
-		return pki.JoinProof{}, nil, fault.Errorf(fault.Invalid, "cannot read the join proof: %w", err)
+		return pki.JoinProof{}, p, fault.Errorf(fault.Invalid, "cannot read the join proof: %w", err)
 	}
 	if p.Host != host {
-		return pki.JoinProof{}, nil, fault.Errorf(fault.Refused, "the agent has a token of host %q, want host %s", p.Host, host).
+		return pki.JoinProof{}, p, fault.Errorf(fault.Refused, "the agent has a token of host %q, want host %s", p.Host, host).
 			WithHint("run drrun-agent join on the right host, or correct addr of %s in the estate", host)
 	}
 	proof, err = pki.CheckProof(p.Host, p.Key, p.MAC, exporter)
-	return proof, p.CSR, err
+	return proof, p, err
 }
 
 func explainJoin(ctx context.Context, addr string, err error) error {
@@ -189,7 +207,11 @@ func (m *Medium) join(ctx context.Context, qc *quic.Conn, state tls.ConnectionSt
 	}
 	stop := closeOnEnd(ctx, st)
 	defer stop()
-	b, err := ask(st, joinProof{Host: token.Host, Key: key, MAC: mac, CSR: req.CSR()})
+	proof := joinProof{Host: token.Host, Key: key, MAC: mac, CSR: req.CSR()}
+	if id := m.src.Identity(); id != nil {
+		proof.Estate, proof.Site = id.Peer().Estate, id.Peer().Site
+	}
+	b, err := ask(st, proof)
 	if err != nil {
 		return err
 	}
@@ -207,6 +229,15 @@ func (m *Medium) adopt(b []byte, req *pki.Request, token pki.Token) error {
 	}
 	if err := token.CheckGrant(id); err != nil {
 		return err
+	}
+	switch prev := m.src.Identity(); {
+	case prev == nil:
+	case prev.Trusts(token.Pin):
+		id = id.Continue(prev)
+	default: // drrun-agent join --again allowed it
+		if id, err = id.Succeed(prev); err != nil {
+			return err
+		}
 	}
 	return m.src.Store(id)
 }

@@ -174,10 +174,7 @@ func (m *Medium) renew(ctx context.Context, qc *quic.Conn) (renewed bool, err er
 	if got, want := next.Peer(), id.Peer(); got != want {
 		return false, fault.Errorf(fault.Refused, "the runtime signed a certificate of %s, this is %s", got, want)
 	}
-	if next, err = next.WithTrust(id.TrustPEM()); err != nil { // CAs enrolled beside this one stay
-		return false, err
-	}
-	if err := m.src.Store(next); err != nil {
+	if err := m.src.Store(next.Continue(id)); err != nil { // CAs enrolled beside this one stay
 		return false, err
 	}
 	return true, errors.Join(wire.WriteFrame(st, wire.TypeJoinDone, nil), st.Close())
