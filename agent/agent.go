@@ -105,9 +105,13 @@ func Open(ctx context.Context, o Options) (*Agent, error) {
 		return nil, fault.Errorf(fault.Failed, "cannot make state folder %s: %w", o.State, err).
 			WithHint("name another folder with --state or DRRUN_AGENT_STATE")
 	}
-	unlock, err := lockState(o.State)
-	if err != nil {
-		return nil, err
+	unlock, err := o.FS.Lock(filepath.Join(o.State, "lock"))
+	switch {
+	case errors.Is(err, vfs.ErrLocked):
+		return nil, fault.Errorf(fault.Unreachable, "state folder %s is in use by another drrun-agent: %w", o.State, err).
+			WithHint("end that one, or name another folder with --state")
+	case err != nil:
+		return nil, fault.Errorf(fault.Failed, "cannot lock %s: %w", o.State, err)
 	}
 	a := &Agent{
 		o: o, log: o.Log, unlock: unlock, tracker: tracker.NewScan(o.FS, 0),

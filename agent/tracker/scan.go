@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -169,7 +168,7 @@ func (c *scanCut) Changed(ctx context.Context, disk int, base Base, v Visitor) (
 // that was deleted or replaced under the scan is not the machine's disk.
 func (c *scanCut) still(d *openDisk) error {
 	info, err := c.scan.fs.Stat(d.Path)
-	if err == nil && !os.SameFile(info, d.info) {
+	if err == nil && !vfs.SameFile(info, d.info) {
 		err = errors.New("another file took its place while it was read")
 	}
 	if err != nil {

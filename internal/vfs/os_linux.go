@@ -80,10 +80,8 @@ func (f osFile) CloneFrom(src File) error {
 	return nil
 }
 
-// Lock takes the exclusive lock file name and writes this process's id into
-// it; it returns ErrLocked with the holder's id when another process has it.
-// The lock ends with the process.
-func Lock(name string) (release func() error, err error) {
+// Lock implements FS.
+func (OS) Lock(name string) (release func() error, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -93,14 +91,15 @@ func Lock(name string) (release func() error, err error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("%w by process %s: %s", ErrLocked, holder, name)
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt([]byte(fmt.Sprint(os.Getpid())), 0)
-		if err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
 	}
-	return f.Close, nil
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error {
+		// A child between fork and exec may have the descriptor still.
+		return errors.Join(again(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }), f.Close())
+	}, nil
 }
-
-// ErrLocked says that another process holds the lock.
-var ErrLocked = errors.New("locked")

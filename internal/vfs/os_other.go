@@ -8,11 +8,8 @@ import (
 	"os"
 )
 
-// ErrLocked says that another process holds the lock.
-var ErrLocked = errors.New("locked")
-
 // Lock is only implemented on Linux, the platform drrun runs on.
-func Lock(string) (func() error, error) { return nil, errors.ErrUnsupported }
+func (OS) Lock(string) (func() error, error) { return nil, errors.ErrUnsupported }
 
 // Free implements FS.
 func (OS) Free(string) (int64, error) { return 0, errors.ErrUnsupported }

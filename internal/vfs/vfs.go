@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"syscall"
 )
 
 // FS is a file system. Names are slash-separated OS paths.
@@ -35,6 +36,21 @@ type FS interface {
 	SyncDir(name string) error
 	// Free returns the bytes available to this process where name lies.
 	Free(name string) (int64, error)
+	// Lock takes the exclusive lock file name, writes this process's id into
+	// it, and holds it until release or the end of the process. When another
+	// one has it, the error is ErrLocked and names it.
+	Lock(name string) (release func() error, err error)
+}
+
+// ErrLocked says that another process holds the lock.
+var ErrLocked = errors.New("locked")
+
+// SameFile reports whether two descriptions, both of one FS's Stat, are of the
+// same file: a file that was replaced is another one.
+func SameFile(a, b fs.FileInfo) bool {
+	x, okX := a.Sys().(*syscall.Stat_t)
+	y, okY := b.Sys().(*syscall.Stat_t)
+	return okX && okY && x.Dev == y.Dev && x.Ino == y.Ino
 }
 
 // File is an open file or block device.

@@ -231,17 +231,17 @@ func TestLock(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lock")
 	must(t, os.WriteFile(path, []byte("123456789012"), 0o600)) // of a process that died
-	release, err := vfs.Lock(path)
+	release, err := vfs.OS{}.Lock(path)
 	must(t, err)
-	_, err = vfs.Lock(path)
+	_, err = vfs.OS{}.Lock(path)
 	if !errors.Is(err, vfs.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("process %d:", os.Getpid())) || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v", err)
 	}
 	must(t, release())
-	release, err = vfs.Lock(path)
+	release, err = vfs.OS{}.Lock(path)
 	must(t, err)
 	must(t, release())
-	if _, err := vfs.Lock(filepath.Join(path, "below")); err == nil {
+	if _, err := (vfs.OS{}).Lock(filepath.Join(path, "below")); err == nil {
 		t.Error("a lock below a file")
 	}
 }

@@ -76,7 +76,7 @@ func OpenBolt(fsys vfs.FS, dir string) (*Bolt, error) {
 	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the state folder: %w", err)
 	}
-	release, err := vfs.Lock(filepath.Join(dir, LockName))
+	release, err := fsys.Lock(filepath.Join(dir, LockName))
 	if errors.Is(err, vfs.ErrLocked) {
 		return nil, fault.Errorf(fault.Unreachable, "cannot open the state folder %s: %w", dir, err).
 			WithHint("a drrun uses this folder: talk to it (it serves the folder's socket), or choose another folder with --state")

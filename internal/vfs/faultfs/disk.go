@@ -438,9 +438,13 @@ func (n *node) walk(visit func(*node)) {
 	}
 }
 
-// Lock takes the lock file name as vfs.Lock does, until release.
+// Lock implements vfs.FS: until release, or the end of an FS over it that took
+// the lock.
 func (d *Disk) Lock(name string) (release func() error, err error) {
 	f, err := d.OpenFile(name, vfs.Create, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -448,7 +452,7 @@ func (d *Disk) Lock(name string) (release func() error, err error) {
 	defer d.mu.Unlock()
 	key := filepath.Clean(name)
 	if d.locks[key] {
-		return nil, errors.Join(fmt.Errorf("%w by another process: %s", vfs.ErrLocked, name), f.Close())
+		return nil, fmt.Errorf("%w by another process: %s", vfs.ErrLocked, name)
 	}
 	d.locks[key] = true
 	return func() error {

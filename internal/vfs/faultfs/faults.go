@@ -14,7 +14,7 @@ import (
 // Op is a kind of operation.
 type Op string
 
-// The operations. Those from Create to SyncDir change something.
+// The operations. Those from Create to Lock change something.
 const (
 	Open     Op = "open"
 	Read     Op = "read"
@@ -37,6 +37,7 @@ const (
 	RemoveAll Op = "removeall"
 	Mkdir     Op = "mkdir"
 	SyncDir   Op = "syncdir"
+	Lock      Op = "lock"
 )
 
 // Changes reports whether an operation changes something: such ones are
@@ -98,6 +99,7 @@ type FS struct {
 	changes int
 	killAt  int
 	dead    bool
+	locks   map[string]func() error
 	last    string // the operation that failed last by rule, hook or kill
 }
 
@@ -105,7 +107,7 @@ var _ vfs.FS = (*FS)(nil)
 
 // Over returns a file system that does what below does, until it is told
 // otherwise.
-func Over(below vfs.FS) *FS { return &FS{below: below} }
+func Over(below vfs.FS) *FS { return &FS{below: below, locks: map[string]func() error{}} }
 
 // SetHook has a function called before each operation, with its path; an error
 // is the operation's. It may call everything here and of a Disk, and is called
@@ -145,7 +147,16 @@ func (f *FS) KillAt(n int) {
 func (f *FS) Kill() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.die()
+}
+
+// die ends the process and what locks it has; f.mu is held.
+func (f *FS) die() {
 	f.dead = true
+	for name, release := range f.locks {
+		_ = release() // they end with the process
+		delete(f.locks, name)
+	}
 }
 
 // Killed reports whether the process is dead.
@@ -195,7 +206,8 @@ func (f *FS) before(op Op, path string) (short bool, late, err error) {
 		err = ErrKilled
 	}
 	if errors.Is(err, ErrKilled) {
-		f.dead, short = true, true
+		f.die()
+		short = true
 	}
 	for _, r := range f.rules {
 		if r.match(op, path) && err == nil && late == nil {
@@ -305,6 +317,25 @@ func (f *FS) SyncDir(name string) error {
 func (f *FS) Free(name string) (n int64, err error) {
 	err = f.do(Free, name, func() (err error) { n, err = f.below.Free(name); return err })
 	return n, err
+}
+
+// Lock implements vfs.FS. A kill ends the lock.
+func (f *FS) Lock(name string) (release func() error, err error) {
+	if err := f.do(Lock, name, func() (err error) { release, err = f.below.Lock(name); return err }); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.locks[name] = release
+	return func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.locks[name] == nil {
+			return nil
+		}
+		delete(f.locks, name)
+		return release()
+	}, nil
 }
 
 // faultFile is an open file of an FS.

@@ -121,3 +121,21 @@ func TestHook(t *testing.T) {
 		t.Error("the next process:", err)
 	}
 }
+
+// TestLockEndsWithItsProcess: the next process takes the lock of a killed one,
+// and its release takes nothing away from the next.
+func TestLockEndsWithItsProcess(t *testing.T) {
+	t.Parallel()
+	disk := faultfs.New()
+	a, b := faultfs.Over(disk), faultfs.Over(disk)
+	release, err := a.Lock("/lock")
+	must(t, err)
+	_, err = b.Lock("/lock")
+	is(t, err, vfs.ErrLocked)
+	a.Kill()
+	_, err = b.Lock("/lock")
+	must(t, err)
+	must(t, release())
+	_, err = faultfs.Over(disk).Lock("/lock")
+	is(t, err, vfs.ErrLocked)
+}
