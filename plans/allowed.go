@@ -1,7 +1,6 @@
 package plans
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -41,16 +40,18 @@ var MachineStates = []recovery.MachineState{
 }
 
 // allowed is the table state × operation. Cleanup is allowed everywhere: a
-// test is an object of its own.
+// test is an object of its own. An unplanned failover is allowed wherever a
+// complete point may exist: also at a machine that has failed over and whose new
+// site dies before the commit, and at one whose old site has what was found there.
 var allowed = map[recovery.MachineState][]Operation{
 	recovery.Unprotected: {OpProtect, OpCleanup},
 	recovery.Seeding:     {OpUnprotect, OpCleanup},
 	recovery.Protected:   {OpUnprotect, OpTestRun, OpPlannedRun, OpUnplanned, OpCleanup},
 	recovery.Degraded:    {OpUnprotect, OpTestRun, OpPlannedRun, OpUnplanned, OpCleanup},
 	recovery.FailingOver: {OpRollback, OpResume, OpCancel, OpCleanup},
-	recovery.FailedOver:  {OpUnplanned, OpCommit, OpChangePoint, OpRollback, OpCleanup},
+	recovery.FailedOver:  {OpTestRun, OpUnplanned, OpCommit, OpChangePoint, OpRollback, OpCleanup},
 	recovery.Committed:   {OpUnprotect, OpReverse, OpCleanup},
-	recovery.Reseeding:   {OpUnprotect, OpCleanup},
+	recovery.Reseeding:   {OpUnprotect, OpUnplanned, OpCleanup},
 }
 
 // whyNot says what a state lacks for what is not allowed in it.
@@ -79,10 +80,15 @@ func Refusal(machine string, s recovery.MachineState, op Operation) error {
 	if !known {
 		return fault.Errorf(fault.Refused, "%s of machine %s is refused: its state %q is not known", op, machine, s)
 	}
+	return fault.Errorf(fault.Refused, "%s of machine %s is refused: %s (%s)", op, machine, why, s).
+		WithHint("allowed now: %s", Words(s))
+}
+
+// Words lists what a state allows, for messages.
+func Words(s recovery.MachineState) string {
 	words := make([]string, len(allowed[s]))
 	for i, o := range allowed[s] {
 		words[i] = string(o)
 	}
-	return fault.Errorf(fault.Refused, "%s of machine %s is refused: %s (%s)", op, machine, why, s).
-		WithHint("%s", fmt.Sprintf("allowed now: %s", strings.Join(words, ", ")))
+	return strings.Join(words, ", ")
 }

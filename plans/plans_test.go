@@ -21,9 +21,9 @@ seeding       . + . . . . . . . . . +
 protected     . + + + + . . . . . . +
 degraded      . + + + + . . . . . . +
 failing-over  . . . . . . . + . + + +
-failed-over   . . . . + + + + . . . +
+failed-over   . . + . + + + + . . . +
 committed     . + . . . . . . + . . +
-reseeding     . + . . . . . . . . . +
+reseeding     . + . . + . . . . . . +
 `
 
 func TestAllowedCellByCell(t *testing.T) {

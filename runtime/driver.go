@@ -103,7 +103,7 @@ func (d *driver) also(ctx context.Context, before head) ([]store.Op, []store.Cmp
 	if !d.st.Status.Ended() {
 		return ops, nil, nil
 	}
-	free, cmps, err := d.e.release(ctx, d.id)
+	free, cmps, err := d.e.release(ctx, d.id, d.e.standingBefore(ctx, &d.st.Run))
 	return append(ops, free...), cmps, err
 }
 

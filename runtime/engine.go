@@ -100,6 +100,8 @@ type prepared struct {
 	program *program.Program
 	seen    ident.Fence // highest fencing number that an agent reported
 	look    looked      // what the agents of the machines said
+	// supersedes is the uncommitted run whose machines this one takes on.
+	supersedes string
 }
 
 // prepare loads plan and estate, looks where the machines are and compiles.
@@ -137,6 +139,9 @@ func (e *Engine) prepare(ctx context.Context, req *Request) (*prepared, error) {
 		}
 	}
 	p.program, err = program.Compile(p.plan, est, program.Request{Type: req.Type, Failback: req.Failback, NoShutdown: req.NoShutdown, NoProof: req.NoProof}, facts)
+	if err == nil && req.Type == recovery.Unplanned {
+		p.supersedes, err = e.lostRun(ctx, p)
+	}
 	return p, err
 }
 
@@ -276,7 +281,7 @@ func runOf(req *Request, p *prepared) *state.Run {
 	rec := &state.Run{ID: req.ID, Kind: report.KindFailover, StartedBy: req.By, Params: p.plan.Params, Set: req.Set, EstateRev: p.rev,
 		RTO: p.plan.RTO, RPO: p.plan.RPO, Commit: p.plan.Commit, Cleanup: req.Cleanup, SourceIsDown: req.SourceIsDown,
 		Force: req.Force, NoShutdown: req.NoShutdown, NoProof: req.NoProof, Unattended: req.Unattended}
-	rec.Point = selectorOf(req, p.plan)
+	rec.Point, rec.Supersedes = selectorOf(req, p.plan), p.supersedes
 	if req.Commit {
 		rec.Commit.Mode = "auto"
 	}

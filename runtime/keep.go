@@ -193,9 +193,9 @@ func (e *Engine) birth(ctx context.Context, st *state.State) ([]store.Op, []stor
 		return nil, nil, err
 	}
 	for _, m := range st.Main().Active() {
-		if other := c[m.Name]; other != "" {
+		if other := c[m.Name]; other != "" && other != st.Run.Supersedes {
 			return nil, nil, fault.Errorf(fault.Refused, "machine %s belongs to run %s, which has not ended", m.Name, other).
-				WithHint("look at: drrun show %s; end it with resume, commit or cancel", other)
+				WithHint("look at: drrun show %s; allowed for it now: %s", other, e.allowedFor(ctx, other))
 		}
 		c[m.Name] = st.Run.ID
 	}
@@ -203,17 +203,21 @@ func (e *Engine) birth(ctx context.Context, st *state.State) ([]store.Op, []stor
 	return append(ops, op), []store.Cmp{cmp}, err
 }
 
-// release is the operation that gives a run's machines free again.
-func (e *Engine) release(ctx context.Context, run string) ([]store.Op, []store.Cmp, error) {
+// release is the operation that gives a run's machines free again, or back to
+// the run before it that it did not come to supersede.
+func (e *Engine) release(ctx context.Context, run, before string) ([]store.Op, []store.Cmp, error) {
 	c, cmp, err := readClaims(ctx, e.store)
 	if err != nil {
 		return nil, nil, err
 	}
 	held := false
 	for m, r := range c {
-		if r == run {
-			held = true
-			delete(c, m)
+		if r != run {
+			continue
+		}
+		held = true
+		if delete(c, m); before != "" {
+			c[m] = before
 		}
 	}
 	if !held {

@@ -143,6 +143,8 @@ func TestWaitTimesOutAndDrillAnswersItself(t *testing.T) {
 		if !strings.Contains(run.Reason, "nobody answered") {
 			t.Errorf("reason: %s", run.Reason)
 		}
+		r.must(r.engine.Rollback(t.Context(), id, "ann"))
+		r.expect(id, report.RunRolledBack)
 		r.lua.plan.Items[1].Wait.Skip, r.lua.plan.Items[1].Wait.Wait.Unattended = nil, "go"
 		drill := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, Unattended: true, Cleanup: true, ID: "drill"})
 		run = r.expect(drill, report.RunDone)

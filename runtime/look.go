@@ -13,7 +13,9 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
 )
 
 // lookTimeout is how long an agent may take to say how it is; a host that does
@@ -97,6 +99,49 @@ func (l looked) newest(machine string) (recovery.Authority, error) {
 		}
 	}
 	return best, err
+}
+
+// operations are the words of the table state × operation for runs.
+var operations = map[recovery.Type]plans.Operation{recovery.Test: plans.OpTestRun, recovery.Planned: plans.OpPlannedRun, recovery.Unplanned: plans.OpUnplanned}
+
+// state is a machine's place in its life: the word of the active site, or of
+// the other one where that is all there is.
+func (l looked) state(m program.Machine) (recovery.MachineState, bool) {
+	rec, _ := l.newest(m.Name)
+	hosts := []string{m.FromHost, m.ToHost}
+	if rec.Active == m.ToSite {
+		slices.Reverse(hosts)
+	}
+	for _, host := range hosts {
+		if ms, ok := l.machine(host, m.Name); ok && ms.State != "" {
+			return ms.State, true
+		}
+	}
+	return "", false
+}
+
+// allowedNow adds to the objections against a machine what its state allows,
+// and objects where nothing else did and the state does not allow the run.
+func (l looked) allowedNow(m program.Machine, typ recovery.Type, kind string, no []objection) []objection {
+	state, known := l.state(m)
+	op := operations[typ]
+	if kind == report.KindReverse {
+		op = plans.OpReverse
+	}
+	if !known {
+		return no
+	}
+	if err := plans.Refusal(m.Name, state, op); len(no) == 0 && err != nil {
+		return []objection{{text: err.Error(), hint: fault.Hint(err)}}
+	}
+	for i := range no {
+		if allowed := "allowed now: " + plans.Words(state); no[i].hint == "" {
+			no[i].hint = allowed
+		} else if !strings.Contains(no[i].hint, allowed) {
+			no[i].hint += fmt.Sprintf(" (%s is %s; %s)", m.Name, state, allowed)
+		}
+	}
+	return no
 }
 
 func (l looked) why(hosts []recovery.Host) string {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -47,10 +48,10 @@ func (j *job) preflight(ctx context.Context) outcome {
 		if ms, ok := l.machine(m.FromHost, m.Name); ok && ms.Power != "" {
 			data.Power[m.Name] = ms.Power
 		}
-		no = append(no, j.object(ctx, l, m, room)...)
+		no = append(no, l.allowedNow(m, j.typ, j.run.Kind, j.object(ctx, l, m, room))...)
 	}
 	no = append(no, room.object()...)
-	out := outcome{data: data, detail: "nothing speaks against it"}
+	out := outcome{data: data, detail: "nothing speaks against it", notes: room.notes()}
 	var texts []string
 	hint := ""
 	for _, o := range no {
@@ -75,6 +76,8 @@ type rooms map[string]*room
 type room struct {
 	needed, free int64
 	machines     []string
+	mode         string
+	time         time.Duration // they are prepared side by side
 }
 
 func (r rooms) add(host, machine string, a command.RoomResult) {
@@ -83,6 +86,18 @@ func (r rooms) add(host, machine string, a command.RoomResult) {
 	}
 	h := r[host]
 	h.needed, h.free, h.machines = h.needed+a.Needed, a.Free, append(h.machines, machine)
+	h.mode, h.time = a.Mode, max(h.time, a.Time)
+}
+
+// notes say for each host on which kind of overlay the machines will start, its
+// space and its time.
+func (r rooms) notes() (out []string) {
+	for _, host := range slices.Sorted(maps.Keys(r)) {
+		h := r[host]
+		out = append(out, fmt.Sprintf("overlay of %s on %s: %s, %s of %s free, about %s", strings.Join(h.machines, ", "), host, h.mode,
+			quantity.FormatSize(h.needed), quantity.FormatSize(h.free), quantity.FormatDuration(h.time)))
+	}
+	return out
 }
 
 func (r rooms) object() []objection {
@@ -116,7 +131,7 @@ func (j *job) object(ctx context.Context, l looked, m program.Machine, room room
 		return j.objectReverse(l, m, rec)
 	}
 	var no []objection
-	if rec.Uncommitted && j.typ != recovery.Test {
+	if rec.Uncommitted && j.typ != recovery.Test && j.run.Supersedes != rec.Run {
 		no = append(no, objection{text: fmt.Sprintf("%s is failed over and not committed (run %s)", m.Name, rec.Run), hint: "drrun commit " + rec.Run})
 	}
 	switch j.typ {
@@ -237,6 +252,9 @@ func (j *job) claim(ctx context.Context) outcome {
 		out.detail = "a test leaves the fencing numbers alone"
 	case j.run.Kind == report.KindFailover:
 		out.notes = j.d.e.clearTests(ctx, j.main, j.run.StartedBy)
+		if err := j.d.e.supersede(ctx, &j.run); err != nil {
+			return failed(err)
+		}
 	}
 	return out
 }

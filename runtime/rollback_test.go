@@ -299,3 +299,57 @@ func TestChangePointThatFails(t *testing.T) {
 		r.expect(id, report.RunRolledBack)
 	})
 }
+
+// TestNewSiteDiesBeforeTheCommit: what it sent back is applied at the old site,
+// which takes the machines on; the run before is over.
+func TestNewSiteDiesBeforeTheCommit(t *testing.T) {
+	t.Run("taken on", func(t *testing.T) {
+		bubble(t, func(t *testing.T, r *rig) {
+			id := r.attended(recovery.Planned)
+			r.expect(id, report.RunUncommitted)
+			r.w.set(func() {
+				r.w.hosts["lyo-1"].down = true
+				for name := range r.w.hosts["lyo-1"].machines { // sent back since
+					m := r.w.hosts["par-1"].machines[name]
+					m.points = append(m.points, testPoint(name, len(m.points)+1, time.Now()))
+				}
+			})
+			back := r.start(runtime.Request{Plan: "erp", Type: recovery.Unplanned, Failback: true, SourceIsDown: true, By: "ann", ID: "back"})
+			run := r.expect(back, report.RunUncommitted)
+			r.golden("new-site-died", back)
+			if got := strings.Join(run.Allowed, " "); got != "commit change-point" {
+				t.Errorf("allowed %s", got)
+			}
+			if run := r.expect(id, report.RunSuperseded); run.Uncommitted || len(run.Allowed) > 0 {
+				t.Errorf("the run before is %+v", run)
+			}
+			r.must(r.engine.Commit(t.Context(), back, "ann"))
+			r.expect(back, report.RunCommitted)
+		})
+	})
+	t.Run("refused", func(t *testing.T) { // the run before keeps its machines
+		bubble(t, func(t *testing.T, r *rig) {
+			id := r.attended(recovery.Planned)
+			r.expect(id, report.RunUncommitted)
+			r.w.set(func() { r.w.hosts["lyo-1"].down = true })
+			back := r.start(runtime.Request{Plan: "erp", Type: recovery.Unplanned, Failback: true, By: "ann", ID: "back"})
+			r.expect(back, report.RunRefused) // nobody said that the site is down
+			r.w.set(func() { r.w.hosts["lyo-1"].down = false })
+			if _, err := r.engine.Start(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Planned, Failback: true, ID: "other"}); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), id) {
+				t.Errorf("a run of the same machines: %v", err)
+			}
+			r.must(r.engine.Rollback(t.Context(), id, "ann"))
+			r.expect(id, report.RunRolledBack)
+		})
+	})
+	t.Run("it answers", func(t *testing.T) { // then it can be rolled back
+		bubble(t, func(t *testing.T, r *rig) {
+			id := r.attended(recovery.Planned)
+			r.expect(id, report.RunUncommitted)
+			_, err := r.engine.Start(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Unplanned, Failback: true, SourceIsDown: true, ID: "back"})
+			if !fault.Is(err, fault.Refused) || !strings.Contains(fault.Hint(err), "commit, rollback") {
+				t.Errorf("%v (%s)", err, fault.Hint(err))
+			}
+		})
+	})
+}

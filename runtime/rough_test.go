@@ -581,9 +581,7 @@ func TestRoomIsForAllMachinesTogether(t *testing.T) {
 		}
 		forced := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, Force: true, ID: "forced"})
 		run := r.expect(forced, report.RunUncommitted)
-		if !strings.Contains(run.Notes[0].Text, "overridden by --force: lyo-1 needs") {
-			t.Errorf("notes: %v", run.Notes)
-		}
+		noted(t, run, "overridden by --force: lyo-1 needs")
 	})
 }
 

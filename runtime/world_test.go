@@ -209,13 +209,28 @@ func (w *world) status(h *fakeHost, host string) json.RawMessage {
 	for _, name := range slices.Sorted(maps.Keys(h.machines)) {
 		m := h.machines[name]
 		ms := command.MachineStatus{Machine: name, Host: host, Site: h.site, Authority: m.rec, Fence: m.fence,
-			Power: m.power, Locked: m.locked, State: recovery.Protected, Tests: m.tests}
+			Power: m.power, Locked: m.locked, State: m.state(h.site), Tests: m.tests}
 		if w.moving[host+" "+name] {
 			ms.Progress = &command.Progress{Phase: "send", Done: time.Since(began).Milliseconds()}
 		}
 		st.Machines = append(st.Machines, ms)
 	}
 	return mustJSON(st)
+}
+
+// state is the machine's place in its life, as agents tell it.
+func (m *fakeMachine) state(site string) recovery.MachineState {
+	switch {
+	case m.rec.Uncommitted && m.rec.Active == site && m.power != recovery.PowerRunning:
+		return recovery.FailingOver
+	case m.rec.Uncommitted:
+		return recovery.FailedOver
+	case len(m.rec.Direction) == 0 && m.rec.Run != "":
+		return recovery.Committed
+	case len(m.rec.Direction) == 0:
+		return recovery.Unprotected
+	}
+	return recovery.Protected
 }
 
 func (w *world) happened(format string, args ...any) {

@@ -404,7 +404,10 @@ func allowed(m *MachineStatus) []string {
 	}
 	for _, op := range plans.Allowed(m.State) {
 		switch op {
-		case plans.OpChangePoint, plans.OpRollback: // not in this build
+		case plans.OpChangePoint:
+			if len(m.Direction) == 0 { // after an unplanned failover; a planned one has the latest point
+				out = append(out, string(op))
+			}
 		case plans.OpProtect: // an apply, of the file
 		case plans.OpCleanup:
 			if len(m.Tests) > 0 {

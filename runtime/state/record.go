@@ -78,7 +78,10 @@ type Run struct {
 	Force        bool               `json:"force,omitempty"`
 	NoShutdown   bool               `json:"no_shutdown,omitempty"`
 	NoProof      bool               `json:"no_proof,omitempty"`
-	Unattended   bool               `json:"unattended,omitempty"` // a drill: waits answer themselves
+	// Supersedes is the uncommitted run whose machines this one takes on, because
+	// their new site is lost.
+	Supersedes string `json:"supersedes,omitempty"`
+	Unattended bool   `json:"unattended,omitempty"` // a drill: waits answer themselves
 }
 
 // Op is one journaled operation of an action or function check.

@@ -410,7 +410,7 @@ func (s *State) Rollbackable() bool {
 	default:
 		return false
 	}
-	return s.resting() && len(s.Granted())+len(s.Held()) > 0
+	return s.resting() && len(s.Granted())+len(s.Held()) > 0 && s.Run.Supersedes == "" // the site before it is lost
 }
 
 // PointChangeable reports whether the machines of the run can be put on another
