@@ -40,8 +40,10 @@ type driver struct {
 
 // flight is one step in flight.
 type flight struct {
-	attempt int
-	cancel  context.CancelCauseFunc
+	attempt  int
+	optional bool // the rule it began under
+	again    bool // it was ended to be asked for again under another rule
+	cancel   context.CancelCauseFunc
 }
 
 func newDriver(e *Engine, st *state.State, j *journal.Journal, src sources) *driver {
@@ -255,7 +257,7 @@ func (d *driver) relaunch() {
 // launch runs a step on its own goroutine. Callers hold d.mu.
 func (d *driver) launch(st *state.Step) {
 	ctx, cancel := context.WithCancelCause(d.e.ctx)
-	d.flying[st.ID] = &flight{attempt: st.Attempt, cancel: cancel}
+	d.flying[st.ID] = &flight{attempt: st.Attempt, optional: st.Optional, cancel: cancel}
 	job := d.job(st)
 	go func() {
 		defer cancel(nil)
@@ -269,10 +271,14 @@ func (d *driver) launch(st *state.Step) {
 func (d *driver) land(ctx context.Context, job *job, out outcome) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	again := d.flying[job.step.ID].again && d.e.ctx.Err() == nil && !d.parked
 	delete(d.flying, job.step.ID)
 	delete(d.progress, job.step.ID)
 	defer d.nudge()
 	if d.dead != nil || out.err != nil && (context.Cause(ctx) == errLeaving || errors.Is(out.err, errLeaving)) { //nolint:errorlint // exactly this cause
+		if again && d.dead == nil {
+			d.launch(d.st.Steps[job.step.ID])
+		}
 		return
 	}
 	r := state.Record{Step: job.step.ID, Attempt: job.step.Attempt, Text: out.detail}
@@ -400,22 +406,10 @@ func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	if err := d.append(r); err != nil {
 		return err
 	}
-	d.dropLeft()
+	if o.As != "" {
+		d.turnFlights()
+	}
 	return nil
-}
-
-// dropLeft ends the steps in flight that the program in force does not have: a
-// planned run that goes on as unplanned waits for nothing of its source.
-func (d *driver) dropLeft() {
-	kept := map[string]bool{}
-	for _, s := range d.st.Program().Steps() {
-		kept[s.ID] = true
-	}
-	for id, f := range d.flying {
-		if !kept[id] {
-			f.cancel(fault.Errorf(fault.Failed, "the run goes on as %s", d.st.Type))
-		}
-	}
 }
 
 func nobody(by string) string {

@@ -226,7 +226,7 @@ func (j *job) copies() bool {
 }
 
 func (j *job) do(ctx context.Context) outcome {
-	if why := j.sourceGone(); why != "" {
+	if why := j.sourceGone(ctx); why != "" {
 		return outcome{skip: why}
 	}
 	switch j.step.Kind {
@@ -263,7 +263,8 @@ func (j *job) do(ctx context.Context) outcome {
 }
 
 // sourceGone says why a step that is only tried if the source answers is not.
-func (j *job) sourceGone() string {
+// Once a person has said that the source is down, one look at it is enough.
+func (j *job) sourceGone(ctx context.Context) string {
 	if !j.step.Source {
 		return ""
 	}
@@ -272,7 +273,11 @@ func (j *job) sourceGone() string {
 		return ""
 	}
 	if j.step.Host != "" {
-		if up, asked := p.Reached[j.step.Host]; asked && !up {
+		up, asked := p.Reached[j.step.Host]
+		if up && j.d.statedDown() {
+			up = j.d.e.look(ctx, map[string]bool{j.step.Host: true}).answers(j.step.Host)
+		}
+		if asked && !up && ctx.Err() == nil {
 			return j.step.Host + " does not answer"
 		}
 		return ""

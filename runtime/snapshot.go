@@ -228,18 +228,32 @@ func pointReport(p recovery.Point) *report.Point {
 }
 
 // lossOf is how much time the machine lost: nothing when the final delta of
-// the stopped machine was drained, else from the point to the stop or, if that
-// is not known, to the begin of the run. Instants are corrected to the
-// controller's clock.
+// the stopped machine was drained, else from the point to the stop. If that is
+// not known, it may have written until the source was last taken to be there: to
+// the begin of the run, or later, when a planned run went on as unplanned or a
+// person said that the source is down. Instants are corrected to the controller's
+// clock.
 func lossOf(st *state.State, m report.Machine, p recovery.Point) float64 {
 	if final, ok := decode[command.DrainResult](st, "shutdown/"+m.Name+"/drain"); ok && final.Point.ID == p.ID {
 		return 0
 	}
-	until := st.Created
+	until := later(st.Created, st.TurnedAt)
+	for _, s := range st.Statements {
+		if s.What == SourceIsDown {
+			until = later(until, s.Time)
+		}
+	}
 	if !m.Stopped.IsZero() {
 		until = m.Stopped
 	}
 	return max(0, until.Sub(p.Instant.Add(-p.ClockOffset)).Seconds())
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // measure compares what was reached with the plan's objectives.

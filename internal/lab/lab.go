@@ -29,6 +29,7 @@ type Options struct {
 	Example string // folder of the example: estate.lua and erp.lua
 	Every   string // replication cycle; default 1s
 	LieAt   string // id of an entry that db1 acknowledges and does not write
+	Small   bool   // disks of 20 MiB with little on them: for tests of order, not of copying
 	// Plans are other files by name, instead of the example's; they may
 	// require "lab" too. No disks are made then.
 	Plans map[string]string
@@ -80,7 +81,7 @@ func New(o Options) (*Lab, error) {
 	if l.Port, err = freeTCP(); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"paris/vm", "paris/store", "lyon/store", "plans"} {
+	for _, d := range []string{"paris/vm", "paris/store", "lyon/store", "plans", witnessDir} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
 			return nil, err
 		}
@@ -94,10 +95,14 @@ func New(o Options) (*Lab, error) {
 }
 
 func (l *Lab) makeDisks() error {
+	size, data := "64MiB", "16MiB"
+	if l.opts.Small {
+		size, data = "20MiB", "1MiB"
+	}
 	for _, disks := range Disks {
 		for _, disk := range disks {
 			path := filepath.Join(l.Root, disk)
-			out, err := exec.Command(l.prog("ledger"), "init", "--size", "64MiB", "--data", "16MiB", path).CombinedOutput()
+			out, err := exec.Command(l.prog("ledger"), "init", "--size", size, "--data", data, path).CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("cannot make the disk %s: %w: %s", path, err, out)
 			}
@@ -202,7 +207,7 @@ func (l *Lab) Join(ctx context.Context, host string) error {
 // env is the environment of a new user: no settings from outside.
 func (l *Lab) env() []string {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "DRRUN_") })
-	return append(env, "DRRUN_STATE="+filepath.Join(l.Root, "controller"), "NO_COLOR=1")
+	return append(env, "DRRUN_STATE="+filepath.Join(l.Root, "controller"), "NO_COLOR=1", "LEDGER_WITNESS="+filepath.Join(l.Root, witnessDir))
 }
 
 // ExitError is a drrun command that ended with another exit code than 0.

@@ -121,7 +121,7 @@ func (s *State) applyResumed(r Record) {
 	if r.Program != nil { // goes on as another type
 		s.note(r.Time, "", "goes on as "+string(r.Program.Type))
 		s.Programs[0] = r.Program
-		s.Type = r.Program.Type
+		s.Type, s.TurnedAt = r.Program.Type, r.Time
 		s.addSteps(r.Program)
 		s.unskip(&r.Program.Root, false)
 	}

@@ -36,6 +36,7 @@ type State struct {
 	Fence      ident.Fence
 	Resumes    int
 	ResumedAt  time.Time          // last Created or Resumed
+	TurnedAt   time.Time          // when it went on as another type; zero: it did not
 	Programs   []*program.Program // sections, in order; the last is current
 	Steps      map[string]*Step
 	Status     report.RunStatus

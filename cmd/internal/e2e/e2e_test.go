@@ -95,7 +95,16 @@ type site struct {
 
 func protect(t *testing.T, ctx context.Context, controller bool, plan string) *site {
 	t.Helper()
-	l, err := lab.New(lab.Options{Bin: bin, Example: filepath.Join(root(), "examples/erp"), Every: "300ms"})
+	s := newSite(t, lab.Options{Every: "300ms"}, controller)
+	s.protect(ctx, plan)
+	return s
+}
+
+// newSite makes a lab in which nothing runs yet.
+func newSite(t *testing.T, o lab.Options, controller bool) *site {
+	t.Helper()
+	o.Bin, o.Example = bin, filepath.Join(root(), "examples/erp")
+	l, err := lab.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,10 +117,17 @@ func protect(t *testing.T, ctx context.Context, controller bool, plan string) *s
 			t.Error(err)
 		}
 	})
+	return s
+}
+
+// protect applies the estate and a plan of the name "kill", starts the agents
+// and waits until all machines are protected.
+func (s *site) protect(ctx context.Context, plan string) {
+	s.t.Helper()
 	if plan != "" {
 		s.write("plans/kill.lua", plan)
 	}
-	if controller {
+	if s.controller {
 		s.startController(ctx)
 	}
 	files := []string{"apply", "estate.lua", "erp.lua", "--yes"}
@@ -120,11 +136,10 @@ func protect(t *testing.T, ctx context.Context, controller bool, plan string) *s
 	}
 	s.must(s.Drrun(ctx, files...))
 	for _, host := range []string{"par-1", "lyo-1"} {
-		s.no(l.Join(ctx, host))
-		s.no(l.StartAgent(host))
+		s.no(s.Join(ctx, host))
+		s.no(s.StartAgent(host))
 	}
 	s.untilState(ctx, "protected", "paris")
-	return s
 }
 
 func (s *site) startController(ctx context.Context) {

@@ -7,7 +7,8 @@
 //	ledger serve --listen IP:PORT [--log DISK] --ledger DISK
 //	ledger freeze|thaw URL                          hold writes still, and go on
 //
-// It is a program for demonstrations and tests, not part of drrun.
+// With a folder in LEDGER_WITNESS each life of it writes down when it ran, and
+// at which site. It is a program for demonstrations and tests, not part of drrun.
 package main
 
 import (
@@ -112,9 +113,13 @@ func serve(args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	st, err := openStore(*logDisk, *ledgerDisk)
+	seen, err := startWitness()
 	if err != nil {
 		return err
+	}
+	st, err := openStore(*logDisk, *ledgerDisk)
+	if err != nil {
+		return errors.Join(err, seen.stop())
 	}
 	st.lieAt = *lie
 	srv := &http.Server{Addr: *listen, Handler: st.handler(), ReadHeaderTimeout: 5 * time.Second}
@@ -125,13 +130,13 @@ func serve(args []string) error {
 	fmt.Printf("ledger: %d entries on disk, serving on %s\n", st.count(), *listen)
 	select {
 	case err := <-failed:
-		return err
+		return errors.Join(err, seen.stop())
 	case <-ctx.Done():
 	}
 	st.thaw() // a held write must not hold the end
 	end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return errors.Join(srv.Shutdown(end), st.close())
+	return errors.Join(srv.Shutdown(end), st.close(), seen.stop())
 }
 
 func post(url string) error {
