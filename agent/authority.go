@@ -11,6 +11,7 @@ import (
 
 	"github.com/drrun/drrun/agent/provider"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
 	"github.com/drrun/drrun/internal/recovery"
@@ -71,6 +72,7 @@ func (m *machine) claim(meta command.Meta) (command.ClaimResult, error) {
 			return command.ClaimResult{}, err
 		}
 	}
+	crash.At("agent.fence.stored")
 	rec := m.snapshot()
 	return command.ClaimResult{Authority: rec.Authority, Fence: rec.Fence}, nil
 }
@@ -129,6 +131,7 @@ func (m *machine) grant(ctx context.Context, in command.GrantRequest) (command.G
 	if err != nil {
 		return command.GrantResult{}, err
 	}
+	crash.At("agent.epoch.stored")
 	m.log.Info("authority granted", logkit.KeyEpoch, uint64(in.Next.Epoch), "active", in.Next.Active, logkit.KeyRun, in.Next.Run)
 	m.interrupt(fault.Errorf(fault.Interrupted, "the authority record changed to %s", describe(in.Next)))
 	m.enforce(ctx)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/vfs"
 )
@@ -141,6 +142,7 @@ func (s *opStore) run(ctx context.Context, id, verb string, a again, f func(cont
 	if err := s.save(op, !found); err != nil {
 		return operation{}, err
 	}
+	crash.At("agent.op.started")
 	op.Result, err = f(ctx)
 	if err != nil {
 		if ctx.Err() != nil || fault.Is(err, fault.Interrupted) {
@@ -153,12 +155,14 @@ func (s *opStore) run(ctx context.Context, id, verb string, a again, f func(cont
 		op.Fault = fe
 	}
 	op.Done = true
+	crash.At("agent.op.done")
 	if err := s.save(op, false); err != nil && a == ask {
 		return operation{}, fault.Errorf(fault.Unknown, "operation %s (%s) took place and its result cannot be kept: %w", id, verb, err).
 			WithHint("find out what it did, then answer done or again")
 	} else if err != nil {
 		return operation{}, err
 	}
+	crash.At("agent.op.stored")
 	return op, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/drrun/drrun/agent/provider"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/logkit"
@@ -183,6 +184,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 	if err != nil {
 		return command.StartResult{}, err
 	}
+	crash.At("agent.start.stored")
 	p, err := m.provider().Start(ctx, l)
 	if err != nil {
 		if fault.Is(err, fault.Unknown) {
@@ -194,6 +196,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 		}
 		return command.StartResult{}, err
 	}
+	crash.At("agent.start.done")
 	if err := m.update(func(r *record) { r.Process = &p }); err != nil {
 		return command.StartResult{}, err
 	}
@@ -256,6 +259,7 @@ func (m *machine) stopHeld(ctx context.Context, within time.Duration, force, giv
 	if err != nil {
 		return command.StopResult{Power: recovery.PowerUnknown}, err
 	}
+	crash.At("agent.stop.stored")
 	rec := m.snapshot()
 	p := m.process(&rec)
 	was := m.provider().Status(ctx, p)
@@ -268,6 +272,7 @@ func (m *machine) stopHeld(ctx context.Context, within time.Duration, force, giv
 	if st := m.provider().Status(ctx, p); st.Power != recovery.PowerStopped {
 		return command.StopResult{Power: st.Power}, fault.Errorf(fault.Unknown, "machine %s is %s after its stop", m.name, st.Power)
 	}
+	crash.At("agent.stop.done")
 	err = m.update(func(r *record) {
 		r.Process, r.Launch = nil, nil
 		r.Locked = r.Locked || giveUp
@@ -278,6 +283,7 @@ func (m *machine) stopHeld(ctx context.Context, within time.Duration, force, giv
 	if err != nil {
 		return command.StopResult{Power: recovery.PowerUnknown}, err
 	}
+	crash.At("agent.lock.stored")
 	m.log.Info("machine stopped", "forced", forced, "locked", giveUp)
 	m.nudge()
 	return command.StopResult{Power: recovery.PowerStopped, Forced: forced}, nil

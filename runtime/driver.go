@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/runtime/journal"
 	"github.com/drrun/drrun/runtime/program"
@@ -262,6 +263,7 @@ func (d *driver) launch(st *state.Step) {
 	go func() {
 		defer cancel(nil)
 		out := job.execute(ctx)
+		crash.At("runtime.effect.done")
 		d.land(ctx, job, out)
 	}()
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -43,12 +44,14 @@ func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duratio
 	if now.Sub(p.Instant.Add(age)).Abs() < MaxClockJump { // the sender's clock agrees with ours
 		m.thin.confirm()
 	}
+	crash.At("replica.manifest.before")
 	if err := m.writePoint(p); err != nil {
 		// It may be there all the same; the sender may go on with another point
 		// of that number.
 		err = errors.Join(err, m.fs.Remove(m.pointPath(markOf(p))))
 		return recovery.Point{}, m.storeError(err, "cannot store the manifest")
 	}
+	crash.At("replica.manifest.durable")
 	m.mu.Lock()
 	m.points = append(m.points, p)
 	m.tipAge, m.tipAt = max(0, age), began
@@ -212,6 +215,7 @@ func (m *Machine) foldTables() error {
 				return fmt.Errorf("cannot fold point %s into the table of disk %s: %w", p.ID, d.Name, err)
 			}
 		}
+		crash.At("replica.table.folded")
 		m.mu.RLock()
 		age := m.tipAge
 		m.mu.RUnlock()

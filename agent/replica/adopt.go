@@ -7,6 +7,7 @@ import (
 
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -73,6 +74,7 @@ func (m *Machine) adopt(ctx context.Context, tip recovery.Point, tables map[stri
 	if err := m.record(func(s *state) { s.Adopting = &tip }); err != nil {
 		return err
 	}
+	crash.At("replica.adopt.recorded")
 	return m.finishAdopt()
 }
 
@@ -231,6 +233,7 @@ func (m *Machine) finishAdopt() error {
 		m.points = append(m.points, tip)
 		m.mu.Unlock()
 	}
+	crash.At("replica.adopt.manifest")
 	m.in.Lock()
 	defer m.in.Unlock()
 	for _, d := range tip.Disks {
@@ -266,6 +269,7 @@ func (m *Machine) finishAdopt() error {
 	m.tipAge, m.tipAt = age, now
 	clear(m.rotten)
 	m.mu.Unlock()
+	crash.At("replica.adopt.marked")
 	return m.finishDropping()
 }
 
@@ -337,6 +341,7 @@ func (m *Machine) AsFound(ctx context.Context, epoch ident.Epoch, common *recove
 		found[n] = path
 	}
 	res.Bytes = res.Blocks * blocksum.BlockSize
+	crash.At("replica.found.read")
 	if err := m.adopt(ctx, p, found); err != nil {
 		return command.FoundResult{}, nil, err
 	}

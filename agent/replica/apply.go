@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/internal/vfs"
@@ -150,15 +151,18 @@ func (m *Machine) applyPoint(ctx context.Context, p recovery.Point) error {
 				return fmt.Errorf("disk %s: %w", d.Name, err)
 			}
 		}
+		crash.At("replica.undo.durable")
 	}
 	for _, d := range p.Disks {
 		if err := m.writeHead(ctx, p, d); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}
+		crash.At("replica.head.written")
 	}
 	if err := m.record(func(s *state) { s.Applied = markOf(p) }); err != nil {
 		return err
 	}
+	crash.At("replica.mark.stored")
 	return m.removeLogs(p)
 }
 

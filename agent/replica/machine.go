@@ -13,6 +13,7 @@ import (
 
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -245,7 +246,9 @@ func (m *Machine) SetHold(hold bool) (err error) {
 	if err := m.settle(ctx); err != nil {
 		return err
 	}
-	return m.record(func(s *state) { s.Hold = hold })
+	err = m.record(func(s *state) { s.Hold = hold })
+	crash.At("replica.hold.stored")
+	return err
 }
 
 // Close closes the store's files. Nothing may be called after it; operations

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -71,17 +72,21 @@ func (m *Machine) Prepare(ctx context.Context, run string, point ident.PointID, 
 	if err := m.recordLive(l); err != nil {
 		return PrepareResult{}, err
 	}
+	crash.At("replica.overlay.recorded")
 	if err := m.makeLive(ctx, &l, counter(progress)); err != nil {
 		return PrepareResult{}, errors.Join(fmt.Errorf("cannot prepare point %s: %w", p.ID, err), m.finishLive())
 	}
+	crash.At("replica.overlay.copied")
 	now := m.cfg.Clock.Now()
 	l.Phase, l.Took, l.At = phaseSwitch, now.Sub(began), now.UTC()
 	if err := m.recordLive(l); err != nil {
 		return PrepareResult{}, err
 	}
+	crash.At("replica.overlay.switch")
 	if err := m.finishLive(); err != nil {
 		return PrepareResult{}, err
 	}
+	crash.At("replica.overlay.ready")
 	return m.liveResult(l), nil
 }
 
@@ -221,6 +226,7 @@ func (m *Machine) placeOverlay(disk string) error {
 			return err
 		}
 	}
+	crash.At("replica.overlay.kept")
 	return m.fs.Rename(head+newSuffix, head)
 }
 
@@ -287,5 +293,7 @@ func (m *Machine) Commit(run string) (err error) {
 	case l.Committed:
 		return nil
 	}
-	return m.record(func(s *state) { s.Live.Committed = true })
+	err = m.record(func(s *state) { s.Live.Committed = true })
+	crash.At("replica.commit.stored")
+	return err
 }

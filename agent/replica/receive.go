@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/vfs"
@@ -371,6 +372,7 @@ func (r *Receiver) seal() error {
 		err := fault.Errorf(fault.Corrupt, "segment %d of log %s arrived damaged: its SHA-256 differs", r.header.Segment, r.header.Log)
 		return errors.Join(err, r.closeLocked(errRevoked), r.m.fs.Remove(r.path))
 	}
+	crash.At("replica.segment.received")
 	err := r.f.Sync()
 	if err != nil {
 		// Of what the kernel could not write it says so once; a later sync would
@@ -410,9 +412,11 @@ func (m *Machine) commitSegment(ctx context.Context, h command.SegmentHeader, pa
 	if err := m.fs.Rename(tmp, path+sumsSuffix); err != nil {
 		return m.storeError(err, "cannot store segment")
 	}
+	crash.At("replica.segment.checked")
 	if err := m.fs.Rename(part, path); err != nil {
 		return m.storeError(err, "cannot store segment")
 	}
+	crash.At("replica.segment.durable")
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.segs[h.Log] == nil {

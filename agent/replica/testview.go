@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -65,6 +66,7 @@ func (m *Machine) PrepareTest(ctx context.Context, test string, point ident.Poin
 		v.Mode = mode
 		v.Bytes += n
 	}
+	crash.At("replica.test.copied")
 	v.Phase, v.Took = phaseReady, m.cfg.Clock.Now().Sub(began)
 	if err := m.recordView(test, v); err != nil {
 		return PrepareResult{}, err
@@ -116,6 +118,7 @@ func (m *Machine) CleanupTest(test string) (err error) {
 	if err := m.recordView(test, v); err != nil {
 		return err
 	}
+	crash.At("replica.test.dropping")
 	return m.dropView(test)
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/agent/replica/retention"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/quantity"
@@ -180,6 +181,7 @@ func (m *Machine) thinRun(ctx context.Context, t thinning, now time.Time) error 
 			}
 		}
 	}
+	crash.At("replica.thin.merged")
 	var marks []mark
 	for _, p := range t.drop {
 		marks = append(marks, markOf(p))
@@ -187,6 +189,7 @@ func (m *Machine) thinRun(ctx context.Context, t thinning, now time.Time) error 
 	if err := m.record(func(s *state) { s.Thinning, s.Clock = marks, now.UTC() }); err != nil {
 		return err
 	}
+	crash.At("replica.thin.recorded")
 	return m.finishThinning()
 }
 
@@ -247,5 +250,6 @@ func (m *Machine) finishThinning() error {
 	if err := m.removeUndos(); err != nil {
 		return err
 	}
+	crash.At("replica.thin.removed")
 	return m.record(func(s *state) { s.Thinning = nil })
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -132,6 +133,7 @@ func (m *Machine) acknowledged(d *disk, n int) (bool, error) {
 		if err := m.save(); err != nil {
 			return false, err
 		}
+		crash.At("source.segment.acknowledged")
 	}
 	for d.state.Folded < d.state.Acked {
 		err := m.fold(d, false)
@@ -164,6 +166,7 @@ func (m *Machine) count(p *recovery.Point) error {
 	if err := m.save(); err != nil {
 		return err
 	}
+	crash.At("source.tip.journaled")
 	m.view.setTip(p, m.cfg.Clock)
 	return nil
 }

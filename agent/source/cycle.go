@@ -13,6 +13,7 @@ import (
 	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/agent/tracker"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -248,6 +249,7 @@ func (c *cycle) finishCut(ctx context.Context) error {
 	if out.Point.ID != p.ID {
 		return fault.Errorf(fault.Corrupt, "the target closed point %s instead of %s", out.Point.ID.Short(), p.ID.Short())
 	}
+	crash.At("source.tip.answered")
 	p.Received, p.Labels = out.Point.Received, out.Point.Labels
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -513,11 +515,13 @@ func (c *cycle) journal(p *recovery.Point, spoolers []*spooler, scanned error) e
 			p.Disks[i].Segments, p.Disks[i].Bytes = d.state.segments(), d.state.Stored
 		}
 	}
+	crash.At("source.cut.scanned")
 	if scanned == nil {
 		m.j.Cut = p
 	}
 	if err := m.save(); err != nil {
 		return err
 	}
+	crash.At("source.cut.journaled")
 	return scanned
 }

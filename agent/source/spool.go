@@ -9,6 +9,7 @@ import (
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/agent/tracker"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/internal/vfs"
@@ -158,6 +159,7 @@ func (s *spooler) close(f hrl.Footer) (segment, error) {
 	}
 	s.settle(info.Size)
 	s.next++
+	crash.At("source.segment.spooled")
 	return segment{Number: number, Size: info.Size, SHA256: info.SHA256[:]}, nil
 }
 
@@ -218,6 +220,7 @@ func (m *Machine) fold(d *disk, torn bool) error {
 	if err != nil {
 		return fmt.Errorf("cannot fold segment %d of disk %s: %w", seg.Number, d.Name, err)
 	}
+	crash.At("source.table.folded")
 	d.state.Sum = sum
 	d.state.Folded++
 	d.state.Spool = d.state.Spool[1:]

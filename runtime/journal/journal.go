@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/runtime/store"
 )
@@ -126,12 +127,14 @@ func (j *Journal) Append(ctx context.Context, r Record, also []store.Op, cmps ..
 	}
 	key := Key(j.run, r.Seq)
 	txn := store.Txn{If: append([]store.Cmp{{Key: key}}, cmps...), Then: append([]store.Op{{Key: key, Value: raw}}, also...)}
+	crash.At("runtime.record.before")
 	if _, ok, err = j.store.Txn(ctx, txn); err != nil || !ok {
 		if err != nil {
 			err = fmt.Errorf("cannot write the journal of run %s: %w", j.run, err)
 		}
 		return Record{}, false, err
 	}
+	crash.At("runtime.record.after")
 	j.next++
 	return r, true, nil
 }
