@@ -195,6 +195,9 @@ func (d *driver) advance() (next time.Time) {
 
 // act journals the begin of an effect, then starts it.
 func (d *driver) act(eff state.Effect) error {
+	if eff.Expire {
+		return d.expire()
+	}
 	if eff.Section == program.SectionRollback {
 		d.deciding = true
 		go d.windowRollback()
@@ -378,7 +381,7 @@ func (d *driver) takeOver(ctx context.Context, by, op string) error {
 func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	window := d.st.Status == report.RunUncommitted && d.st.Run.Commit.Mode == "window"
+	window := d.st.Status == report.RunUncommitted && (d.st.Run.Commit.Mode == "window" || !d.st.Due().IsZero())
 	h := headOf(d.st)
 	// Busy and about to pause behind the steps in flight, or to leave some behind.
 	pausing := d.st.Status.Busy() && (d.st.Stopping() || o.As != "") && !d.st.Cancelling()
@@ -450,6 +453,10 @@ func (d *driver) park() error {
 func (d *driver) cancelRun(by string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.cancelLocked(by)
+}
+
+func (d *driver) cancelLocked(by string) error {
 	if !d.st.Cancellable() {
 		return notAllowed(d.st, report.OpCancel)
 	}
@@ -483,6 +490,15 @@ func (d *driver) cleanup(by string) error {
 	}
 	if !isTest(d.st) || d.st.Status.Busy() || d.st.Status.Ended() {
 		return notAllowed(d.st, report.OpCleanup)
+	}
+	return d.beginSection(program.SectionCleanup, by)
+}
+
+// expire ends a test whose time is over, wherever it stands. Callers hold d.mu.
+func (d *driver) expire() error {
+	const by = "the end of the test's time"
+	if d.st.Cancellable() {
+		return d.cancelLocked(by)
 	}
 	return d.beginSection(program.SectionCleanup, by)
 }

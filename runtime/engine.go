@@ -279,7 +279,7 @@ func (e *Engine) Start(ctx context.Context, req Request) (id string, err error) 
 // runOf is what a run is started with.
 func runOf(req *Request, p *prepared) *state.Run {
 	rec := &state.Run{ID: req.ID, Kind: report.KindFailover, StartedBy: req.By, Params: p.plan.Params, Set: req.Set, EstateRev: p.rev,
-		RTO: p.plan.RTO, RPO: p.plan.RPO, Commit: p.plan.Commit, Cleanup: req.Cleanup, SourceIsDown: req.SourceIsDown,
+		RTO: p.plan.RTO, RPO: p.plan.RPO, Commit: p.plan.Commit, Cleanup: req.Cleanup, TTL: req.TTL, SourceIsDown: req.SourceIsDown,
 		Force: req.Force, NoShutdown: req.NoShutdown, NoProof: req.NoProof, Unattended: req.Unattended}
 	rec.Point, rec.Supersedes = selectorOf(req, p.plan), p.supersedes
 	if req.Commit {

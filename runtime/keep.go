@@ -47,7 +47,7 @@ type head struct {
 	Exit        int              `json:"exit"`
 	Created     time.Time        `json:"created"`
 	Ended       time.Time        `json:"ended,omitzero"`
-	Due         time.Time        `json:"due,omitzero"`        // when it commits by itself
+	Due         time.Time        `json:"due,omitzero"`        // when it goes on by itself: its commit window, the end of a test
 	Follow      string           `json:"follow,omitempty"`    // the section that begins by itself now
 	HandOver    bool             `json:"hand_over,omitempty"` // paused by the end of its controller
 	Machines    []string         `json:"machines"`
@@ -61,7 +61,7 @@ func headOf(st *state.State) head {
 	p := st.Main()
 	h := head{Version: headVersion, ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
 		By: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: st.Reason, Hint: st.Hint, Exit: st.ExitCode(),
-		Created: st.Created, Ended: st.SectionEnd, Due: st.CommitDue(), Follow: st.Follow(), HandOver: st.HandedOver(), Uncommitted: st.Uncommitted()}
+		Created: st.Created, Ended: st.SectionEnd, Due: st.Due(), Follow: st.Follow(), HandOver: st.HandedOver(), Uncommitted: st.Uncommitted()}
 	for _, m := range p.Active() {
 		h.Machines = append(h.Machines, m.Name)
 	}

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"time"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
@@ -49,6 +50,8 @@ type Request struct {
 	Commit bool `json:"commit,omitempty"`
 	// Cleanup removes a test when it has ended, well or not.
 	Cleanup bool `json:"cleanup,omitempty"`
+	// TTL is how long a test may stand; 0: until a person cleans it up.
+	TTL time.Duration `json:"ttl,omitempty"`
 	// NoShutdown leaves the source machines of an unplanned run alone.
 	NoShutdown bool `json:"no_shutdown,omitempty"`
 	// SourceIsDown is By's word that the source site is down or isolated.
@@ -121,6 +124,10 @@ func (r *Request) check() error {
 		return bad("--no-proof goes with --planned: only there is the source still to be read")
 	case r.Type != recovery.Test && r.Cleanup:
 		return bad("--cleanup goes with --test")
+	case r.Type != recovery.Test && r.TTL != 0:
+		return bad("--ttl goes with --test: a real failover has its commit window")
+	case r.TTL < 0:
+		return bad("--ttl %s: a test cannot end before it begins", r.TTL)
 	}
 	if r.ID != "" {
 		if err := ident.CheckName(r.ID); err != nil {

@@ -353,3 +353,39 @@ func TestNewSiteDiesBeforeTheCommit(t *testing.T) {
 		})
 	})
 }
+
+// TestTimeOfATest: a test is cleaned up when its time is over, wherever it
+// stands: at its end, at a question, stopped by an error, and after a restart.
+func TestTimeOfATest(t *testing.T) {
+	hour := runtime.Request{Plan: "erp", Type: recovery.Test, TTL: time.Hour, By: "ann", ID: "t"}
+	cases := map[string]func(r *rig){
+		"stands": func(*rig) {},
+		"asks":   func(r *rig) { r.lua.plan.Items[1].Wait.Skip = nil },
+		"failed": func(r *rig) { r.w.faults["lyo-1 start app1"] = -1 },
+	}
+	for name, prepare := range cases {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				before := strip(r.w.summary())
+				prepare(r)
+				id := r.start(hour)
+				if run := r.settle(id); run.Status.Ended() {
+					t.Fatalf("the test is %s", run.Status)
+				}
+				<-time.After(30 * time.Minute)
+				if run := r.settle(id); run.Status.Ended() {
+					t.Fatalf("before its time the test is %s", run.Status)
+				}
+				if name == "stands" {
+					r.close()
+					r.restart()
+				}
+				<-time.After(31 * time.Minute)
+				run := r.settle(id)
+				if !run.Status.Ended() || strip(r.w.summary()) != before {
+					t.Errorf("after its time the test is %s:\n%s", run.Status, r.w.summary())
+				}
+			})
+		})
+	}
+}

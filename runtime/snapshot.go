@@ -198,7 +198,7 @@ func machineStep(r *report.Machine, st *state.State, s *state.Step) {
 	if s.Status == report.StepFailed && !s.Optional && s.Error != nil {
 		r.Reason = s.Error.Message
 	}
-	if s.Status != report.StepDone {
+	if s.Status != report.StepDone || s.Section == program.SectionRollback && s.Kind == program.Ready {
 		return
 	}
 	switch s.Kind {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -42,6 +43,7 @@ type failoverFlags struct {
 	noShutdown, sourceIsDown, force  bool
 	yes, noProof                     bool
 	point                            string
+	ttl                              time.Duration
 	set                              []string
 }
 
@@ -57,6 +59,7 @@ func (o *failoverFlags) flags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.noShutdown, "no-shutdown", false, "unplanned: do not try to stop the source machines")
 	fs.BoolVar(&o.sourceIsDown, "source-is-down", false, "unplanned: you answer for the source site being down or isolated; recorded")
 	fs.BoolVar(&o.force, "force", false, "override what preflight lists as overridable")
+	fs.DurationVar(&o.ttl, "ttl", 0, "test: how long it may stand (2h); then it is cleaned up, by the agents themselves if need be")
 	fs.BoolVar(&o.noProof, "no-proof", false, "planned: do not read both disks whole and compare them; recorded as not proved")
 	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask for the target site's name")
 	fs.BoolVar(&o.detach, "detach", false, "return when the run has started (needs a controller)")
@@ -86,7 +89,7 @@ func (o *failoverFlags) request(c *cli) (control.StartRequest, error) {
 		return control.StartRequest{}, err
 	}
 	r := control.StartRequest{Type: t, Failback: o.failback, Point: o.point, Commit: o.commit, NoShutdown: o.noShutdown,
-		SourceIsDown: o.sourceIsDown, Force: o.force, NoProof: o.noProof, By: c.User, Set: map[string]string{}}
+		SourceIsDown: o.sourceIsDown, Force: o.force, NoProof: o.noProof, TTL: o.ttl, By: c.User, Set: map[string]string{}}
 	for _, kv := range o.set {
 		k, v, ok := strings.Cut(kv, "=")
 		if !ok || k == "" {

@@ -41,6 +41,7 @@ func runText(r *report.Run, steps bool) string {
 	if m := r.RPO; m != nil {
 		fmt.Fprintf(&b, "RPO %s%s\n", seconds(m.Measured), aimText(m))
 	}
+	b.WriteString(proofText(r))
 	if steps {
 		b.WriteString(stepsText(r))
 	}
@@ -68,6 +69,29 @@ func runText(r *report.Run, steps bool) string {
 		fmt.Fprintf(&b, "allowed now: %s\n", strings.Join(r.Allowed, ", "))
 	}
 	return b.String()
+}
+
+// proofText says whether a planned failover is proved to have lost nothing.
+func proofText(r *report.Run) string {
+	var not []string
+	var bytes int64
+	asked := false
+	for _, m := range r.Machines {
+		if m.Proof == nil {
+			continue
+		}
+		asked = true
+		if bytes += m.Proof.Bytes; !m.Proof.Proved {
+			not = append(not, m.Name+": "+m.Proof.Text)
+		}
+	}
+	switch {
+	case !asked:
+		return ""
+	case len(not) > 0:
+		return "proof " + term.Escape(strings.Join(not, "; "), false) + "\n"
+	}
+	return fmt.Sprintf("proof zero loss: %s read whole at both sites and equal\n", quantity.FormatSize(bytes))
 }
 
 func aimText(m *report.Measure) string {

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"iter"
+	"time"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/ident"
@@ -39,6 +40,7 @@ type StartRequest struct {
 	SourceIsDown bool              `json:"source_is_down,omitempty"` // By answers for it
 	Force        bool              `json:"force,omitempty"`
 	NoProof      bool              `json:"no_proof,omitempty"`
+	TTL          time.Duration     `json:"ttl,omitempty"` // of a test
 	// DryRun, in Explain, asks the agents as preflight does.
 	DryRun bool   `json:"dry_run,omitempty"`
 	By     string `json:"by"`

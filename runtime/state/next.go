@@ -13,13 +13,15 @@ import (
 )
 
 // Effect is something to do: start a step (not before At); with Timeout,
-// record at At that nobody answered; with Section, begin a section at At.
+// record at At that nobody answered; with Section, begin a section at At; with
+// Expire, end the test at At.
 type Effect struct {
 	Step    string
 	Attempt int
 	At      time.Time // zero: now
 	Timeout bool
 	Section string
+	Expire  bool // the time of a test is over: clean it up
 }
 
 // Next returns what may start now and which deadlines run, in program order.
@@ -33,6 +35,9 @@ func (s *State) Next() []Effect {
 			out = append(out, Effect{Step: st.ID, Attempt: st.Attempt, At: due, Timeout: true})
 		}
 	}
+	if due := s.TestEnds(); !due.IsZero() {
+		out = append(out, Effect{Expire: true, At: due})
+	}
 	if s.stop != nil || s.paused || s.refused {
 		return out
 	}
@@ -45,6 +50,24 @@ func (s *State) Next() []Effect {
 	}
 	s.walk(&s.Program().Root, &out)
 	return out
+}
+
+// TestEnds is when the test is cleaned up because its time is over; zero: it
+// has no limit, or is being cleaned up already.
+func (s *State) TestEnds() time.Time {
+	if s.Type != recovery.Test || s.Run.TTL <= 0 || s.cancelled || s.Section() != program.SectionFailover {
+		return time.Time{}
+	}
+	return s.Created.Add(s.Run.TTL)
+}
+
+// Due is when the run does something by itself that no step is under way for;
+// zero: never.
+func (s *State) Due() time.Time {
+	if due := s.TestEnds(); !due.IsZero() {
+		return due
+	}
+	return s.CommitDue()
 }
 
 // What a commit window does when it ends.
@@ -320,6 +343,9 @@ func (s *State) endedFailover(p *program.Program) {
 		s.window()
 		if test {
 			s.Reason, s.Hint = "the test stands at "+p.To, "drrun cleanup "+s.Run.ID
+			if due := s.TestEnds(); !due.IsZero() {
+				s.Reason += ", until " + due.Format(time.RFC3339)
+			}
 		}
 	}
 }

@@ -78,6 +78,9 @@ type Run struct {
 	Force        bool               `json:"force,omitempty"`
 	NoShutdown   bool               `json:"no_shutdown,omitempty"`
 	NoProof      bool               `json:"no_proof,omitempty"`
+	// TTL is how long a test may stand, from the begin of the run; 0: until a
+	// person cleans it up.
+	TTL time.Duration `json:"ttl,omitempty"`
 	// Supersedes is the uncommitted run whose machines this one takes on, because
 	// their new site is lost.
 	Supersedes string `json:"supersedes,omitempty"`
