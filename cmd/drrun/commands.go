@@ -12,7 +12,7 @@ func commands() []*command {
 		statusCommand, pointsCommand,
 		failoverCommand, runsCommand, showCommand, watchCommand,
 		answerCommand, pauseCommand, resumeCommand, cancelCommand, rollbackCommand, changePointCommand, commitCommand, cleanupCommand, reverseCommand,
-		unprotectCommand, tokenCommand, serveCommand, hrlCommand, versionCommand,
+		unprotectCommand, tokenCommand, serveCommand, recoverCommand, stateCommand, hrlCommand, versionCommand,
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -24,6 +25,7 @@ type Server struct {
 	info    Info
 	log     *slog.Logger
 	handler http.Handler
+	backup  func(io.Writer) error
 }
 
 // NewServer makes a server; nothing listens yet.
@@ -33,6 +35,7 @@ func NewServer(engine Engine, catalogue *estate.Catalogue, info Info, log *slog.
 	s.routeEstate(mux)
 	s.routeRuns(mux)
 	mux.HandleFunc("GET /v1/runs/{run}/events", s.events)
+	mux.HandleFunc("GET /v1/state", s.state)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, failure{fault.Errorf(fault.Invalid, "this runtime (drrun %s) knows no %s %s", info.Version, r.Method, r.URL.Path).
 			WithHint("use the drrun of the same version as the controller")})
@@ -109,7 +112,11 @@ func deref[T any](v *T, err error) (T, error) {
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // the value net/http panics with
+			p := recover()
+			if p == http.ErrAbortHandler { //nolint:errorlint // the value net/http panics with
+				panic(p) // the caller is to see that the answer is not whole
+			}
+			if p != nil {
 				s.log.Error("a call ended in a panic", "path", r.URL.Path, "panic", fmt.Sprint(p))
 				reply(w, failure{fault.Errorf(fault.Internal, "the runtime failed in %s: %v", r.URL.Path, p)})
 			}

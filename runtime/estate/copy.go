@@ -47,12 +47,6 @@ func RecoveredHost(lasting, here []byte) ([]byte, error) {
 	return json.Marshal(l)
 }
 
-// HostJoined reports whether a record says that its host has joined.
-func HostJoined(raw []byte) bool {
-	var h HostRecord
-	return json.Unmarshal(raw, &h) == nil && !h.Joined.IsZero()
-}
-
 // AppliedIn describes the estate in a value of CurrentKey.
 func AppliedIn(raw []byte) (e *plans.Estate, revision uint64, at time.Time, err error) {
 	var r Revision
@@ -68,4 +62,18 @@ func (c *Catalogue) guarded(ctx context.Context) error {
 		return nil
 	}
 	return c.guard(ctx)
+}
+
+// JoinedHost notes in the record of a host (nil: none yet) that it has joined.
+func JoinedHost(raw []byte, now time.Time) ([]byte, error) {
+	var h HostRecord
+	if raw != nil {
+		if err := json.Unmarshal(raw, &h); err != nil {
+			return nil, fault.Errorf(fault.Corrupt, "cannot read the record of a host: %w", err)
+		}
+	}
+	if h.Joined.IsZero() {
+		h.Joined = now
+	}
+	return json.Marshal(h)
 }

@@ -35,6 +35,12 @@ func (c *Catalogue) NewToken(ctx context.Context, host string) (Token, error) {
 	if err := c.trust.Ensure(r.Estate.Name); err != nil {
 		return Token{}, err
 	}
+	return c.RecoverToken(ctx, host)
+}
+
+// RecoverToken is NewToken for a host that no estate names yet, because that is
+// still to be recovered from it.
+func (c *Catalogue) RecoverToken(ctx context.Context, host string) (Token, error) {
 	text, hash, err := c.trust.NewToken(host)
 	if err != nil {
 		return Token{}, err
@@ -90,4 +96,12 @@ func (c *Catalogue) Joined(ctx context.Context, host string) error {
 		c.log.Info("host joined", "host", host)
 	}
 	return err
+}
+
+// Rejoin notes that a host has to join again: the CA it was under is lost.
+func (c *Catalogue) Rejoin(ctx context.Context, host string) error {
+	return c.updateHost(ctx, host, func(h *HostRecord) error {
+		h.Token, h.Joined, h.Acked = nil, time.Time{}, nil
+		return nil
+	})
 }

@@ -5,3 +5,6 @@ func ParseBundle(b []byte) error {
 	_, err := parseBundle(b)
 	return err
 }
+
+// ParseSealed reads a sealed key without opening it.
+var ParseSealed = parseSealed

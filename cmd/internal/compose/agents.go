@@ -25,10 +25,14 @@ type agents struct {
 	// catalogue is set before the first call.
 	catalogue *estate.Catalogue
 	renewals  *renewer
+	// recovering: hosts count as joined that no record says so of, and addrs may
+	// know of hosts that no estate names.
+	recovering bool
 
 	mu      sync.Mutex
 	client  *client.Client // made when the estate has a name
 	joining map[string]*sync.Mutex
+	addrs   map[string]string
 }
 
 func newAgents(t *trust, medium transport.Medium, version string, log *slog.Logger) *agents {
@@ -73,7 +77,7 @@ func (a *agents) session(ctx context.Context) (*client.Client, error) {
 	if ca == nil {
 		return nil, fault.Errorf(fault.Unreachable, "no estate is applied yet: no agent can be reached").WithHint("drrun apply estate.lua")
 	}
-	hosts := func(name string) (string, bool) { return a.catalogue.HostAddress(context.WithoutCancel(ctx), name) }
+	hosts := func(name string) (string, bool) { return a.address(context.WithoutCancel(ctx), name) }
 	a.client = client.New(a.medium, ca.Estate(), hosts, rpc.Options{Info: rpc.Info{Program: "drrun", Version: a.version}, Log: a.log})
 	return a.client, nil
 }
@@ -84,13 +88,42 @@ func (a *agents) joinFirst(ctx context.Context, host string) error {
 	if err != nil || !h.Joined.IsZero() {
 		return err
 	}
-	if _, ok := a.catalogue.HostAddress(ctx, host); !ok {
+	if _, ok := a.address(ctx, host); !ok {
 		return nil // the call says so better
 	}
 	if !a.catalogue.TokenOpen(ctx, host) {
+		if a.recovering {
+			return nil // what it answers shows whether it has
+		}
 		return notJoined(host)
 	}
 	return a.join(ctx, host)
+}
+
+// address is where a host listens: as a recovery was told, else as the estate
+// says.
+func (a *agents) address(ctx context.Context, host string) (string, bool) {
+	a.mu.Lock()
+	addr := a.addrs[host]
+	a.mu.Unlock()
+	if addr != "" {
+		return addr, true
+	}
+	return a.catalogue.HostAddress(ctx, host)
+}
+
+// learn notes where hosts listen that the estate in force does not name.
+func (a *agents) learn(addrs map[string]string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.addrs == nil {
+		a.addrs = map[string]string{}
+	}
+	for h, addr := range addrs {
+		if a.addrs[h] == "" {
+			a.addrs[h] = addr
+		}
+	}
 }
 
 func notJoined(host string) error {
@@ -109,7 +142,7 @@ func (a *agents) join(ctx context.Context, host string) error {
 		}
 		return notJoined(host)
 	}
-	addr, _ := a.catalogue.HostAddress(ctx, host)
+	addr, _ := a.address(ctx, host)
 	site, _ := a.catalogue.HostSite(ctx, host)
 	ca, id := a.trust.parts()
 	err := quicnet.JoinHost(ctx, addr, ca, id, site, host, func(p pki.JoinProof) error {

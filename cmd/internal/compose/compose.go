@@ -92,6 +92,7 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log, Controller: !o.Embedded, Guard: r.copies.Check})
 	info := control.Info{Version: o.Version, PID: os.Getpid(), State: o.State, Embedded: o.Embedded, Drives: o.Drives || !o.Embedded}
 	server := control.NewServer(&engine{r.engine, r.catalogue}, r.catalogue, info, o.Log)
+	server.ServeState(r.store.Backup)
 	l, err := control.Listen(r.socket)
 	if err != nil {
 		return nil, err

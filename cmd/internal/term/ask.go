@@ -3,6 +3,7 @@ package term
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -97,4 +98,36 @@ func (a *Asker) Type(ctx context.Context, question, word string) (bool, error) {
 		return false, nil
 	}
 	return l == word, err
+}
+
+// Secret asks for a line that is not shown while it is typed.
+func (a *Asker) Secret(ctx context.Context, prompt string) (string, error) {
+	f, ok := a.in.(*os.File)
+	if !ok || !xterm.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
+		return a.Line(ctx, prompt)
+	}
+	fd := int(f.Fd()) //nolint:gosec // a file descriptor fits
+	shown, err := xterm.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(a.out, prompt); err != nil {
+		return "", err
+	}
+	type answer struct {
+		line []byte
+		err  error
+	}
+	typed := make(chan answer, 1)
+	go func() {
+		line, err := xterm.ReadPassword(fd)
+		typed <- answer{line, err}
+	}()
+	select {
+	case t := <-typed:
+		_, _ = io.WriteString(a.out, "\n") // the line end that was typed does not show
+		return string(t.line), t.err
+	case <-ctx.Done(): // the read ends with the process
+		return "", errors.Join(context.Cause(ctx), xterm.Restore(fd, shown))
+	}
 }
