@@ -181,7 +181,7 @@ func Restore(ctx context.Context, file []byte, dir, passphrase string, force boo
 		return Restored{}, fault.Errorf(fault.Refused, "the state folder %s is not empty: it holds %s", dir, was).
 			WithHint("another folder with --state, or --force: what is there is moved aside, and what happened since the backup is lost here")
 	}
-	release, err := vfs.Lock(filepath.Join(dir, store.LockName))
+	release, err := fsys.Lock(filepath.Join(dir, store.LockName))
 	if errors.Is(err, vfs.ErrLocked) {
 		return Restored{}, fault.Errorf(fault.Unreachable, "cannot restore into %s: %w", dir, err).WithHint("end the drrun that uses the folder first")
 	}
