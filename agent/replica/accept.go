@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
@@ -21,7 +22,7 @@ import (
 // shrinking disks cut off, or for the manifest; the staged logs stay.
 func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duration) (_ recovery.Point, err error) {
 	defer m.fullDisk(&err)
-	began := m.cfg.Clock.Now()
+	began := clock.Mono(m.cfg.Clock)
 	m.in.Lock()
 	defer m.in.Unlock()
 	if have, err := m.point(p.ID); err == nil {
@@ -41,9 +42,7 @@ func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duratio
 	}
 	now := m.cfg.Clock.Now()
 	p.Received = now.UTC()
-	if now.Sub(p.Instant.Add(age)).Abs() < MaxClockJump { // the sender's clock agrees with ours
-		m.thin.confirm()
-	}
+	m.ClockAgrees("the sender of point "+p.ID.Short(), p.Instant.Add(age))
 	crash.At("replica.manifest.before")
 	if err := m.writePoint(p); err != nil {
 		// It may be there all the same; the sender may go on with another point

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
@@ -266,7 +267,7 @@ func (m *Machine) finishAdopt() error {
 		return err
 	}
 	m.mu.Lock()
-	m.tipAge, m.tipAt = age, now
+	m.tipAge, m.tipAt = age, clock.Mono(m.cfg.Clock)
 	clear(m.rotten)
 	m.mu.Unlock()
 	crash.At("replica.adopt.marked")

@@ -33,7 +33,9 @@ func TestAllAtOnce(t *testing.T) {
 	}
 	loop("apply", func() error { return m.Apply(ctx) })
 	loop("thin", func() error {
-		m.ConfirmClock()
+		if err := m.ConfirmClock("ann"); err != nil {
+			return err
+		}
 		_, err := m.Thin(ctx, []recovery.Keep{{For: 40 * time.Minute}}, m.Points()[0].Received.Add(time.Hour))
 		return err
 	})

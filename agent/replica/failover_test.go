@@ -62,6 +62,7 @@ func TestTestViewStandsStill(t *testing.T) {
 	}
 	w.now = w.now.AddDate(0, 1, 0)
 	m = reopen(t, w, m)
+	must(t, m.ConfirmClock("ann"))
 	n, err := m.Thin(ctx, nil, w.now)
 	must(t, err)
 	if n == 0 || !slices.ContainsFunc(m.Points(), func(p recovery.Point) bool { return p.ID == old }) {
@@ -200,7 +201,7 @@ func TestOldPrimary(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	wantKind(t, err, fault.Refused)
-	m.ConfirmClock()
+	must(t, m.ConfirmClock("ann"))
 	_, err = m.Thin(ctx, nil, w.now)
 	must(t, err)
 	must(t, w.check(m))

@@ -66,11 +66,11 @@ type Machine struct {
 	active  map[string]*Receiver // by path of the part file
 	rotten  map[string]bool      // disks whose image was read and is not what its point says
 	tipAge  time.Duration        // age of the tip at tipAt
-	tipAt   time.Time
+	tipAt   time.Duration        // on the monotonic clock
 	closed  bool
 
 	thin    clockWatch
-	elapsed func() time.Duration // since Open, monotonic
+	elapsed func() time.Duration // the monotonic clock
 }
 
 // reservedNames cannot be disks: the store keeps its own things under them.
@@ -90,8 +90,7 @@ func newMachine(cfg Config) (*Machine, error) {
 		segs: map[ident.LogID]map[int]segment{}, damaged: map[ident.PointID]error{}, active: map[string]*Receiver{},
 		rotten: map[string]bool{}, broken: map[ident.PointID]error{},
 	}
-	start := cfg.Clock.Now()
-	m.elapsed = func() time.Duration { return cfg.Clock.Now().Sub(start) }
+	m.elapsed = func() time.Duration { return clock.Mono(cfg.Clock) }
 	for _, d := range cfg.Disks {
 		if err := ident.CheckName(d.Name); err != nil {
 			return nil, fault.Errorf(fault.Invalid, "cannot open replica of %s: disk: %w", cfg.Machine, err)
@@ -175,7 +174,7 @@ func (m *Machine) Tip() (recovery.Point, time.Duration, bool) {
 	if !ok {
 		return recovery.Point{}, 0, false
 	}
-	return tip, m.tipAge + max(0, m.cfg.Clock.Now().Sub(m.tipAt)), true
+	return tip, m.tipAge + max(0, clock.Mono(m.cfg.Clock)-m.tipAt), true
 }
 
 func (m *Machine) tipLocked() (recovery.Point, bool) {
@@ -284,7 +283,11 @@ func (m *Machine) Close() error {
 // Idempotent.
 func (m *Machine) Remove() error {
 	now := m.cfg.Clock.Now()
+	doubt := m.ClockDoubt(now)
 	for _, p := range m.Points() {
+		if !p.LockedUntil.IsZero() && doubt != nil {
+			return fault.Errorf(fault.Refused, "cannot remove the replica of %s: whether the lock of point %s is over is not known: %w", m.cfg.Machine, p.ID, doubt)
+		}
 		if p.LockedUntil.After(now) {
 			return fault.Errorf(fault.Refused, "cannot remove the replica of %s: point %s is locked until %s",
 				m.cfg.Machine, p.ID, p.LockedUntil.UTC().Format(time.RFC3339))

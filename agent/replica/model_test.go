@@ -40,6 +40,7 @@ type world struct {
 	alloc string
 	mu    sync.Mutex // now, where others look at the clock meanwhile
 	now   time.Time
+	skew  *clock.Skewed // the replica's clock; its wall clock shows now until it is set
 	rng   *rand.Rand
 
 	disks map[string][]byte          // the machine's disks now
@@ -63,6 +64,7 @@ func newWorld(dir string, seed uint64, names ...string) *world {
 		dir: dir, fs: fastFS{}, names: names, ids: map[string]ident.DiskID{}, heads: map[string]string{}, now: began,
 		rng: rand.New(rand.NewPCG(seed, 1)), disks: map[string][]byte{}, sent: map[string][]byte{}, kept: map[ident.PointID]snapshot{}, segs: 2,
 	}
+	w.skew = clock.NewSkewed(clock.Func(func() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return w.now }))
 	for _, n := range names {
 		w.ids[n] = ident.NewDiskID()
 		w.disks[n] = w.random(40 * block)
@@ -88,7 +90,7 @@ func (w *world) key(disk string) uint64 { return uint64(len(disk)) + 7 }
 func (w *world) config() replica.Config {
 	c := replica.Config{
 		FS: w.fs, Dir: filepath.Join(w.dir, "store", "erp"), Machine: "erp",
-		Clock: clock.Func(func() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return w.now }),
+		Clock: w.skew,
 	}
 	for _, n := range w.names {
 		c.Disks = append(c.Disks, replica.Disk{Name: n, ID: w.ids[n], Key: w.key(n), Head: w.heads[n], Allocation: w.alloc})

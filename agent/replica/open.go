@@ -12,6 +12,7 @@ import (
 
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/agent/hrl"
+	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -395,8 +396,8 @@ func (m *Machine) removeUndos() error {
 // startClocks sets the age of the tip after a restart.
 func (m *Machine) startClocks() {
 	now := m.cfg.Clock.Now()
-	m.tipAt = now
-	m.thin.start(now, m.st.Clock, m.elapsed())
+	m.tipAt = clock.Mono(m.cfg.Clock)
+	m.startWatch(now)
 	tip, ok := m.tip()
 	if !ok {
 		return

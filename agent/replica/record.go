@@ -165,8 +165,12 @@ type state struct {
 	Dropping []string `json:"dropping,omitempty"`
 	// Thinning are points that retention drops: their manifests and undo logs go.
 	Thinning []mark `json:"thinning,omitempty"`
-	// Clock is the wall clock at the last thinning.
+	// Clock is the wall clock at the last thinning, or when it was confirmed.
 	Clock time.Time `json:"clock,omitzero"`
+	// Doubt says that the wall clock jumped and nobody has confirmed it since;
+	// Sure who did it last.
+	Doubt *clockDoubt `json:"clock_doubt,omitempty"`
+	Sure  *clockSure  `json:"clock_sure,omitempty"`
 }
 
 func (s *state) clone() state {

@@ -5,65 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/drrun/drrun/agent/replica/retention"
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
-	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
 )
-
-// MaxClockJump is how far the wall clock may move against the monotonic one
-// before thinning stops.
-const MaxClockJump = time.Hour
-
-// ErrClockJumped says that thinning has stopped because the wall clock jumped;
-// errors.Is finds it. The sender's clock or ConfirmClock lets it go on.
-var ErrClockJumped = errors.New("the wall clock jumped")
-
-// clockWatch notices that the wall clock jumped against the monotonic one.
-type clockWatch struct {
-	mu   sync.Mutex
-	wall time.Time     // wall clock at the last look
-	mono time.Duration // monotonic clock then
-	jump time.Duration // not confirmed yet
-}
-
-// start begins to watch; last is the wall clock at the last thinning of an
-// earlier process.
-func (c *clockWatch) start(now, last time.Time, mono time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wall, c.mono = now.Round(0), mono
-	if last.Sub(c.wall) > MaxClockJump {
-		c.jump = c.wall.Sub(last)
-	}
-}
-
-// look returns how far the clock jumped; 0: it did not.
-func (c *clockWatch) look(now time.Time, mono time.Duration) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now = now.Round(0)
-	if d := now.Sub(c.wall) - (mono - c.mono); d > MaxClockJump || d < -MaxClockJump {
-		c.jump += d
-	}
-	c.wall, c.mono = now, mono
-	return c.jump
-}
-
-func (c *clockWatch) confirm() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.jump = 0
-}
-
-// ConfirmClock says for a person that the wall clock is right: thinning goes
-// on. An accepted point whose sender's clock agrees with it does so too.
-func (m *Machine) ConfirmClock() { m.thin.confirm() }
 
 // maxThinRun is the most neighbouring points that are merged at once.
 const maxThinRun = 16
@@ -71,12 +20,11 @@ const maxThinRun = 16
 // Thin drops the points that the policy no longer keeps at now and gives their
 // space back. It never drops the newest point, the last good one, one that is
 // labelled, held, locked, tested or run on, or one that is not applied yet.
-// ErrClockJumped: nothing was dropped. A real Prepare ends it between two steps.
+// ErrClockJumped: the wall clock is in doubt, nothing was dropped. A real Prepare ends it between two steps.
 func (m *Machine) Thin(ctx context.Context, keep []recovery.Keep, now time.Time) (dropped int, err error) {
 	defer m.fullDisk(&err)
-	if jump := m.thin.look(now, m.elapsed()); jump != 0 {
-		return 0, fault.Errorf(fault.Refused, "cannot thin the points of %s: %w by %s", m.cfg.Machine, ErrClockJumped, quantity.FormatDuration(jump.Abs())).
-			WithHint("look at the host's clock; thinning goes on with the next point whose sender's clock agrees with it")
+	if doubt := m.ClockDoubt(now); doubt != nil {
+		return 0, fault.Errorf(fault.Refused, "cannot thin the points of %s: %w", m.cfg.Machine, doubt).WithHint("%s", fault.Hint(doubt))
 	}
 	ctx, done, err := m.work.take(ctx, yielding)
 	if err != nil {

@@ -2,7 +2,6 @@ package replica_test
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -109,56 +108,5 @@ func TestUndoInParts(t *testing.T) {
 	must(t, err)
 	must(t, w.check(m))
 	m = reopen(t, w, m)
-	must(t, w.check(m))
-}
-
-func TestClockThatJumpsBack(t *testing.T) {
-	t.Parallel()
-	w, m := setup(t)
-	ctx := context.Background()
-	must(t, w.cycle(m))
-	must(t, m.Apply(ctx))
-	n, err := m.Thin(ctx, []recovery.Keep{{For: time.Second}}, w.now)
-	must(t, err)
-	if n == 0 {
-		t.Fatal("nothing was dropped")
-	}
-	w.now = w.now.Add(-2 * time.Hour)
-	m = reopen(t, w, m) // the monotonic clock does not tell across a restart
-	if _, err := m.Thin(ctx, nil, w.now); err == nil {
-		t.Error("thinning went on")
-	}
-	m.ConfirmClock()
-	_, err = m.Thin(ctx, nil, w.now)
-	must(t, err)
-}
-
-// TestSenderConfirmsTheClock: after a jump thinning goes on when the sender has
-// the same time, and not before.
-func TestSenderConfirmsTheClock(t *testing.T) {
-	t.Parallel()
-	w, m := setup(t)
-	m.SetElapsed(func() time.Duration { return 0 }) // the monotonic clock stands, as in a sleeping machine
-	ctx := context.Background()
-	w.now = w.now.Add(3 * time.Hour)
-	if _, err := m.Thin(ctx, nil, w.now); !errors.Is(err, replica.ErrClockJumped) {
-		t.Fatalf("got %v", err)
-	}
-	p, segs, err := w.cut(m)
-	must(t, err)
-	for _, s := range segs {
-		must(t, send(m, s))
-	}
-	p.Instant = p.Instant.Add(-2 * time.Hour) // its clock is another one
-	got, err := m.Accept(ctx, p, time.Minute)
-	must(t, err)
-	w.keep(got)
-	if _, err := m.Thin(ctx, nil, w.now); !errors.Is(err, replica.ErrClockJumped) {
-		t.Fatalf("got %v", err)
-	}
-	w.change()
-	must(t, w.cycle(m))
-	_, err = m.Thin(ctx, nil, w.now)
-	must(t, err)
 	must(t, w.check(m))
 }

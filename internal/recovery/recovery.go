@@ -221,8 +221,19 @@ type Point struct {
 	// ClockError its bound. Nanoseconds in JSON.
 	ClockOffset time.Duration `json:"clock_offset,omitempty"`
 	ClockError  time.Duration `json:"clock_error,omitempty"`
+	// ClockAge is how old the measurement was at the cut. ClockOf is the host
+	// whose clock it was measured against instead, while no controller had told
+	// its time for long.
+	ClockAge time.Duration `json:"clock_age,omitempty"`
+	ClockOf  string        `json:"clock_of,omitempty"`
 	// Received is the target's clock when the point became durable there.
 	Received time.Time `json:"received,omitzero"`
+}
+
+// Corrected returns the instant on the controller's clock; false: how far the
+// source's clock was off is not known, and it is the instant as it stands.
+func (p *Point) Corrected() (at time.Time, known bool) {
+	return p.Instant.Add(-p.ClockOffset), p.ClockError > 0
 }
 
 // Disk returns the point's part of the named disk.

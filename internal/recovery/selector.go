@@ -44,7 +44,10 @@ func Select(points []Point, selector string, fuzzy bool) (Point, error) {
 		return firstPoint(sorted, func(p Point) bool { return clean(p) && p.Group != "" }, "no point of the %d belongs to a consistency group", len(points))
 	}
 	if at, ok := ParseInstant(selector); ok {
-		usable := func(p Point) bool { return clean(p) && !p.Instant.Add(-p.ClockOffset).After(at) }
+		usable := func(p Point) bool {
+			corrected, _ := p.Corrected()
+			return clean(p) && !corrected.After(at)
+		}
 		return firstPoint(sorted, usable, "no point of the %d is as old as %s", len(points), at.UTC().Format(time.RFC3339))
 	}
 	return selectByName(sorted, selector)
