@@ -71,6 +71,7 @@ type Agent struct {
 	started    time.Time
 	instance   string // random at each start
 	assigning  lock   // one new assignment at a time
+	clocks     clocks // of others
 
 	ready chan struct{} // closed when it listens
 	addr  net.Addr

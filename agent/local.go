@@ -29,6 +29,7 @@ const (
 	maxAsk      = 2 * time.Minute // a permit asks all peers, and starts
 	pathStatus  = "/v1/status"
 	pathPermit  = "/v1/permit"
+	pathClock   = "/v1/confirm-clock"
 	headTimeout = 5 * time.Second
 )
 
@@ -36,6 +37,15 @@ const (
 type permitRequest struct {
 	Machine string `json:"machine"`
 	By      string `json:"by"`
+}
+
+// clockRequest is the body of a confirmed clock, clockAnswer its result.
+type clockRequest struct {
+	By string `json:"by"`
+}
+
+type clockAnswer struct {
+	Machines []string `json:"machines"`
 }
 
 // listenLocal serves the socket until the returned function is called.
@@ -72,6 +82,14 @@ func (a *Agent) listenLocal() (stop func() error, err error) {
 			return nil, fault.Errorf(fault.Invalid, "cannot read request: %w", err)
 		}
 		return a.Permit(r.Context(), in.Machine, in.By)
+	})
+	handle("POST "+pathClock, func(r *http.Request) (any, error) {
+		var in clockRequest
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxLocal)).Decode(&in); err != nil {
+			return nil, fault.Errorf(fault.Invalid, "cannot read request: %w", err)
+		}
+		machines, err := a.ConfirmClock(in.By)
+		return clockAnswer{machines}, err
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headTimeout, BaseContext: func(net.Listener) context.Context { return a.life }}
 	done := make(chan error, 1)
@@ -128,6 +146,13 @@ func (l *Local) Status(ctx context.Context, machine string) (command.AgentStatus
 func (l *Local) Permit(ctx context.Context, machine, by string) (command.StartResult, error) {
 	var res command.StartResult
 	return res, l.ask(ctx, http.MethodPost, pathPermit, permitRequest{Machine: machine, By: by}, &res)
+}
+
+// ConfirmClock says that the host's wall clock is right; by is who says so. It
+// returns the machines whose points are thinned again.
+func (l *Local) ConfirmClock(ctx context.Context, by string) ([]string, error) {
+	var res clockAnswer
+	return res.Machines, l.ask(ctx, http.MethodPost, pathClock, clockRequest{By: by}, &res)
 }
 
 func (l *Local) ask(ctx context.Context, method, path string, in, out any) error {

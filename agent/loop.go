@@ -6,7 +6,9 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/agent/source"
+	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
 	"github.com/drrun/drrun/internal/recovery"
@@ -23,9 +25,10 @@ func randN(d time.Duration) time.Duration { return rand.N(d) }
 
 // schedule is when the source loop of a machine is due.
 type schedule struct {
-	last  time.Time // begin of the last cycle
-	fails int       // in a row
-	stuck int       // failed tries to let the machine go on, in a row
+	last  time.Duration // begin of the last cycle, on the monotonic clock
+	ran   bool          // there was one
+	fails int           // in a row
+	stuck int           // failed tries to let the machine go on, in a row
 }
 
 // loop is the one goroutine that replicates a machine: as a source it makes a
@@ -117,47 +120,47 @@ func (m *machine) sendTurn(ctx context.Context, rec *record, s *schedule) time.D
 	if !rec.Final.IsZero() {
 		return idleWait // the machine is stopped and all it wrote is over: a start wakes the loop
 	}
-	now := m.a.o.Clock.Now()
-	if wait := s.wait(rec, now, m.source()); wait > 0 {
+	if wait := s.wait(rec, m.a.o.Clock, m.source()); wait > 0 {
 		return wait
 	}
-	last := s.last
-	s.last = now
+	before := *s
+	s.last, s.ran = clock.Mono(m.a.o.Clock), true
 	_, err := m.cycle(ctx, cycleOptions{due: true})
 	switch {
 	case err == nil:
 		s.fails = 0
 	case fault.Is(err, fault.Interrupted):
-		s.last = last     // it is still due, if whoever interrupted it left it so
-		return retryFirst // and that one has the role lock by then
+		s.last, s.ran = before.last, before.ran // it is still due, if whoever interrupted it left it so
+		return retryFirst                       // and that one has the role lock by then
 	default:
 		s.fails++
 		m.log.Warn("replication cycle failed", logkit.KeyError, err, "hint", fault.Hint(err))
 	}
-	return s.wait(rec, m.a.o.Clock.Now(), m.source())
+	return s.wait(rec, m.a.o.Clock, m.source())
 }
 
 // wait is the time until the next cycle is due; 0: now.
-func (s *schedule) wait(rec *record, now time.Time, src *source.Machine) time.Duration {
+func (s *schedule) wait(rec *record, clk clock.Clock, src *source.Machine) time.Duration {
 	p := rec.Assignment.Policy
 	every := p.Every
 	if every <= 0 {
 		every = defaultEvery
 	}
+	since := clock.Mono(clk) - s.last
 	if s.fails > 0 {
 		back := min(retryFirst<<min(s.fails-1, 10), retryMost, max(every, retryFirst))
-		return max(0, jitter(back)-now.Sub(s.last))
+		return max(0, jitter(back)-since)
 	}
-	if !s.last.IsZero() {
-		return max(0, every-now.Sub(s.last)) // start to start
+	if s.ran {
+		return max(0, every-since) // start to start
 	}
 	if src == nil {
 		return 0
 	}
 	if tip, ok := src.Tip(); ok {
-		return max(0, min(every, every-now.Sub(tip.Instant)))
+		return max(0, min(every, every-clk.Now().Sub(tip.Instant)))
 	}
-	return initialWait(p.Initial, now)
+	return initialWait(p.Initial, clk.Now())
 }
 
 // initialWait is the time until the first copy may begin: at HH:MM of the
@@ -218,6 +221,9 @@ func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, err
 		return source.Result{}, err
 	}
 	defer slot()
+	if to, ok := rec.target(m.a.host()); ok {
+		m.a.askClock(mine, to.Name)
+	}
 	res, err := src.Cycle(mine, source.CycleOptions{
 		Authority: rec.Authority, App: o.app || o.final || m.appDue(&rec), Labels: o.labels, Final: o.final,
 	})
@@ -241,7 +247,7 @@ func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, err
 		return res, err
 	}
 	if res.Point.Kind == recovery.App {
-		m.note(func(m *machine) { m.lastApp = m.a.o.Clock.Now() })
+		m.note(func(m *machine) { m.lastApp, m.hadApp = clock.Mono(m.a.o.Clock), true })
 	}
 	return res, m.update(func(r *record) {
 		// A start since the cut clears it; without one nothing was written.
@@ -256,7 +262,7 @@ func (m *machine) appDue(rec *record) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	every := rec.Assignment.Policy.AppEvery
-	return every <= 0 || m.lastApp.IsZero() || m.a.o.Clock.Now().Sub(m.lastApp) >= every
+	return every <= 0 || !m.hadApp || clock.Mono(m.a.o.Clock)-m.lastApp >= every
 }
 
 // receiveTurn applies what was accepted and thins.
@@ -268,6 +274,9 @@ func (m *machine) receiveTurn(ctx context.Context, rec *record) {
 	err := rep.Apply(ctx)
 	if err == nil {
 		_, err = rep.Thin(ctx, rec.Assignment.Policy.Keep, m.a.o.Clock.Now())
+		if errors.Is(err, replica.ErrClockJumped) { // no fault of the replica: status shows it
+			err = nil
+		}
 	}
 	if ctx.Err() != nil {
 		return

@@ -48,9 +48,10 @@ type machine struct {
 	cancel context.CancelCauseFunc // of the cycle under way
 	prove  context.CancelCauseFunc // of the read proof under way
 	// What status shows and no restart needs.
-	sendErr  error // why the last cycle failed
-	applyErr error // why the target does not apply or thin
-	lastApp  time.Time
+	sendErr  error         // why the last cycle failed
+	applyErr error         // why the target does not apply or thin
+	lastApp  time.Duration // newest app point, on the monotonic clock
+	hadApp   bool
 	roleErr  error             // why the role could not be taken
 	startErr string            // why the machine was not started, or was stopped
 	thawErr  error             // why the machine may stand still

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/agent/source"
+	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/logkit"
@@ -122,6 +124,7 @@ func (m *machine) newSource(rec *record, to string) (*source.Machine, error) {
 		FS: m.a.o.FS, Dir: filepath.Join(m.dir, "source"), Machine: m.name, Disks: disks,
 		Policy: rec.Assignment.Policy, Clock: m.a.o.Clock, Log: m.a.log, Guest: guest{m},
 		Peer: &link{a: m.a, host: to}, Tracker: m.a.tracker,
+		Offset: func(wall time.Time, mono time.Duration) clock.Offset { return m.a.clocks.offset(to, wall, mono) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the sending side of machine %s: %w", m.name, err)

@@ -149,6 +149,7 @@ type node struct {
 	log    *slog.Logger
 	fake   *fakeProvider // nil: the exec provider
 	fs     vfs.FS        // nil: the machine's own
+	clk    *clock.Skewed // its wall clock can be set
 	// tracker finds what changed; nil: the agent's own.
 	tracker tracker.Tracker
 
@@ -167,7 +168,7 @@ func newNode(t *testing.T, ca *pki.CA, site, host string) *node {
 	id, err := req.Identity(chain, ca.CertPEM())
 	must(t, err)
 	return &node{
-		t: t, id: id, state: t.TempDir(), listen: "127.0.0.1:0",
+		t: t, id: id, state: t.TempDir(), listen: "127.0.0.1:0", clk: clock.NewSkewed(clock.Real{}),
 		log: slog.New(slog.NewTextHandler(&testLog{t: t, host: host}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
@@ -211,7 +212,7 @@ func (n *node) start() {
 		Provider: fake,
 		FS:       fsys, State: n.state, Medium: n.medium, Listen: n.listen,
 		Self:  func() (transport.Peer, bool) { return n.id.Peer(), true },
-		Clock: clock.Real{}, Log: n.log, Version: "test", Env: os.Environ(), Boot: n.boot,
+		Clock: n.clk, Log: n.log, Version: "test", Env: os.Environ(), Boot: n.boot,
 	})
 	must(n.t, err)
 	if n.tracker != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drrun/drrun/agent/provider"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
@@ -84,6 +85,9 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	if rep != nil {
 		if tip, age, ok := rep.Tip(); ok {
 			st.Tip, st.TipAge = &tip, age
+		}
+		if doubt := rep.ClockDoubt(m.a.o.Clock.Now()); doubt != nil {
+			st.Notes = append(st.Notes, fmt.Sprintf("%v on %s (%s)", doubt, m.a.host(), fault.Hint(doubt)))
 		}
 		st.Applied, st.Points = rep.Applied(), len(rep.Points())
 		if run, point, ok := rep.Live(); ok && rec.Own {

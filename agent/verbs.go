@@ -284,6 +284,7 @@ func (a *Agent) agentVerbs(mux *rpc.Mux) {
 		return command.ConfirmResult{Authority: m.snapshot().Authority}, nil
 	})
 	rpc.Handle(mux, command.Tip.Name, a.tip)
+	rpc.Handle(mux, command.Clock.Name, a.answerClock)
 	rpc.HandleUpload(mux, command.Segment.Name, func(_ context.Context, p transport.Peer, in command.SegmentHeader) (rpc.Sink[command.Empty], error) {
 		_, rep, err := a.fromSender(p, in.Machine, uint64(in.Epoch))
 		if err != nil {
@@ -349,8 +350,8 @@ func (a *Agent) tip(ctx context.Context, p transport.Peer, in command.TipRequest
 		return command.TipResult{}, err
 	}
 	res := command.TipResult{Authority: m.snapshot().Authority, NextSeq: rep.NextSeq(), Staged: rep.Staged()}
-	if tip, _, ok := rep.Tip(); ok {
-		res.Tip = &tip
+	if tip, age, ok := rep.Tip(); ok {
+		res.Tip, res.Age = &tip, age
 	}
 	return res, nil
 }

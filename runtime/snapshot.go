@@ -246,7 +246,8 @@ func lossOf(st *state.State, m report.Machine, p recovery.Point) float64 {
 	if !m.Stopped.IsZero() {
 		until = m.Stopped
 	}
-	return max(0, until.Sub(p.Instant.Add(-p.ClockOffset)).Seconds())
+	at, _ := p.Corrected()
+	return max(0, until.Sub(at).Seconds())
 }
 
 func later(a, b time.Time) time.Time {

@@ -454,7 +454,7 @@ func (j *job) points(ctx context.Context) outcome {
 			continue
 		}
 		chosen[m.Name] = p
-		lines = append(lines, fmt.Sprintf("%s: %s of %s (%s)", m.Name, p.ID.Short(), p.Instant.UTC().Format(time.RFC3339), p.Kind))
+		lines = append(lines, fmt.Sprintf("%s: %s of %s (%s)", m.Name, p.ID.Short(), instant(&p, j.run.Point), p.Kind))
 	}
 	if len(lost) > 0 && (j.typ != recovery.Unplanned || len(chosen) == 0) {
 		return failed(fault.Errorf(fault.Failed, "cannot fix the recovery points: %s", strings.Join(lost, "; ")).

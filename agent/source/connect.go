@@ -52,6 +52,7 @@ func (m *Machine) connect(ctx context.Context, auth recovery.Authority) (seq ide
 		return 0, false, fault.Errorf(fault.Unreachable, "the target did not take over epoch %d, it has %d", auth.Epoch, theirs.Epoch)
 	}
 	known, err := m.reconcile(auth, tip)
+	m.view.learnAge(tip.Tip, tip.Age, m.cfg.Clock)
 	if err != nil || known {
 		return tip.NextSeq, false, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drrun/drrun/agent/hrl"
 	"github.com/drrun/drrun/agent/tracker"
+	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
@@ -241,7 +242,8 @@ func (c *cycle) finishCut(ctx context.Context) error {
 	}
 	p := *m.j.Cut
 	m.mu.Unlock()
-	in := command.AcceptRequest{Epoch: c.o.Authority.Epoch, Point: p, Age: m.view.age(&p, m.cfg.Clock)}
+	age, _ := m.view.age(&p, m.cfg.Clock)
+	in := command.AcceptRequest{Epoch: c.o.Authority.Epoch, Point: p, Age: age}
 	out, err := m.cfg.Peer.Accept(ctx, in)
 	if err != nil {
 		return fmt.Errorf("cannot close point %s: %w", p.ID.Short(), err)
@@ -364,20 +366,21 @@ func (d *disk) list(segs []segment) {
 // still is a machine held still for a cut.
 type still struct {
 	frozen Frozen
-	at     time.Time // when it was held
-	began  time.Time // before it was: the instant of the cut
+	at     time.Time     // when it was held
+	began  time.Time     // before it was: the instant of the cut
+	mono   time.Duration // the same on the monotonic clock
 	done   bool
 }
 
 // freeze holds the machine still.
 func (c *cycle) freeze(ctx context.Context) (*still, error) {
 	m := c.m
-	began := m.cfg.Clock.Now()
+	began, mono := m.cfg.Clock.Now(), clock.Mono(m.cfg.Clock)
 	f, err := m.cfg.Guest.Freeze(ctx, c.o.App)
 	if err != nil {
 		return nil, fmt.Errorf("cannot hold the machine still: %w", err)
 	}
-	s := &still{frozen: f, began: began, at: time.Now()}
+	s := &still{frozen: f, began: began, mono: mono, at: time.Now()}
 	if f.Kind == recovery.Fuzzy {
 		if err := c.allowFuzzy("the machine cannot be held still"); err != nil {
 			return nil, errors.Join(err, c.thaw(ctx, s))
@@ -439,7 +442,7 @@ func (c *cycle) cut(ctx context.Context, mode fullMode) (err error) {
 			sp.abort()
 		}
 	}()
-	p := c.point(s.began)
+	p := c.point(s.began, s.mono)
 	var scanned error
 	var found int64 // bytes that changed
 	c.res.Read = 0
@@ -471,7 +474,7 @@ func (c *cycle) cut(ctx context.Context, mode fullMode) (err error) {
 }
 
 // point begins the manifest of a cut.
-func (c *cycle) point(at time.Time) *recovery.Point {
+func (c *cycle) point(at time.Time, mono time.Duration) *recovery.Point {
 	m := c.m
 	p := &recovery.Point{
 		Version: recovery.FormatVersion, Seq: c.seq, Machine: m.cfg.Machine, Epoch: c.o.Authority.Epoch,
@@ -483,7 +486,11 @@ func (c *cycle) point(at time.Time) *recovery.Point {
 		p.From = m.j.Tip.ID
 	}
 	m.mu.Unlock()
-	m.view.cutBegan(p.ID, at)
+	m.view.cutBegan(p.ID, mono)
+	if m.cfg.Offset != nil {
+		o := m.cfg.Offset(at, mono)
+		p.ClockOffset, p.ClockError, p.ClockAge, p.ClockOf = o.Ahead, o.Error, o.Age, o.Of
+	}
 	if m.cfg.Configuration != nil {
 		p.Config = m.cfg.Configuration()
 	}

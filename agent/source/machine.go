@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -84,6 +85,9 @@ type Config struct {
 	// Tracker finds what changed; optional: a scan tracker of its own. Agents
 	// with several machines share one, which bounds their memory.
 	Tracker tracker.Tracker
+	// Offset says how far this host's wall clock, which showed wall when the
+	// monotonic one read mono, is ahead of the controller's; optional.
+	Offset func(wall time.Time, mono time.Duration) clock.Offset
 	// Configuration returns the machine's configuration at the cut; optional.
 	Configuration func() json.RawMessage
 }

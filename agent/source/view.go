@@ -14,9 +14,10 @@ import (
 type view struct {
 	mu       sync.Mutex
 	tip      *recovery.Point
-	cut      time.Time     // begin of the tip's cut, monotonic
+	cut      time.Duration // begin of the tip's cut, on the monotonic clock
+	guessed  bool          // cut was made of wall clocks: another process cut it
 	pending  ident.PointID // cut that this process made last
-	began    time.Time
+	began    time.Duration // on the monotonic clock
 	cycle    *command.CycleStatus
 	progress *command.Progress
 }
@@ -39,7 +40,7 @@ func (m *Machine) Report(st *command.MachineStatus) {
 	defer v.mu.Unlock()
 	if v.tip != nil {
 		tip := *v.tip
-		st.Tip, st.TipAge = &tip, m.cfg.Clock.Now().Sub(v.cut)
+		st.Tip, st.TipAge = &tip, clock.Mono(m.cfg.Clock)-v.cut
 	}
 	if v.cycle != nil {
 		c := *v.cycle
@@ -51,23 +52,25 @@ func (m *Machine) Report(st *command.MachineStatus) {
 	}
 }
 
-// cutBegan notes when the cut of a point began, on this process's clock.
-func (v *view) cutBegan(id ident.PointID, at time.Time) {
+// cutBegan notes when the cut of a point began, on the monotonic clock.
+func (v *view) cutBegan(id ident.PointID, at time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.pending, v.began = id, at
 }
 
-// age returns how long ago the cut of p began; by the wall clock where another
-// process cut it.
-func (v *view) age(p *recovery.Point, clk clock.Clock) time.Duration {
+// age returns how long ago the cut of p began; by the wall clock, which is a
+// guess, where another process cut it.
+func (v *view) age(p *recovery.Point, clk clock.Clock) (age time.Duration, guessed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	began := p.Instant
-	if v.pending == p.ID {
-		began = v.began
+	switch {
+	case v.pending == p.ID:
+		return clock.Mono(clk) - v.began, false
+	case v.tip != nil && v.tip.ID == p.ID:
+		return clock.Mono(clk) - v.cut, v.guessed
 	}
-	return max(0, clk.Now().Sub(began))
+	return max(0, clk.Now().Sub(p.Instant)), true
 }
 
 func (v *view) setTip(p *recovery.Point, clk clock.Clock) {
@@ -77,11 +80,21 @@ func (v *view) setTip(p *recovery.Point, clk clock.Clock) {
 		v.mu.Unlock()
 		return
 	}
-	age := v.age(p, clk)
+	age, guessed := v.age(p, clk)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	tip := *p
-	v.tip, v.cut = &tip, clk.Now().Add(-age)
+	v.tip, v.cut, v.guessed = &tip, clock.Mono(clk)-age, guessed
+}
+
+// learnAge takes over how old the tip is from the target, which has counted
+// since it got it, if this process only knows it by wall clocks.
+func (v *view) learnAge(p *recovery.Point, age time.Duration, clk clock.Clock) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if p != nil && age > 0 && v.guessed && v.tip != nil && v.tip.ID == p.ID {
+		v.cut, v.guessed = clock.Mono(clk)-age, false
+	}
 }
 
 // phase starts a phase of work over total bytes; "" ends the work.

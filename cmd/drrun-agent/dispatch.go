@@ -35,7 +35,7 @@ type action interface {
 
 // commands lists the subcommands in the order of help.
 func commands() []subcommand {
-	return []subcommand{joinCommand, runCommand, statusCommand, permitCommand}
+	return []subcommand{joinCommand, runCommand, statusCommand, permitCommand, confirmClockCommand}
 }
 
 // cli is one command line under way.

@@ -93,6 +93,11 @@ func (c *cli) statusTable(st command.AgentStatus) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", m.Machine, m.Role, m.State, power, m.Authority.Epoch, m.Points, newest, logkit.Clean(m.Reason))
 	}
+	for i := range st.Machines {
+		for _, n := range st.Machines[i].Notes {
+			fmt.Fprintf(w, "note: %s: %s\n", st.Machines[i].Machine, logkit.Clean(n))
+		}
+	}
 	if err := w.Flush(); err != nil {
 		return fault.Errorf(fault.Failed, "cannot write the result: %w", err)
 	}

@@ -69,15 +69,28 @@ func pointsText(res control.PointsResult) string {
 			continue
 		}
 		fmt.Fprintf(&b, "%d points on %s (%s)\n", len(h.Points), h.Host, h.Site)
-		t := newTable("SEQ", "INSTANT", "KIND", "SIZE", "LOGS", "ID", "REMARK")
+		t := newTable("SEQ", "INSTANT", "CORRECTED", "KIND", "SIZE", "LOGS", "ID", "REMARK")
 		for i := range h.Points {
 			p := &h.Points[i]
 			size, logs := pointSize(p)
-			t.row(fmt.Sprint(p.Seq), stamp(p.Instant), string(p.Kind), quantity.FormatSize(size), quantity.FormatSize(logs), p.ID.String(), pointRemark(p))
+			t.row(fmt.Sprint(p.Seq), stamp(p.Instant), corrected(p), string(p.Kind), quantity.FormatSize(size), quantity.FormatSize(logs), p.ID.String(), pointRemark(p))
 		}
 		b.WriteString(t.String())
 	}
 	return b.String()
+}
+
+// corrected is the instant on the controller's clock, and how right that is.
+func corrected(p *recovery.Point) string {
+	at, known := p.Corrected()
+	if !known {
+		return "-"
+	}
+	s := fmt.Sprintf("%s ±%s", stamp(at), quantity.FormatDuration(p.ClockError))
+	if p.ClockOf != "" {
+		s += " of " + p.ClockOf
+	}
+	return s
 }
 
 // pointSize is the size of a point's disks and of the logs that led to it.

@@ -118,6 +118,7 @@ func remark(m *estate.MachineStatus) string {
 	if m.Reason != "" {
 		parts = append(parts, m.Reason)
 	}
+	parts = append(parts, m.Notes...)
 	if p := m.Progress; p != nil && p.Total > 0 {
 		parts = append(parts, fmt.Sprintf("%s %d%%", p.Phase, 100*p.Done/p.Total))
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
 )
@@ -94,6 +95,9 @@ var (
 	// their sums: at the old site the disks of the stopped machine, at the new
 	// one the point under the overlay. Equal sums prove that nothing was lost.
 	Proof = Verb[ProofRequest, ProofResult]{"proof"}
+	// Clock compares the clocks of two programs: a runtime asks for what an
+	// agent's shows and tells it what its own does, a source asks its target.
+	Clock = Verb[ClockRequest, ClockResult]{"clock"}
 	// ProofRanges returns the sums of ranges as Proof has read them last.
 	ProofRanges = Verb[RangesRequest, RangesResult]{"proof-ranges"}
 )
@@ -167,6 +171,9 @@ type MachineStatus struct {
 	Points   int             `json:"points,omitempty"`
 	Cycle    *CycleStatus    `json:"cycle,omitempty"`    // source: the last finished cycle
 	Progress *Progress       `json:"progress,omitempty"` // what it is busy with now
+	// Notes are what a person should look at although the machine is protected,
+	// each with what to do.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // CycleStatus describes a finished replication cycle.
@@ -423,8 +430,10 @@ type TipRequest struct {
 type TipResult struct {
 	Authority recovery.Authority `json:"authority"`
 	Tip       *recovery.Point    `json:"tip,omitempty"` // newest durable point; nil: none
-	NextSeq   ident.Seq          `json:"next_seq"`
-	Staged    []StagedLog        `json:"staged,omitempty"`
+	// Age is the tip's, on monotonic clocks: at sending, and since receipt.
+	Age     time.Duration `json:"age,omitempty"`
+	NextSeq ident.Seq     `json:"next_seq"`
+	Staged  []StagedLog   `json:"staged,omitempty"`
 }
 
 // StagedLog is a log whose point does not exist yet.
@@ -446,6 +455,27 @@ type SegmentHeader struct {
 	Segment int           `json:"segment"`
 	Size    int64         `json:"size"`   // bytes of the file
 	SHA256  []byte        `json:"sha256"` // of the file
+}
+
+// ClockRequest is a question what time it is. Asked several times: what was
+// answered quickest is right within half of what it took.
+type ClockRequest struct {
+	Now time.Time `json:"now"` // the asker's wall clock
+	// Reading, of a runtime, says what its clock showed when the monotonic one
+	// of the agent of that instance read Reading.Mono.
+	Reading  *clock.Reading `json:"reading,omitempty"`
+	Instance string         `json:"instance,omitempty"`
+}
+
+// ClockResult is what the answering agent's clocks show.
+type ClockResult struct {
+	Now      time.Time     `json:"now"`
+	Mono     time.Duration `json:"mono"`     // its monotonic clock
+	Instance string        `json:"instance"` // of the agent: another one has another monotonic clock
+	// Controller is what it knows of the controller's clock at Mono, which was
+	// told ControllerAge ago.
+	Controller    *clock.Reading `json:"controller,omitempty"`
+	ControllerAge time.Duration  `json:"controller_age,omitempty"`
 }
 
 // AcceptRequest closes a point whose segments are all acknowledged. Age is

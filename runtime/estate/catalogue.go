@@ -63,6 +63,7 @@ type Catalogue struct {
 
 	applying sync.Mutex // one apply or unprotect at a time
 	pushing  sync.Mutex // one round of pushes at a time
+	measured measured   // clocks of hosts
 }
 
 // New returns the catalogue of a store.

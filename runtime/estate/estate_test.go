@@ -82,6 +82,7 @@ type agents struct {
 	status   map[string]command.MachineStatus // "HOST MACHINE"
 	free     map[string]int64
 	calls    []string
+	clock    fakeClock
 }
 
 func (a *agents) Call(_ context.Context, host, verb string, in, out any) error {
@@ -98,6 +99,8 @@ func (a *agents) Call(_ context.Context, host, verb string, in, out any) error {
 			a.assigned[host] = map[string]command.AssignRequest{}
 		}
 		a.assigned[host][req.Assignment.Machine] = req
+	case command.Clock.Name:
+		return a.clock.answer(in.(command.ClockRequest), out.(*command.ClockResult))
 	case command.Unassign.Name:
 		delete(a.assigned[host], in.(command.UnassignRequest).Machine)
 	case command.Status.Name:

@@ -41,15 +41,17 @@ type MachineStatus struct {
 	Locked    bool            `json:"locked,omitempty"`
 	// RPO is the objective, RPONow the age of the newest complete point, in
 	// seconds; RPONow is meaningless without Newest.
-	RPO     float64       `json:"rpo,omitempty"`
-	RPONow  float64       `json:"rpo_now,omitempty"`
-	RPOMet  bool          `json:"rpo_met"`
-	Newest  *report.Point `json:"newest,omitempty"`
-	Points  int           `json:"points"`
-	Cycle   *Cycle        `json:"cycle,omitempty"` // the last one
-	Reason  string        `json:"reason,omitempty"`
-	Tests   []string      `json:"tests,omitempty"`
-	LiveRun string        `json:"live_run,omitempty"`
+	RPO    float64       `json:"rpo,omitempty"`
+	RPONow float64       `json:"rpo_now,omitempty"`
+	RPOMet bool          `json:"rpo_met"`
+	Newest *report.Point `json:"newest,omitempty"`
+	Points int           `json:"points"`
+	Cycle  *Cycle        `json:"cycle,omitempty"` // the last one
+	Reason string        `json:"reason,omitempty"`
+	// Notes are what a person should look at although the machine is protected.
+	Notes   []string `json:"notes,omitempty"`
+	Tests   []string `json:"tests,omitempty"`
+	LiveRun string   `json:"live_run,omitempty"`
 	// Uncommitted: a failover that nobody has committed yet.
 	Uncommitted bool              `json:"uncommitted,omitempty"`
 	Progress    *command.Progress `json:"progress,omitempty"`
@@ -195,6 +197,7 @@ func (c *Catalogue) hostStatuses(ctx context.Context, st *Status, current Revisi
 				if c.copies != nil {
 					h.Copies = c.copies(ctx, name)
 				}
+				c.measureClock(ctx, name)
 			}
 			st.Hosts[i] = h
 		})
@@ -300,6 +303,7 @@ func (m *MachineStatus) merge(s command.MachineStatus) {
 	}
 	m.Locked = m.Locked || s.Locked
 	m.Tests = append(m.Tests, s.Tests...)
+	m.Notes = append(m.Notes, s.Notes...)
 	if s.Cycle != nil && (m.Cycle == nil || active) {
 		m.Cycle = &Cycle{At: s.Cycle.At, Took: s.Cycle.Took.Seconds(), Frozen: s.Cycle.Frozen.Seconds(),
 			Changed: s.Cycle.Changed, Wire: s.Cycle.Wire, Error: s.Cycle.Error}

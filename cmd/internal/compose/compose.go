@@ -154,12 +154,15 @@ func (r *Runtime) ResumeUnfinished(ctx context.Context, by string) error {
 	return nil
 }
 
-// Contact brings agents up to date that missed something, and renews their
-// certificates in time; what still fails is logged and tried again the next
+// Contact brings agents up to date that missed something, renews their
+// certificates in time, and compares clocks; what still fails is logged and tried again the next
 // time.
 func (r *Runtime) Contact(ctx context.Context) {
 	if _, err := r.catalogue.Push(ctx); err != nil {
 		r.o.Log.Error("cannot bring the agents up to date", "err", err)
+	}
+	if err := r.catalogue.MeasureClocks(ctx); err != nil {
+		r.o.Log.Error("cannot compare the clocks of hosts", "err", err)
 	}
 	if err := r.agents.renewAll(ctx); err != nil {
 		r.o.Log.Error("cannot look after the certificates of hosts", "err", err)
