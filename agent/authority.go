@@ -105,7 +105,11 @@ func (m *machine) takeOverRecord(r *record, next recovery.Authority) {
 	r.Authority, r.Conflict = next, nil
 	if next.Active == m.a.site() {
 		r.Locked = false // the record gives back the right that was given up
+		return
 	}
+	// If the authority comes back, it is a run that starts the machine, in its
+	// order, and not this agent by itself.
+	r.Desired = recovery.PowerStopped
 }
 
 // grant moves the record from Expect to Next.

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/internal/command"
@@ -112,23 +111,32 @@ func (m *machine) changePoint(ctx context.Context, rec *record, rep *replica.Mac
 	if run != in.Run || !rec.Authority.Uncommitted {
 		return fault.Errorf(fault.Refused, "machine %s at host %s runs on point %s of run %s, which stays", m.name, m.a.host(), point.ID.Short(), run)
 	}
+	if _, err := rep.Room(in.Point); err != nil { // before anything is given up
+		return err
+	}
+	if err := m.still(rec); err != nil {
+		return err
+	}
 	if err := m.closeSource(); err != nil {
 		return err
 	}
-	if err := m.dropLive(ctx, rep); err != nil {
-		return err
-	}
-	return m.update(func(r *record) { r.Own = false })
+	return m.dropLive(ctx, rep, replica.PointChanged)
 }
 
-// dropLive ends an overlay: what the machine wrote on it is kept as a point, and
-// the store goes on as a replica.
-func (m *machine) dropLive(ctx context.Context, rep *replica.Machine) error {
+// dropLive ends an overlay: what the machine wrote on it is kept as a point of
+// that label, and the store goes on as a replica. From its first step on the
+// disks are not the machine's own: nothing is started on what is left of a crash.
+func (m *machine) dropLive(ctx context.Context, rep *replica.Machine, label string) error {
 	run, point, ok := rep.Live()
 	if !ok {
 		return nil
 	}
-	res, _, err := rep.AsFound(ctx, m.snapshot().Authority.Epoch, &point, rep.LiveTables(), nil)
+	if err := m.update(func(r *record) { r.Own = false }); err != nil {
+		return err
+	}
+	res, err := rep.Keep(ctx, replica.Kept{
+		Label: label, Run: run, Epoch: m.snapshot().Authority.Epoch, Common: &point, Tables: rep.LiveTables(),
+	}, nil)
 	if err != nil {
 		return fmt.Errorf("cannot keep what machine %s wrote in run %s: %w", m.name, run, err)
 	}
@@ -258,7 +266,7 @@ func (m *machine) found(ctx context.Context, run string) (command.FoundResult, e
 	}
 	progress, done := m.busy("found", 0)
 	defer done()
-	res, err := m.keepFound(ctx, &rec, progress)
+	res, err := m.keepFound(ctx, &rec, run, progress)
 	if err != nil {
 		return command.FoundResult{}, err
 	}
@@ -271,7 +279,7 @@ func (m *machine) found(ctx context.Context, run string) (command.FoundResult, e
 
 // keepFound makes the point "as found" on top of the newest point that both
 // sites have.
-func (m *machine) keepFound(ctx context.Context, rec *record, progress func(int64)) (command.FoundResult, error) {
+func (m *machine) keepFound(ctx context.Context, rec *record, run string, progress func(int64)) (command.FoundResult, error) {
 	dir := m.store(&rec.Assignment)
 	if dir == "" {
 		return command.FoundResult{}, fault.Errorf(fault.Refused, "host %s has no store: what machine %s wrote there cannot be kept", m.a.host(), m.name).
@@ -298,7 +306,7 @@ func (m *machine) keepFound(ctx context.Context, rec *record, progress func(int6
 	if _, point, live := rep.Live(); live && (common == nil || common.Seq <= point.Seq) {
 		common, tables = &point, rep.LiveTables()
 	}
-	res, _, err := rep.AsFound(ctx, rec.Authority.Epoch, common, tables, progress)
+	res, err := rep.Keep(ctx, replica.Kept{Label: replica.AsFound, Run: run, Epoch: rec.Authority.Epoch, Common: common, Tables: tables}, progress)
 	return res, errors.Join(err, m.closeSource())
 }
 
@@ -330,51 +338,86 @@ func (m *machine) otherHost(a *recovery.Assignment) string {
 	return ""
 }
 
+// rollbackRun names the overlay that a rollback puts under the machine where the
+// store has older points than its own disks.
+func rollbackRun(rec *record) string {
+	return "rollback-" + strconv.FormatUint(uint64(rec.Authority.Epoch), 10)
+}
+
+// reclaimed reports whether a reclaim of this epoch got as far as the overlay.
+func reclaimed(rec *record, rep *replica.Machine) bool {
+	run, _, live := rep.Live()
+	return live && run == rollbackRun(rec)
+}
+
 // reclaim makes the heads of a held replica the machine's own disks again: the
 // failover that had turned the direction was rolled back. What was received
-// meanwhile was stored and not applied.
+// meanwhile was stored and not applied, and goes.
 func (m *machine) reclaim(ctx context.Context, rec *record, rep *replica.Machine) error {
-	applied := rep.Applied()
-	i := slices.IndexFunc(rep.Points(), func(p recovery.Point) bool { return p.Seq == applied })
-	if !rep.Held() || i < 0 {
+	points, applied := rep.Points(), rep.Applied()
+	i := slices.IndexFunc(points, func(p recovery.Point) bool { return p.Seq == applied })
+	if !rep.Held() && !reclaimed(rec, rep) || i < 0 {
 		return fault.Errorf(fault.Refused, "the disks of machine %s at host %s are a replica that has moved on", m.name, m.a.host()).
 			WithHint("prepare a recovery point")
 	}
-	if i == 0 && m.headsOutside(rec) {
+	m.interrupt(fault.Errorf(fault.Interrupted, "the failover of machine %s is rolled back", m.name))
+	if err := m.dropProof(); err != nil {
+		return err
+	}
+	locked := slices.ContainsFunc(points, func(p recovery.Point) bool { return p.LockedUntil.After(m.a.o.Clock.Now()) })
+	if i == 0 && !reclaimed(rec, rep) && !locked && len(rep.Tests()) == 0 {
 		// Nothing here is older than the machine's own disks: the replica was
 		// only what the other site sent since.
-		if err := rep.Remove(); err != nil {
+		if err := m.update(func(r *record) { r.Own, r.Found, r.Leaving = true, nil, true }); err != nil {
 			return err
 		}
-		m.note(func(m *machine) { m.rep = nil })
-	} else {
-		run := "rollback-" + strconv.FormatUint(uint64(rec.Authority.Epoch), 10)
-		if _, err := rep.Prepare(ctx, run, rep.Points()[i].ID, nil); err != nil {
-			return err
-		}
-		if err := errors.Join(rep.Commit(run), rep.SetHold(false)); err != nil {
+		return m.finishLeaving()
+	}
+	run := rollbackRun(rec)
+	if _, err := rep.Prepare(ctx, run, points[i].ID, nil); err != nil {
+		return err
+	}
+	for _, step := range []func() error{
+		func() error { return rep.Commit(run) },
+		func() error { return rep.DropHeld(ctx) },
+		func() error { return rep.SetHold(false) },
+		func() error { return m.update(func(r *record) { r.Own, r.Found = true, nil }) },
+	} {
+		if err := step(); err != nil {
 			return err
 		}
 	}
 	m.log.Info("disks are the machine's own again", logkit.KeyEpoch, uint64(rec.Authority.Epoch))
-	return m.update(func(r *record) {
-		r.Own, r.Found = true, nil
-		if m.rep == nil { // removed
-			r.Stored = ""
-		}
-	})
+	return nil
 }
 
-// headsOutside reports whether no head lies in the store.
-func (m *machine) headsOutside(rec *record) bool {
-	dir := m.store(&rec.Assignment)
-	for _, d := range rec.Assignment.Disks {
-		p, err := m.diskPath(&rec.Assignment, d)
-		if err != nil || strings.HasPrefix(filepath.Clean(p), filepath.Clean(dir)+string(filepath.Separator)) {
-			return false
+// finishLeaving removes the store of a replica whose heads are the machine's own
+// disks again; what a crash left of it too.
+func (m *machine) finishLeaving() error {
+	rec := m.snapshot()
+	if !rec.Leaving {
+		return nil
+	}
+	m.mu.Lock()
+	rep := m.rep
+	m.rep = nil
+	m.mu.Unlock()
+	if rep != nil {
+		if err := rep.Close(); err != nil {
+			return err
 		}
 	}
-	return true
+	disks, err := m.replicaDisks(&rec)
+	if err != nil {
+		return err
+	}
+	if dir := m.store(&rec.Assignment); dir != "" {
+		if err := replica.Forget(m.a.o.FS, dir, disks); err != nil {
+			return err
+		}
+	}
+	m.log.Info("disks are the machine's own again", logkit.KeyEpoch, uint64(rec.Authority.Epoch))
+	return m.update(func(r *record) { r.Leaving, r.Stored = false, "" })
 }
 
 // verify reads a point whole, or every point.

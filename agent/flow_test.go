@@ -48,43 +48,6 @@ func TestPlannedThereAndBack(t *testing.T) {
 	}
 }
 
-func TestRollback(t *testing.T) {
-	t.Parallel()
-	p := newPair(t)
-	p.protect()
-	p.hand("erp-1", "par-1", "lyo-1", "lyon", back)
-	p.points("par-1", 2)
-	home := counted(t, p.disk)
-	before := promised(t, p.promises)
-
-	call(p, command.Stop, "lyo-1", command.StopRequest{Meta: p.meta("erp-1")})
-	if promised(t, p.promises) <= before {
-		t.Error("the new site wrote nothing")
-	}
-	p.grant("erp-1-back", "paris", false, forward)
-	call(p, command.Unlock, "par-1", p.meta("erp-1-back"))
-	if got := counted(t, p.disk); got != home {
-		t.Errorf("the disk at home counts %d, it was left at %d", got, home)
-	}
-	call(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("erp-1-back")})
-	st := p.points("lyo-1", 2)
-	if st.Role != command.RoleTarget || st.State != recovery.Protected || st.LiveRun != "" {
-		t.Errorf("target after the rollback: %+v", st)
-	}
-	if st := p.status("par-1"); st.Role != command.RoleSource || st.State != recovery.Protected || st.Power != recovery.PowerRunning {
-		t.Errorf("source after the rollback: %+v", st)
-	}
-	kept := false
-	for _, pt := range call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points {
-		kept = kept || pt.Held
-	}
-	if !kept {
-		t.Error("what the new site wrote is not kept as a point")
-	}
-	p.hand("erp-2", "par-1", "lyo-1", "lyon", back) // and it can be done again
-	p.points("par-1", 1)
-}
-
 func TestUnplannedThenReverse(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

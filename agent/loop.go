@@ -92,18 +92,18 @@ func (m *machine) unsettled(rec *record) bool {
 	}
 	switch rec.role(m.a.host()) {
 	case roleSource:
-		return m.mayReclaim(rec) || rec.Own && (src == nil || rec.Sending != rec.Authority.Epoch)
+		return rec.Leaving || m.mayReclaim(rec) || rec.Own && (src == nil || rec.Sending != rec.Authority.Epoch)
 	case roleTarget:
-		return rec.Own || rep == nil || src != nil || rep.Held() != rec.Authority.Uncommitted
+		return rec.Own || rec.Leaving || rep == nil || src != nil || onOverlay(rep) || rep.Held() != rec.Authority.Uncommitted
 	}
-	return src != nil || m.mayReclaim(rec)
+	return src != nil || rec.Leaving || m.mayReclaim(rec)
 }
 
 // mayReclaim reports whether the heads of the replica here are the machine's
 // own disks again: a rollback gave this site the authority back.
 func (m *machine) mayReclaim(rec *record) bool {
 	rep := m.replica()
-	return rep != nil && rep.Held() && !rec.Own && rec.Authority.Active == m.a.site() && !rec.Authority.Uncommitted
+	return rep != nil && (rep.Held() || reclaimed(rec, rep)) && !rec.Own && rec.Authority.Active == m.a.site() && !rec.Authority.Uncommitted
 }
 
 func (m *machine) roleProblem() error {

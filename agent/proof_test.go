@@ -38,7 +38,7 @@ type forgetfulCut struct {
 }
 
 func (c forgetfulCut) Changed(ctx context.Context, disk int, base tracker.Base, v tracker.Visitor) (tracker.Stats, error) {
-	w := &forgetfulVisitor{Visitor: v, at: c.f.block.Load(), key: c.disks[disk].Key, base: base}
+	w := &forgetfulVisitor{Visitor: v, block: &c.f.block, key: c.disks[disk].Key, base: base}
 	st, err := c.Cut.Changed(ctx, disk, base, w)
 	st.Changed -= w.bytes.Load()
 	st.Sum -= w.sum.Load()
@@ -47,7 +47,7 @@ func (c forgetfulCut) Changed(ctx context.Context, disk int, base tracker.Base, 
 
 type forgetfulVisitor struct {
 	tracker.Visitor
-	at    int64
+	block *atomic.Int64
 	key   uint64
 	base  tracker.Base
 	bytes atomic.Int64
@@ -55,13 +55,14 @@ type forgetfulVisitor struct {
 }
 
 func (v *forgetfulVisitor) Run(r tracker.Run) error {
-	off := v.at * blockSize
-	if v.at == 0 || off < r.Offset || off >= r.Offset+r.Length {
+	at := v.block.Load()
+	off := at * blockSize
+	if at == 0 || off < r.Offset || off >= r.Offset+r.Length {
 		return v.Visitor.Run(r)
 	}
 	var old [blocksum.RangeBlocks]uint64
-	if v.at < v.base.Blocks() {
-		if _, err := v.base.ReadRange(v.at/blocksum.RangeBlocks, old[:]); err != nil {
+	if at < v.base.Blocks() {
+		if _, err := v.base.ReadRange(at/blocksum.RangeBlocks, old[:]); err != nil {
 			return err
 		}
 	}
@@ -74,7 +75,7 @@ func (v *forgetfulVisitor) Run(r tracker.Run) error {
 	}
 	gone := cut(off, off+blockSize)
 	v.bytes.Add(gone.Length)
-	v.sum.Add(blocksum.Hash(v.key, v.at, gone.Data) - old[v.at%blocksum.RangeBlocks])
+	v.sum.Add(blocksum.Hash(v.key, at, gone.Data) - old[at%blocksum.RangeBlocks])
 	for _, p := range []tracker.Run{cut(r.Offset, off), cut(off+blockSize, r.Offset+r.Length)} {
 		if p.Length > 0 {
 			if err := v.Visitor.Run(p); err != nil {

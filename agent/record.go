@@ -65,6 +65,9 @@ type record struct {
 	// Found says that the disks here, which hold writes that only they have,
 	// were kept as a point: they may be overwritten by what is received.
 	Found *command.FoundResult `json:"found,omitempty"`
+	// Leaving: a rollback made the heads here the machine's own disks again, and
+	// the store that received over them is being removed.
+	Leaving bool `json:"leaving,omitempty"`
 	// Proof is what was read last for the read proof, until the disks move on.
 	Proof *proofRecord `json:"proof,omitempty"`
 	// Stored is the folder that a replica was made in here: if it is gone, it is

@@ -32,6 +32,9 @@ func (m *machine) settle(ctx context.Context) {
 }
 
 func (m *machine) settleRole(ctx context.Context) error {
+	if err := m.finishLeaving(); err != nil {
+		return err
+	}
 	rec := m.snapshot()
 	role := rec.role(m.a.host())
 	if err := m.openReplica(&rec, role); err != nil {
@@ -147,7 +150,7 @@ func (m *machine) closeSource() error {
 // to receive.
 func (m *machine) openReplica(rec *record, role string) error {
 	dir := m.store(&rec.Assignment)
-	if m.replica() != nil || dir == "" {
+	if m.replica() != nil || dir == "" || rec.Leaving {
 		return nil
 	}
 	if role != roleTarget {
@@ -163,13 +166,9 @@ func (m *machine) newReplica(rec *record, dir string) error {
 		return fault.Errorf(fault.Refused, "the replica of machine %s is gone: host %s has no folder %s", m.name, m.a.host(), dir).
 			WithHint("mount its file system; only if the replica is lost for good, make the folder %s empty: it is copied anew", dir)
 	}
-	var disks []replica.Disk
-	for _, d := range rec.Assignment.Disks {
-		p, err := m.diskPath(&rec.Assignment, d)
-		if err != nil {
-			return err
-		}
-		disks = append(disks, replica.Disk{Name: d.Name, ID: d.ID, Key: d.Key, Head: p, Allocation: d.Allocation})
+	disks, err := m.replicaDisks(rec)
+	if err != nil {
+		return err
 	}
 	rep, err := replica.Open(replica.Config{
 		FS: m.a.o.FS, Dir: dir, Machine: m.name, Disks: disks, Clock: m.a.o.Clock, Log: m.a.log,
@@ -186,6 +185,18 @@ func (m *machine) newReplica(rec *record, dir string) error {
 	return m.update(func(r *record) { r.Stored = dir })
 }
 
+// replicaDisks are the machine's disks as its replica here has them.
+func (m *machine) replicaDisks(rec *record) (disks []replica.Disk, err error) {
+	for _, d := range rec.Assignment.Disks {
+		p, err := m.diskPath(&rec.Assignment, d)
+		if err != nil {
+			return nil, err
+		}
+		disks = append(disks, replica.Disk{Name: d.Name, ID: d.ID, Key: d.Key, Head: p, Allocation: d.Allocation})
+	}
+	return disks, nil
+}
+
 // becomeTarget makes this host receive. Where the disks here are the machine's
 // own, they become the heads of the replica: only when the machine is stopped,
 // and only when all they hold is a point already.
@@ -196,7 +207,7 @@ func (m *machine) becomeTarget(ctx context.Context, rec *record) error {
 			WithHint("give the host a store in the estate")
 	}
 	hold := rec.Authority.Uncommitted
-	if !rec.Own {
+	if !rec.Own && !onOverlay(rep) {
 		return m.hold(rep, hold)
 	}
 	if st := m.state(ctx); st.Power != recovery.PowerStopped {
@@ -205,11 +216,39 @@ func (m *machine) becomeTarget(ctx context.Context, rec *record) error {
 	if err := m.still(rec); err != nil {
 		return err
 	}
+	if onOverlay(rep) {
+		err := m.giveUpOverlay(ctx, rec, rep)
+		return errors.Join(err, m.hold(rep, hold))
+	}
 	if err := m.takeOver(ctx, rec, rep, hold); err != nil {
 		return err
 	}
 	return m.update(func(r *record) {
 		r.Own, r.Found, r.Final, r.Receiving = false, nil, ident.PointID{}, r.Authority.Epoch
+	})
+}
+
+// onOverlay reports whether the disks here are an overlay that is not committed.
+func onOverlay(rep *replica.Machine) bool {
+	_, _, live := rep.Live()
+	return live && !rep.Committed()
+}
+
+// giveUpOverlay ends a failover to here that was not committed: another site has
+// the authority.
+func (m *machine) giveUpOverlay(ctx context.Context, rec *record, rep *replica.Machine) error {
+	label := replica.RolledBack
+	if rec.Authority.Uncommitted {
+		label = replica.AsFound // nobody rolled it back: the machine was failed over from here
+	}
+	if err := m.closeSource(); err != nil {
+		return err
+	}
+	if err := m.dropLive(ctx, rep, label); err != nil {
+		return err
+	}
+	return m.update(func(r *record) {
+		r.Found, r.Final, r.Receiving = nil, ident.PointID{}, r.Authority.Epoch
 	})
 }
 
@@ -224,13 +263,6 @@ func (m *machine) hold(rep *replica.Machine, hold bool) error {
 func (m *machine) takeOver(ctx context.Context, rec *record, rep *replica.Machine, hold bool) error {
 	if rec.Found != nil { // the disks are a point of the replica already
 		return m.hold(rep, hold)
-	}
-	if _, _, live := rep.Live(); live && !rep.Committed() {
-		// A failover to here is rolled back.
-		if err := m.closeSource(); err != nil {
-			return err
-		}
-		return errors.Join(m.dropLive(ctx, rep), m.hold(rep, hold))
 	}
 	if err := m.openForTakeOver(rec); err != nil {
 		return err

@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -82,7 +84,7 @@ func ledger(disk, promises string) {
 func counted(t *testing.T, disk string) uint64 {
 	t.Helper()
 	b, err := os.ReadFile(disk)
-	if err != nil || len(b) != diskBlocks*blockSize {
+	if err != nil || len(b) < diskBlocks*blockSize {
 		t.Fatalf("disk %s has %d bytes: %v", disk, len(b), err)
 	}
 	n := binary.LittleEndian.Uint64(b)
@@ -137,6 +139,29 @@ type pair struct {
 	disk     string // at a
 	promises string
 	ops      int
+	between  func() // two steps of a run; may be nil
+}
+
+// step is called between two steps of a run.
+func (p *pair) step() {
+	if p.between != nil {
+		p.between()
+	}
+}
+
+// restart ends both agents and starts them again; machines run on.
+func (p *pair) restart() {
+	p.t.Helper()
+	for _, n := range []*node{p.a, p.b} {
+		n.end()
+		port, err := net.ListenPacket("udp", n.listen) // nobody else may get it meanwhile
+		must(p.t, err)
+		n.port = port
+		n.start()
+	}
+	for _, h := range []string{"par-1", "lyo-1"} {
+		p.status(h)
+	}
 }
 
 // node is one host; its agent can be ended and started again.
@@ -152,6 +177,7 @@ type node struct {
 	clk    *clock.Skewed // its wall clock can be set
 	// tracker finds what changed; nil: the agent's own.
 	tracker tracker.Tracker
+	port    net.PacketConn // held while the agent is started anew; nil: not
 
 	ag     *agent.Agent
 	cancel context.CancelFunc
@@ -220,10 +246,19 @@ func (n *node) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.ag, n.cancel, n.done = ag, cancel, make(chan error, 1)
-	go func() { n.done <- ag.Run(ctx) }()
-	addr := ag.Addr(n.t.Context())
+	if n.port != nil {
+		must(n.t, n.port.Close())
+		n.port = nil
+	}
+	listens, gaveUp := context.WithCancel(n.t.Context())
+	go func() {
+		err := ag.Run(ctx)
+		gaveUp()
+		n.done <- err
+	}()
+	addr := ag.Addr(listens)
 	if addr == nil {
-		n.t.Fatal("the agent does not listen")
+		n.t.Fatalf("the agent does not listen: %v", <-n.done)
 	}
 	n.listen = addr.String() // the same again after a restart
 }
@@ -307,6 +342,21 @@ func signalMachines(t *testing.T, promises string, sig syscall.Signal) {
 func call[In, Out any](p *pair, v command.Verb[In, Out], host string, in In) Out {
 	p.t.Helper()
 	out, err := try(p, v, host, in)
+	until := time.Now().Add(20 * time.Second)
+	for n := 0; p.between != nil && fault.Is(err, fault.Unreachable) && time.Now().Before(until); n++ {
+		// Agents that were started anew dial each other again: asked again, as
+		// the next attempt of the step.
+		s, serr := p.rt.Session(host)
+		must(p.t, serr)
+		if rerr := s.Ready(p.t.Context()); !fault.Is(rerr, fault.Unreachable) {
+			must(p.t, rerr)
+		}
+		if op := reflect.ValueOf(&in).Elem().FieldByName("Op"); op.IsValid() && op.String() != "" {
+			op.SetString(fmt.Sprintf("%s.%d", op, n))
+		}
+		<-time.After(20 * time.Millisecond)
+		out, err = try(p, v, host, in)
+	}
 	if err != nil {
 		p.t.Fatalf("%s at %s: %v (hint: %s)", v.Name, host, err, fault.Hint(err))
 	}
@@ -345,7 +395,9 @@ func (p *pair) status(host string) command.MachineStatus {
 		}
 		s, serr := p.rt.Session(host)
 		must(p.t, serr)
-		must(p.t, s.Ready(p.t.Context()))
+		if rerr := s.Ready(p.t.Context()); !fault.Is(rerr, fault.Unreachable) {
+			must(p.t, rerr)
+		}
 	}
 	must(p.t, err)
 	if len(st.Machines) != 1 {
@@ -396,6 +448,7 @@ func (p *pair) grant(run, active string, uncommitted bool, dir ...recovery.Pair)
 	}
 	for _, h := range hosts {
 		call(p, command.Grant, h, command.GrantRequest{Meta: p.meta(run), Expect: p.auth, Next: next})
+		p.step()
 	}
 	p.auth = next
 }
@@ -427,7 +480,9 @@ func (p *pair) hand(run, from, to, active string, dir recovery.Pair) command.Pre
 	if got, want := counted(p.t, res.Paths["data"]), promised(p.t, p.promises); got != want && got != want+1 {
 		p.t.Errorf("prepared disk counts %d, the machine promised %d", got, want)
 	}
+	p.step()
 	call(p, command.Start, to, command.StartRequest{Meta: p.meta(run)})
+	p.step()
 	return res
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/clock"
@@ -14,12 +15,30 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 )
 
-// AsFound labels the point that keeps what only an old primary has.
-const AsFound = "as found"
+// Labels of the points that keep what a machine wrote at one site alone.
+const (
+	AsFound      = "as found"      // the disks of an old primary
+	RolledBack   = "rolled back"   // the overlay of a failover that was rolled back
+	PointChanged = "point changed" // the overlay that made way for another point
+)
+
+// runLabel is the further label that names the run of a kept point.
+func runLabel(run string) string { return "run " + run }
+
+// Kept says what the disks are that Keep makes a point of.
+type Kept struct {
+	Label string      // AsFound, RolledBack or PointChanged
+	Run   string      // that the machine ran for on them; empty: none
+	Epoch ident.Epoch // of the machine
+	// Common is the newest point that both sites have and Tables its block
+	// tables here, by disk; nil: all that the disks hold was never sent.
+	Common *recovery.Point
+	Tables map[string]string
+}
 
 const (
 	adoptTable = "table.adopt" // of the point adopted, until it is the table
-	foundTable = "table.found" // made by AsFound
+	foundTable = "table.found" // made by Keep
 )
 
 // Adopt makes this site the target of a machine that ran here: its stopped
@@ -44,8 +63,8 @@ func (m *Machine) Adopt(ctx context.Context, tip recovery.Point, tables map[stri
 func (m *Machine) adopt(ctx context.Context, tip recovery.Point, tables map[string]string) error {
 	st := m.snapshot()
 	if newest, ok := m.tip(); ok && st.Live == nil {
-		if st.Applied.Point == tip.ID {
-			return nil
+		if have, err := m.point(st.Applied.Point); err == nil && (have.ID == tip.ID || have.From == tip.ID && sameDisks(have, tip)) {
+			return nil // perhaps under an id of its own: see checkAdopt
 		}
 		return fault.Errorf(fault.Refused, "machine %s: the store has points up to %s, and the disks here are not on an overlay of them", m.cfg.Machine, newest.ID).
 			WithHint("remove the replica here to begin a new one; its points are lost then")
@@ -288,41 +307,40 @@ func (m *Machine) finishDropping() error {
 	return m.record(func(s *state) { s.Dropping = nil })
 }
 
-// AsFound keeps what only an old primary has: it reads its stopped disks (at
-// the head paths) whole and makes their state the point labelled "as found",
-// held until a person releases it, as the tip: what the other site sends lies on
-// top of it. common is the newest point that both sites have and tables its
-// block tables here (the source role's); with no common point all that the disks
-// hold counts as never sent. epoch is the machine's. The second result are the
-// tables as read; they belong to the store. Idempotent until something was
-// received on top.
-func (m *Machine) AsFound(ctx context.Context, epoch ident.Epoch, common *recovery.Point, tables map[string]string, progress func(done int64)) (_ command.FoundResult, _ map[string]string, err error) {
+// Keep keeps what a machine wrote here alone: it reads its stopped disks (at the
+// head paths) whole and makes their state a labelled point, held until a person
+// releases it, as the tip: what the other site sends lies on top of it.
+// Idempotent until something was received on top.
+func (m *Machine) Keep(ctx context.Context, k Kept, progress func(done int64)) (_ command.FoundResult, err error) {
 	defer m.fullDisk(&err)
 	ctx, done, err := m.work.take(ctx, urgent)
 	if err != nil {
-		return command.FoundResult{}, nil, err
+		return command.FoundResult{}, err
 	}
 	defer done()
 	if err := m.settle(ctx); err != nil {
-		return command.FoundResult{}, nil, err
+		return command.FoundResult{}, err
 	}
 	p := recovery.Point{
-		Version: recovery.FormatVersion, ID: ident.NewPointID(), Machine: m.cfg.Machine, Epoch: epoch,
-		Instant: m.cfg.Clock.Now().UTC(), Kind: recovery.Crash, Labels: []string{AsFound}, Held: true,
+		Version: recovery.FormatVersion, ID: ident.NewPointID(), Machine: m.cfg.Machine, Epoch: k.Epoch,
+		Instant: m.cfg.Clock.Now().UTC(), Kind: recovery.Crash, Labels: []string{k.Label}, Held: true, Diverged: true,
+	}
+	if k.Run != "" {
+		p.Labels = append(p.Labels, runLabel(k.Run))
 	}
 	if tip, ok := m.tip(); ok {
 		if m.snapshot().Live == nil {
-			if tip.Held && len(tip.Labels) == 1 && tip.Labels[0] == AsFound {
-				return m.foundAgain(tip, common)
+			if tip.Held && slices.Contains(tip.Labels, k.Label) {
+				return keptAgain(tip, k.Common), nil
 			}
-			return command.FoundResult{}, nil, fault.Errorf(fault.Refused, "machine %s: the disks here are a replica, not a primary", m.cfg.Machine)
+			return command.FoundResult{}, fault.Errorf(fault.Refused, "machine %s: the disks here are a replica, not a primary", m.cfg.Machine)
 		}
 		p.Seq = tip.Seq
 	}
 	res := command.FoundResult{}
-	if common != nil {
-		p.Seq, p.From, p.Config, p.Group = max(p.Seq, common.Seq), common.ID, common.Config, common.Group
-		res.Since = common.Instant
+	if c := k.Common; c != nil {
+		p.Seq, p.From, p.Config, p.Group = max(p.Seq, c.Seq), c.ID, c.Config, c.Group
+		res.Since = c.Instant
 	}
 	p.Seq++
 	found := map[string]string{}
@@ -331,11 +349,11 @@ func (m *Machine) AsFound(ctx context.Context, epoch ident.Epoch, common *recove
 		path := m.dir(n, foundTable)
 		pd, err := m.findDisk(ctx, n, path, count)
 		if err != nil {
-			return command.FoundResult{}, nil, err
+			return command.FoundResult{}, err
 		}
-		blocks, err := m.countDifferent(ctx, n, path, tables[n])
+		blocks, err := m.countDifferent(ctx, n, path, k.Tables[n])
 		if err != nil {
-			return command.FoundResult{}, nil, err
+			return command.FoundResult{}, err
 		}
 		res.Blocks += blocks
 		p.Disks = append(p.Disks, pd)
@@ -344,32 +362,24 @@ func (m *Machine) AsFound(ctx context.Context, epoch ident.Epoch, common *recove
 	res.Bytes = res.Blocks * blocksum.BlockSize
 	crash.At("replica.found.read")
 	if err := m.adopt(ctx, p, found); err != nil {
-		return command.FoundResult{}, nil, err
+		return command.FoundResult{}, err
 	}
 	for _, path := range found {
 		if err := m.removeFile(path); err != nil {
-			return command.FoundResult{}, nil, err
+			return command.FoundResult{}, err
 		}
 	}
 	res.Point, _ = m.tip()
-	return res, m.tablePaths(), nil
+	return res, nil
 }
 
-// foundAgain answers a repeated AsFound; what was counted then is not known.
-func (m *Machine) foundAgain(tip recovery.Point, common *recovery.Point) (command.FoundResult, map[string]string, error) {
+// keptAgain answers a repeated Keep; what was counted then is not known.
+func keptAgain(tip recovery.Point, common *recovery.Point) command.FoundResult {
 	res := command.FoundResult{Point: tip}
 	if common != nil {
 		res.Since = common.Instant
 	}
-	return res, m.tablePaths(), nil
-}
-
-func (m *Machine) tablePaths() map[string]string {
-	paths := map[string]string{}
-	for _, d := range m.names {
-		paths[d] = m.tablePath(d)
-	}
-	return paths
+	return res
 }
 
 // findDisk reads a disk whole into a table and returns its part of a manifest.

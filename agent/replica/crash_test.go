@@ -250,18 +250,72 @@ func (w *world) scenario(m *replica.Machine) error {
 			if err := w.live(res.Paths); err != nil {
 				return err
 			}
-			found, _, err := m.AsFound(ctx, 3, &p, m.LiveTables(), nil)
+			found, err := m.Keep(ctx, replica.Kept{Label: replica.AsFound, Run: "run-2", Epoch: 3, Common: &p, Tables: m.LiveTables()}, nil)
 			if err != nil {
 				return err
 			}
 			w.keep(found.Point)
 			return nil
-		}, cycle, apply)
+		}, cycle, apply, func() error { return w.rollback(m) }, cycle, apply)
 	for i, s := range steps {
 		if err := s(); err != nil {
 			return fmt.Errorf("step %d: %w", i, err)
 		}
 	}
+	return nil
+}
+
+// rollback is that of a planned failover from here: what was sent back is stored
+// and dropped, and the machine runs on what was applied, until the next one.
+func (w *world) rollback(m *replica.Machine) error {
+	ctx := context.Background()
+	applied := w.tip
+	if err := m.SetHold(true); err != nil {
+		return err
+	}
+	for range 2 {
+		w.change()
+		if err := w.cycle(m); err != nil {
+			return err
+		}
+	}
+	w.ran = false
+	res, err := m.Prepare(ctx, "rollback-4", applied.ID, nil)
+	if err != nil {
+		return err
+	}
+	if err := m.Commit("rollback-4"); err != nil {
+		return err
+	}
+	w.order = slices.DeleteFunc(w.order, func(id ident.PointID) bool { return w.kept[id].point.Seq > applied.Seq })
+	w.tip = applied
+	for n, d := range w.kept[applied.ID].disks {
+		w.sent[n] = d
+	}
+	if err := m.DropHeld(ctx); err != nil {
+		return err
+	}
+	if tip, _, _ := m.Tip(); tip.ID != applied.ID {
+		return fmt.Errorf("the newest point is %d, %d was applied", tip.Seq, applied.Seq)
+	}
+	if err := m.SetHold(false); err != nil {
+		return err
+	}
+	w.reset(applied)
+	if err := w.live(res.Paths); err != nil {
+		return err
+	}
+	tables, err := w.sourceTables()
+	if err != nil {
+		return err
+	}
+	p := w.final(m)
+	w.pending = &p
+	w.sent = map[string][]byte{}
+	if err := m.Adopt(ctx, p, tables); err != nil {
+		return err
+	}
+	w.keep(p)
 	return nil
 }
 

@@ -178,13 +178,13 @@ func TestOldPrimary(t *testing.T) {
 	must(t, os.WriteFile(w.heads["data"], w.disks["data"], 0o600))
 	m := open(t, w)
 	wantKind(t, m.Adopt(ctx, w.final(m), tables), fault.Corrupt) // the tables are not those of the point
-	res, _, err := m.AsFound(ctx, 2, &common, tables, nil)
+	res, err := m.Keep(ctx, replica.Kept{Label: replica.AsFound, Run: "run-2", Epoch: 2, Common: &common, Tables: tables}, nil)
 	must(t, err)
 	if res.Blocks != 2 || res.Bytes != 2*block || !res.Since.Equal(common.Instant) || !res.Point.Held || res.Point.Labels[0] != replica.AsFound || res.Point.Seq <= common.Seq {
 		t.Errorf("found %+v", res)
 	}
 	w.keep(res.Point)
-	if again, _, err := m.AsFound(ctx, 2, &common, tables, nil); err != nil || again.Point.ID != res.Point.ID {
+	if again, err := m.Keep(ctx, replica.Kept{Label: replica.AsFound, Run: "run-2", Epoch: 2, Common: &common, Tables: tables}, nil); err != nil || again.Point.ID != res.Point.ID {
 		t.Errorf("again: %+v, %v", again, err)
 	}
 	must(t, w.check(m))
@@ -233,7 +233,7 @@ func TestOverlayIsDropped(t *testing.T) {
 	w.reset(w.kept[w.order[0]].point)
 	must(t, w.live(map[string]string{"data": w.head("data")}))
 	live := w.kept[w.order[0]].point
-	res, _, err := m.AsFound(ctx, 3, &live, m.LiveTables(), nil)
+	res, err := m.Keep(ctx, replica.Kept{Label: replica.AsFound, Run: "run-2", Epoch: 3, Common: &live, Tables: m.LiveTables()}, nil)
 	must(t, err)
 	w.keep(res.Point)
 	must(t, w.check(m))

@@ -316,8 +316,10 @@ func (m *Machine) Remove() error {
 }
 
 // trash is where a removed store goes; no machine can have that name.
-func (m *Machine) trash() string {
-	return filepath.Join(filepath.Dir(m.cfg.Dir), "."+filepath.Base(m.cfg.Dir)+".removed")
+func (m *Machine) trash() string { return trashOf(m.cfg.Dir) }
+
+func trashOf(dir string) string {
+	return filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+".removed")
 }
 
 func (m *Machine) removeTrash() error {

@@ -79,7 +79,7 @@ func TestDeviceThatGrowsAgain(t *testing.T) {
 	w.disks["data"] = bytes.Repeat([]byte{7}, 60*block)
 	must(t, os.WriteFile(w.heads["data"], w.disks["data"], 0o600))
 	m := open(t, w)
-	res, _, err := m.AsFound(ctx, 2, nil, nil, nil)
+	res, err := m.Keep(ctx, replica.Kept{Label: replica.AsFound, Epoch: 2}, nil)
 	must(t, err)
 	w.keep(res.Point)
 	for _, size := range []int{40*block + 512, 20 * block, 55*block + 512} {

@@ -212,6 +212,10 @@ type Point struct {
 	Labels  []string    `json:"labels,omitempty"`
 	Held    bool        `json:"held,omitempty"` // never thinned until a person releases it
 	Suspect string      `json:"suspect,omitempty"`
+	// Diverged: it keeps what one site alone wrote and what was not carried on
+	// from (a rollback, another point, an old primary). Only its id or a label
+	// selects it.
+	Diverged bool `json:"diverged,omitempty"`
 	// LockedUntil: until then nobody can delete the point.
 	LockedUntil time.Time   `json:"locked_until,omitzero"`
 	Disks       []PointDisk `json:"disks"`

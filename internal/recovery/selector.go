@@ -26,7 +26,7 @@ func Drains(selector string) bool { return selector == "" || selector == SelectL
 
 // Select returns the point that a selector chooses. Order is the sequence
 // number. A fuzzy point is chosen only by its id or label, unless fuzzy is set
-// (the policy says consistency = "fuzzy"); a suspect one never by latest. No such
+// (the policy says consistency = "fuzzy"); a suspect or diverged one never by latest. No such
 // point, or several, is fault.NotFound.
 func Select(points []Point, selector string, fuzzy bool) (Point, error) {
 	if len(points) == 0 {
@@ -34,7 +34,7 @@ func Select(points []Point, selector string, fuzzy bool) (Point, error) {
 	}
 	sorted := slices.Clone(points)
 	slices.SortFunc(sorted, func(a, b Point) int { return cmp.Compare(b.Seq, a.Seq) })
-	clean := func(p Point) bool { return (fuzzy || p.Kind != Fuzzy) && p.Suspect == "" }
+	clean := func(p Point) bool { return (fuzzy || p.Kind != Fuzzy) && p.Suspect == "" && !p.Diverged }
 	switch selector {
 	case "", SelectLatest, SelectLatestProcessed:
 		return firstPoint(sorted, clean, "no point of the %d is crash- or app-consistent and clean", len(points))

@@ -22,7 +22,9 @@ func TestSelect(t *testing.T) {
 	points := []recovery.Point{
 		point(1, "aaaaaaa1", recovery.App), point(2, "aaaaaaa2", recovery.Crash), point(3, "bbbbbbb3", recovery.App),
 		point(4, "ccccccc4", recovery.Crash), point(5, "ddddddd5", recovery.Fuzzy), point(6, "eeeeeee6", recovery.Crash),
+		point(7, "fffffff7", recovery.App), // what a rollback left behind
 	}
+	points[6].Diverged, points[6].Labels = true, []string{"rolled back"}
 	points[1].Labels = []string{"before upgrade"}
 	points[5].Suspect = "entropy"
 	points[2].Group = "erp"
@@ -42,9 +44,12 @@ func TestSelect(t *testing.T) {
 		{"latest-group", false, 3, ""},
 		{"2026-03-01T12:02:30Z", false, 2, ""},
 		{"2026-03-01 12:04", false, 4, ""}, // corrected instants
-		{"2026-03-01 12:00", false, 0, "no point of the 6 is as old"},
+		{"2026-03-01 12:00", false, 0, "no point of the 7 is as old"},
 		{"before upgrade", false, 2, ""},
 		{"bbbbbb", false, 3, ""},
+		{"fffffff7", false, 7, ""},
+		{"rolled back", false, 7, ""},
+		{"2026-03-01 13:04", false, 4, ""},
 		{"ddddddd5", false, 5, ""}, // by name even a fuzzy one
 		{"aaaaaa", false, 0, "2 points have ids"},
 		{"aaa", false, 0, "no point has the label or id"},

@@ -22,7 +22,7 @@ type Point struct {
 	Seq       ident.Seq
 	Received  time.Time // when it became durable at this site
 	Preferred bool      // application-consistent or of a group: stands for its interval before others
-	Good      bool      // neither fuzzy nor suspect
+	Good      bool      // neither fuzzy nor suspect nor diverged
 	Pinned    bool      // in use, labelled, held or locked: never dropped
 }
 
@@ -34,7 +34,7 @@ func Of(points []recovery.Point, now time.Time, pinned func(ident.PointID) bool)
 		out = append(out, Point{
 			ID: p.ID, Seq: p.Seq, Received: p.Received,
 			Preferred: p.Kind == recovery.App || p.Group != "",
-			Good:      p.Kind != recovery.Fuzzy && p.Suspect == "",
+			Good:      p.Kind != recovery.Fuzzy && p.Suspect == "" && !p.Diverged,
 			Pinned:    p.Held || len(p.Labels) > 0 || p.LockedUntil.After(now) || p.Received.IsZero() || pinned(p.ID),
 		})
 	}
