@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -97,8 +98,7 @@ func (m *Machine) DropHeld(ctx context.Context) (err error) {
 	for _, p := range held {
 		delete(m.broken, p.ID)
 	}
-	m.tipAt = m.cfg.Clock.Now()
-	m.tipAge = max(0, m.tipAt.Sub(tip.Instant))
+	m.tipAge, m.tipAt = max(0, m.cfg.Clock.Now().UTC().Sub(tip.Instant)), clock.Mono(m.cfg.Clock)
 	m.mu.Unlock()
 	return m.dropLogs()
 }
