@@ -204,6 +204,9 @@ func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from str
 		m.log.Warn("a peer holds a newer authority record, adopted", logkit.KeyHost, from, "ours", describe(ours), "theirs", describe(theirs))
 	}
 	m.interrupt(fault.Errorf(fault.Interrupted, "host %s holds %s", from, describe(theirs)))
+	if rec := m.snapshot(); theirs.Active != m.a.site() && rec.Desired == recovery.PowerRunning && m.state(ctx).Power == recovery.PowerStopped {
+		m.setStartErr(fmt.Sprintf("not started: host %s holds %s; this host had epoch %d", from, describe(theirs), ours.Epoch))
+	}
 	m.enforce(ctx)
 	m.nudge()
 }

@@ -79,7 +79,7 @@ func TestUnplannedThenReverse(t *testing.T) {
 
 	p.a.start() // the old primary comes back and believes that it is to run
 	old := p.until("par-1", "the old primary learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == 2 })
-	want := "not started: host lyo-1 holds epoch 2 (active site lyon, run erp-1); this host has epoch 1"
+	want := "not started: host lyo-1 holds epoch 2 (active site lyon, run erp-1); this host had epoch 1"
 	old = p.until("par-1", "the reason is shown", func(st command.MachineStatus) bool { return st.Reason == want })
 	if old.Power != recovery.PowerStopped {
 		t.Errorf("old primary is %+v", old)

@@ -428,9 +428,7 @@ func (m *machine) resumePower(ctx context.Context) {
 func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 	v := m.askPeers(ctx)
 	if v.newer != "" {
-		why := fmt.Sprintf("not started: host %s holds %s; this host has epoch %d", v.newer, describe(v.record), rec.Authority.Epoch)
 		m.learn(ctx, v.record, v.newer)
-		m.setStartErr(why)
 		return true
 	}
 	running := m.state(ctx).Power != recovery.PowerStopped

@@ -187,7 +187,7 @@ func (l *Lab) Start(name, prog string, args ...string) error {
 
 // StartAgent runs a host's agent.
 func (l *Lab) StartAgent(host string) error {
-	return l.Start(host, "drrun-agent", "run", "--state", filepath.Join(l.Root, "agent-"+host), "--listen", l.Agents[host])
+	return l.Start(host, "drrun-agent", "run", "--state", l.AgentState(host), "--listen", l.Agents[host])
 }
 
 // Join gives a host its token.
@@ -196,13 +196,25 @@ func (l *Lab) Join(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, l.prog("drrun-agent"), "join", "--state", filepath.Join(l.Root, "agent-"+host), strings.TrimSpace(token))
-	cmd.Env = l.env()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("cannot join %s: %w: %s", host, err, out)
-	}
-	return nil
+	_, err = l.Agent(ctx, host, "join", strings.TrimSpace(token))
+	return err
 }
+
+// Agent runs one command of drrun-agent on a host, as its operator does, and
+// returns what it printed on stdout.
+func (l *Lab) Agent(ctx context.Context, host, command string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, l.prog("drrun-agent"), append([]string{command, "--state", l.AgentState(host)}, args...)...)
+	cmd.Env = l.env()
+	var out, diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("drrun-agent %s on %s: %w: %s%s", command, host, err, out.String(), diag.String())
+	}
+	return out.String(), nil
+}
+
+// AgentState returns the state folder of a host's agent.
+func (l *Lab) AgentState(host string) string { return filepath.Join(l.Root, "agent-"+host) }
 
 // env is the environment of a new user: no settings from outside.
 func (l *Lab) env() []string {
