@@ -53,9 +53,10 @@ type fakeMachine struct {
 	tests   []string
 	overlay string
 	found   bool
-	noStop  bool   // it cannot be stopped
-	live    string // the point under the overlay
-	missed  bool   // its tracker missed a write: what is on the medium is not what was sent
+	noStop  bool                  // it cannot be stopped
+	live    string                // the point under the overlay
+	life    recovery.MachineState // what its agents say, whatever it is
+	missed  bool                  // its tracker missed a write: what is on the medium is not what was sent
 }
 
 var began = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where a synctest bubble begins
@@ -221,6 +222,8 @@ func (w *world) status(h *fakeHost, host string) json.RawMessage {
 // state is the machine's place in its life, as agents tell it.
 func (m *fakeMachine) state(site string) recovery.MachineState {
 	switch {
+	case m.life != "":
+		return m.life
 	case m.rec.Uncommitted && m.rec.Active == site && m.power != recovery.PowerRunning:
 		return recovery.FailingOver
 	case m.rec.Uncommitted:

@@ -357,14 +357,14 @@ func (s *State) Allowed(live bool) []string {
 	section := s.Section()
 	standing := s.Status == report.RunUncommitted || s.Status == report.RunPartial
 	add(s.Status == report.RunWaiting || len(s.Passable()) > 0, report.OpAnswer)
-	add(open && live && s.Status.Busy(), report.OpPause)
+	add(open && live && (s.Status.Busy() || s.Status == report.RunWaiting), report.OpPause)
 	orphan := open && !live && (!standing || s.Follow() != "")
 	add(s.Status == report.RunPaused || s.Status == report.RunStopped || orphan || s.Retryable(), report.OpResume)
 	add(s.Cancellable(), report.OpCancel)
 	add(standing && !test && s.Uncommitted(), report.OpCommit)
 	add(s.Rollbackable(), report.OpRollback)
 	add(s.PointChangeable(), report.OpChangePoint)
-	add(open && test && !s.Status.Busy() && section != program.SectionCleanup, report.OpCleanup)
+	add(open && test && !s.Status.Busy() && (section != program.SectionCleanup || s.Status == report.RunStopped), report.OpCleanup)
 	add(s.Status == report.RunCommitted && s.Type == recovery.Unplanned, report.OpReverse)
 	return ops
 }

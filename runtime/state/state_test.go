@@ -323,7 +323,7 @@ func TestAllowed(t *testing.T) {
 	t.Parallel()
 	for _, r := range []row{
 		{"running", recovery.Planned, nil, state.Run{}, upToA, "pause cancel"},
-		{"waiting", recovery.Planned, nil, state.Run{}, upToW, "answer cancel rollback"},
+		{"waiting", recovery.Planned, nil, state.Run{}, upToW, "answer pause cancel rollback"},
 		{"stopped", recovery.Planned, nil, state.Run{}, upToW + "w:stop", "answer resume cancel rollback"},
 		{"uncommitted", recovery.Planned, nil, state.Run{}, toEnd, "commit rollback"},
 		{"committed unplanned", recovery.Unplanned, nil, state.Run{}, toEnd + "commit commit/m1/lyo-1> commit/m1/lyo-1. commit/m1/par-1> commit/m1/par-1.", "reverse"},
