@@ -476,11 +476,7 @@ func (e *Engine) take(ctx context.Context, id, by, op string, f func(*driver) er
 }
 
 func notAllowed(st *state.State, op string) error {
-	allowed := "nothing"
-	if ops := st.Allowed(true); len(ops) > 0 {
-		allowed = strings.Join(ops, ", ")
-	}
-	return fault.Errorf(fault.Refused, "run %s is %s: %s is not possible", st.Run.ID, st.Status, op).WithHint("allowed now: %s", allowed)
+	return report.NotAllowed(st.Run.ID, st.Status, st.Allowed(true), op)
 }
 
 // Resume lets a stopped, paused or orphaned run go on, from the step where it

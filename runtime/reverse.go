@@ -15,16 +15,36 @@ func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error
 	if err := e.askGuard(ctx, "")(); err != nil {
 		return "", err
 	}
-	est, rev, err := e.cat.AppliedEstate(ctx)
+	p, err := e.prepareReverse(ctx, &req)
 	if err != nil {
 		return "", err
+	}
+	return e.begin(ctx, &state.Run{ID: req.ID, Kind: report.KindReverse, StartedBy: req.By, EstateRev: p.rev}, p)
+}
+
+// ExplainReverse lists the steps of a reverse and starts nothing.
+func (e *Engine) ExplainReverse(ctx context.Context, req ReverseRequest) (*report.Explain, error) {
+	p, err := e.prepareReverse(ctx, &req)
+	if err != nil {
+		return nil, err
+	}
+	x := p.program.Explain()
+	return &x, nil
+}
+
+// prepareReverse finds the machines, their direction and the steps. All of them
+// go back to one site: it is the name that a person types.
+func (e *Engine) prepareReverse(ctx context.Context, req *ReverseRequest) (*prepared, error) {
+	est, rev, err := e.cat.AppliedEstate(ctx)
+	if err != nil {
+		return nil, err
 	}
 	names := req.Machines
 	name := "reverse"
 	if req.Plan != "" || req.Bundle != nil {
 		_, p, err := e.loadPlan(ctx, &Request{Plan: req.Plan, Bundle: req.Bundle})
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		name = p.Name
 		for _, g := range p.Resolve(est) {
@@ -32,14 +52,19 @@ func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error
 		}
 	}
 	if len(names) == 0 {
-		return "", fault.Errorf(fault.Invalid, "reverse needs a plan or machines")
+		return nil, fault.Errorf(fault.Invalid, "reverse needs a plan or machines")
 	}
 	machines, look, err := e.reverseMachines(ctx, names)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	p := &prepared{src: sources{estate: est}, rev: rev, program: program.Reverse(name, machines), seen: look.fence()}
-	return e.begin(ctx, &state.Run{ID: req.ID, Kind: report.KindReverse, StartedBy: req.By, EstateRev: rev}, p)
+	for _, m := range machines[1:] {
+		if first := machines[0]; m.ToSite != first.ToSite {
+			return nil, fault.Errorf(fault.Invalid, "%s would replicate to %s and %s to %s: a reverse goes to one site", first.Name, first.ToSite, m.Name, m.ToSite).
+				WithHint("drrun reverse MACHINE… with the machines of one site, then those of the other")
+		}
+	}
+	return &prepared{src: sources{estate: est}, rev: rev, program: program.Reverse(name, machines), seen: look.fence()}, nil
 }
 
 // reverseMachines finds the direction of each machine: active site → the other.

@@ -48,6 +48,11 @@ func (o *answerOptions) run(ctx context.Context, c *cli, args []string) error {
 		req.Wait = args[1]
 	}
 	return c.with(ctx, need{drive: true}, func(s *session) error {
+		if word == "source-is-down" {
+			if _, err := c.named(ctx, s, args[0], "answer"); err != nil {
+				return err
+			}
+		}
 		begin := time.Now()
 		r, err := s.Answer(ctx, req)
 		if err != nil {

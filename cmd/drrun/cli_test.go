@@ -141,6 +141,11 @@ func (b *safeBuffer) String() string {
 
 func newShell(t *testing.T, e control.Engine, typed string) *shell {
 	t.Helper()
+	return newShellOn(t, e, estate.New(estate.Options{Store: store.NewMemory(), Clock: clock.Real{}, Log: slog.New(slog.DiscardHandler)}), typed)
+}
+
+func newShellOn(t *testing.T, e control.Engine, cat *estate.Catalogue, typed string) *shell {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	path := filepath.Join(t.TempDir(), "c.sock")
 	l, err := control.Listen(path)
@@ -149,7 +154,6 @@ func newShell(t *testing.T, e control.Engine, typed string) *shell {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	cat := estate.New(estate.Options{Store: store.NewMemory(), Clock: clock.Real{}, Log: log})
 	go func() { done <- control.NewServer(e, cat, control.Info{}, log).Serve(ctx, l, path) }()
 	t.Cleanup(func() {
 		cancel()

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -15,7 +15,7 @@ var reverseCommand = &command{
 	name: "reverse", args: "PLAN|MACHINE…", short: "replicate to the old site again, after a committed unplanned failover",
 	long: `After an unplanned failover was committed, replicates the machines back to their old site. Before anything
 is overwritten there, what only the old disks had is kept as the recovery point "as found", and how much
-that is is shown. Asks on a terminal; --yes does not.`,
+that is is shown. Asks on a terminal for the name of the old site; --yes does not, and is needed without a terminal.`,
 	examples: "drrun reverse erp\ndrrun reverse db1 app1 --yes",
 	exits:    runExits,
 	make:     func() action { return &reverseOptions{} },
@@ -24,7 +24,7 @@ that is is shown. Asks on a terminal; --yes does not.`,
 type reverseOptions struct{ yes, detach bool }
 
 func (o *reverseOptions) flags(fs *pflag.FlagSet) {
-	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask for the old site's name")
 	fs.BoolVar(&o.detach, "detach", false, "return when the run has started (needs a controller)")
 }
 
@@ -49,9 +49,8 @@ func (o *reverseOptions) run(ctx context.Context, c *cli, args []string) error {
 			req.Plan, req.Machines = args[0], nil
 		}
 		if !o.yes {
-			ok, err := c.asker.Confirm(ctx, "Replicate "+strings.Join(args, ", ")+" back? The old site's disks are overwritten; what only they have is kept as a point.")
-			if err != nil || !ok {
-				return errorsOr(err, fault.Errorf(fault.Refused, "not started: nobody said yes"))
+			if err := o.ask(ctx, c, s, req); err != nil {
+				return err
 			}
 		}
 		r, err := s.Reverse(ctx, req)
@@ -63,4 +62,18 @@ func (o *reverseOptions) run(ctx context.Context, c *cli, args []string) error {
 		}
 		return c.follow(ctx, s, r)
 	})
+}
+
+// ask lets the name of the site be typed whose disks are overwritten.
+func (o *reverseOptions) ask(ctx context.Context, c *cli, s *session, req control.ReverseRequest) error {
+	x, err := s.ExplainReverse(ctx, req)
+	if err != nil || x.Nothing != "" {
+		return err // with nothing to do, the run itself says so
+	}
+	ok, err := c.asker.Type(ctx, fmt.Sprintf("reverse of %s, %s -> %s: the disks at %[3]s are kept as the point \"as found\", then overwritten with those of %[2]s.",
+		x.Plan, x.From, x.To), x.To)
+	if err != nil || !ok {
+		return errorsOr(err, fault.Errorf(fault.Refused, "not started: the site's name was not typed"))
+	}
+	return nil
 }

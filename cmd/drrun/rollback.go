@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,6 +91,9 @@ func (o *turnOptions) run(ctx context.Context, c *cli, args []string) error {
 			return err
 		}
 		req := control.RunRequest{Run: r.ID, By: c.User, Point: o.point}
+		if !slices.Contains(r.Allowed, o.name()) {
+			return report.NotAllowed(r.ID, r.Status, r.Allowed, o.name())
+		}
 		if !o.yes {
 			if err := o.ask(ctx, c, s, r, req); err != nil {
 				return err

@@ -110,6 +110,9 @@ type VerifyResult struct {
 type UnprotectRequest struct {
 	Machine       string `json:"machine"`
 	DeleteReplica bool   `json:"delete_replica,omitempty"`
+	// RunsNowhere states, of a machine whose protection has ended, that it runs
+	// at no site: where it was active is forgotten.
+	RunsNowhere bool `json:"runs_nowhere,omitempty"`
 }
 
 // UnprotectResult says where the machine was active and which hosts know it
@@ -143,6 +146,7 @@ var (
 	verbStart     = verb[StartRequest, report.Run]{"start"}
 	verbExplain   = verb[StartRequest, report.Explain]{"explain"}
 	verbReverse   = verb[ReverseRequest, report.Run]{"reverse"}
+	verbExplainRv = verb[ReverseRequest, report.Explain]{"explain-reverse"}
 	verbRuns      = verb[Empty, RunsResult]{"runs"}
 	verbRun       = verb[RunRequest, report.Run]{"run"}
 	verbAnswer    = verb[AnswerRequest, report.Run]{"answer"}
@@ -163,6 +167,8 @@ type Engine interface {
 	Start(ctx context.Context, r StartRequest) (report.Run, error)
 	Explain(ctx context.Context, r StartRequest) (report.Explain, error)
 	Reverse(ctx context.Context, r ReverseRequest) (report.Run, error)
+	// ExplainReverse lists what Reverse would do, and starts nothing.
+	ExplainReverse(ctx context.Context, r ReverseRequest) (report.Explain, error)
 	Runs(ctx context.Context) ([]report.Run, error)
 	Run(ctx context.Context, run string) (report.Run, error)
 	Answer(ctx context.Context, r AnswerRequest) (report.Run, error)

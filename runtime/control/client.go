@@ -137,6 +137,11 @@ func (c *Client) Reverse(ctx context.Context, r ReverseRequest) (report.Run, err
 	return call(ctx, c, verbReverse, r)
 }
 
+// ExplainReverse lists what Reverse would do.
+func (c *Client) ExplainReverse(ctx context.Context, r ReverseRequest) (report.Explain, error) {
+	return call(ctx, c, verbExplainRv, r)
+}
+
 // Runs lists the runs.
 func (c *Client) Runs(ctx context.Context) ([]report.Run, error) {
 	r, err := call(ctx, c, verbRuns, Empty{})

@@ -73,6 +73,9 @@ func (s *Server) routeEstate(mux *http.ServeMux) {
 		return VerifyResult{Hosts: hosts}, err
 	})
 	handle(mux, verbUnprotect, func(ctx context.Context, r UnprotectRequest) (UnprotectResult, error) {
+		if r.RunsNowhere {
+			return s.estate.Forget(ctx, r.Machine)
+		}
 		return s.estate.Unprotect(ctx, r.Machine, r.DeleteReplica)
 	})
 	handle(mux, verbToken, func(ctx context.Context, r TokenRequest) (estate.Token, error) {
@@ -84,6 +87,7 @@ func (s *Server) routeRuns(mux *http.ServeMux) {
 	handle(mux, verbStart, s.engine.Start)
 	handle(mux, verbExplain, s.engine.Explain)
 	handle(mux, verbReverse, s.engine.Reverse)
+	handle(mux, verbExplainRv, s.engine.ExplainReverse)
 	handle(mux, verbRuns, func(ctx context.Context, _ Empty) (RunsResult, error) {
 		runs, err := s.engine.Runs(ctx)
 		return RunsResult{Runs: runs}, err

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/runtime/store"
 )
@@ -51,8 +52,18 @@ func (e Ended) elsewhere(home string) string {
 		where = "no agent said where it was active"
 	}
 	return fmt.Sprintf("machine %[1]s: %[2]s when its protection ended (%[3]s): started at %[4]s it might run at two sites. "+
-		"Make a host of that site its home; or make sure that it runs nowhere else, then: drrun unprotect %[1]s once more, and apply",
+		"Make a host of that site its home; or make sure that it runs nowhere else, then: drrun unprotect %[1]s --runs-nowhere, and apply",
 		e.Record.Machine, where, e.At.Format(time.RFC3339), home)
+}
+
+// alreadyOver refuses to end a protection that has ended.
+func (e Ended) alreadyOver() error {
+	where := "it was active at " + e.Active
+	if e.Active == "" {
+		where = "no agent said where it was active"
+	}
+	return fault.Errorf(fault.Refused, "machine %s is not protected any more since %s; %s then", e.Record.Machine, e.At.Format(time.RFC3339), where).
+		WithHint("drrun apply protects it again; if you know that it runs nowhere: drrun unprotect %s --runs-nowhere lets any site start it", e.Record.Machine)
 }
 
 // again gives a record the identities of its earlier life, so that its replica
@@ -73,20 +84,30 @@ func (c *Catalogue) endedOp(ctx context.Context, change func(map[string]Ended)) 
 	return store.Cmp{Key: keyEnded, ModRev: rev}, op, err
 }
 
-// forget drops what is known of a machine whose protection has ended. It
-// reports false if nothing is.
-func (c *Catalogue) forget(ctx context.Context, machine string) (bool, error) {
+// Forget drops what is known of a machine whose protection has ended: whoever
+// asks states that it runs nowhere, so that any site may start it. A machine
+// that is protected is refused.
+func (c *Catalogue) Forget(ctx context.Context, machine string) (Unprotected, error) {
+	c.applying.Lock()
+	defer c.applying.Unlock()
 	known := false
 	cmp, op, err := c.endedOp(ctx, func(all map[string]Ended) {
 		_, known = all[machine]
 		delete(all, machine)
 	})
-	if err != nil || !known {
-		return false, err
+	if err != nil {
+		return Unprotected{}, err
+	}
+	if !known {
+		if _, err := c.Record(ctx, machine); err != nil {
+			return Unprotected{}, err
+		}
+		return Unprotected{}, fault.Errorf(fault.Refused, "machine %s is protected: where it may run is known, and stays so", machine).
+			WithHint("drrun status %s; drrun unprotect %[1]s ends its protection", machine)
 	}
 	_, ok, err := c.store.Txn(ctx, store.Txn{If: []store.Cmp{cmp}, Then: []store.Op{op}})
 	if err == nil && !ok {
 		err = errChangedMeanwhile()
 	}
-	return true, err
+	return Unprotected{Forgotten: true}, err
 }

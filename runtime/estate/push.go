@@ -266,8 +266,12 @@ func (c *Catalogue) Unprotect(ctx context.Context, machine string, deleteReplica
 	defer c.applying.Unlock()
 	r, err := c.Record(ctx, machine)
 	if fault.Is(err, fault.NotFound) {
-		if was, err2 := c.forget(ctx, machine); was || err2 != nil {
-			return Unprotected{Forgotten: true}, err2
+		all, _, err := c.ended(ctx)
+		if err != nil {
+			return Unprotected{}, err
+		}
+		if e, was := all[machine]; was {
+			return Unprotected{}, e.alreadyOver()
 		}
 	}
 	if err != nil {

@@ -7,6 +7,7 @@
 package report
 
 import (
+	"strings"
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
@@ -305,4 +306,14 @@ type Explain struct {
 	Overridden []string     `json:"overridden,omitempty"`
 	Refused    *fault.Error `json:"refused,omitempty"`
 	Text       string       `json:"text"` // the listing for a person
+}
+
+// NotAllowed refuses an operation on a run that stands where it does, and says
+// what is allowed there: fault.Refused.
+func NotAllowed(run string, status RunStatus, allowed []string, op string) *fault.Error {
+	now := "nothing"
+	if len(allowed) > 0 {
+		now = strings.Join(allowed, ", ")
+	}
+	return fault.Errorf(fault.Refused, "run %s is %s: %s is not possible", run, status, op).WithHint("allowed now: %s", now)
 }

@@ -68,6 +68,18 @@ func (e *engine) Reverse(ctx context.Context, r control.ReverseRequest) (report.
 	return e.Run(ctx, id)
 }
 
+// ExplainReverse implements control.Engine.
+func (e *engine) ExplainReverse(ctx context.Context, r control.ReverseRequest) (report.Explain, error) {
+	if err := e.contact(ctx); err != nil {
+		return report.Explain{}, err
+	}
+	x, err := e.Engine.ExplainReverse(ctx, runtime.ReverseRequest{Plan: r.Plan, Machines: r.Machines, By: r.By})
+	if err != nil {
+		return report.Explain{}, err
+	}
+	return *x, nil
+}
+
 // Runs implements control.Engine.
 func (e *engine) Runs(ctx context.Context) ([]report.Run, error) { return e.Engine.Runs(ctx) }
 
