@@ -498,6 +498,13 @@ func (e *Engine) Pause(ctx context.Context, id, by string) error {
 // Cancel ends a run and takes back what can be: tests are cleaned up, machines
 // that were stopped and not failed over are unlocked and started.
 func (e *Engine) Cancel(ctx context.Context, id, by string) error {
+	st, err := e.peek(ctx, id)
+	if err != nil {
+		return err
+	}
+	if other := e.overBy(ctx, st); other != "" && !st.Cancellable() {
+		return e.endAs(ctx, st.Run.ID, other, by)
+	}
 	return e.with(ctx, id, by, report.OpCancel, func(d *driver) error { return d.cancelRun(by) })
 }
 

@@ -389,3 +389,49 @@ func TestTimeOfATest(t *testing.T) {
 		})
 	}
 }
+
+// TestMachineThatIsTakenOnLater: an unplanned run gives a machine up, and a
+// later resume takes it on: from the newest point of then. What runs already
+// stays at its point.
+func TestMachineThatIsTakenOnLater(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 grant app1"], r.w.faults["par-1 drain app1"], r.w.faults["par-1 drain db1"] = -1, -1, -1
+		id := r.attended(recovery.Unplanned)
+		r.expect(id, report.RunPartial)
+		r.w.set(func() {
+			r.w.faults["lyo-1 grant app1"] = 0
+			m := r.w.hosts["lyo-1"].machines["app1"]
+			m.points = []recovery.Point{testPoint("app1", 7, time.Now())} // the others are thinned
+			r.w.hosts["lyo-1"].machines["db1"].points = append(r.w.hosts["lyo-1"].machines["db1"].points, testPoint("db1", 7, time.Now()))
+		})
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		run := r.expect(id, report.RunUncommitted)
+		for _, m := range run.Machines {
+			if newest := m.Name == "app1"; m.Point == nil || (m.Point.Seq == 7) != newest {
+				t.Errorf("%s is at %+v", m.Name, m.Point)
+			}
+		}
+	})
+}
+
+// TestRunThatIsOverForAllItsMachines can only be ended.
+func TestRunThatIsOverForAllItsMachines(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.attended(recovery.Unplanned)
+		r.expect(id, report.RunUncommitted)
+		r.w.set(func() {
+			for _, h := range r.w.hosts {
+				for _, m := range h.machines {
+					m.rec = recovery.Authority{Epoch: 5, Active: "lyon", Run: "other-1"}
+				}
+			}
+		})
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		if run := r.expect(id, report.RunSuperseded); !strings.Contains(run.Reason, "other-1") {
+			t.Errorf("reason: %s", run.Reason)
+		}
+		if _, err := r.engine.Start(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Planned, Failback: true, ID: "next"}); fault.Is(err, fault.Refused) && strings.Contains(err.Error(), id) {
+			t.Errorf("the machines still belong to the run: %v", err)
+		}
+	})
+}

@@ -60,11 +60,16 @@ func (e *Engine) supersede(ctx context.Context, run *state.Run) error {
 	if e.standingBefore(ctx, run) == "" {
 		return nil
 	}
+	return e.endAs(ctx, run.Supersedes, run.ID, run.StartedBy)
+}
+
+// endAs ends a run whose machines another one has.
+func (e *Engine) endAs(ctx context.Context, id, other, by string) error {
 	e.mu.Lock()
-	d := e.live[run.Supersedes]
+	d := e.live[id]
 	e.mu.Unlock()
 	if d == nil {
-		st, j, err := e.load(ctx, run.Supersedes)
+		st, j, err := e.load(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -75,7 +80,26 @@ func (e *Engine) supersede(ctx context.Context, run *state.Run) error {
 	if d.st.Status.Ended() {
 		return nil
 	}
-	return d.append(state.Record{Kind: state.Superseded, Word: run.ID, By: nobody(run.StartedBy)})
+	return d.append(state.Record{Kind: state.Superseded, Word: other, By: nobody(by)})
+}
+
+// overBy is the run that has moved all machines of an uncommitted run since, as
+// their agents say; "" where there is still one that this run can act on.
+func (e *Engine) overBy(ctx context.Context, st *state.State) string {
+	if st.Status.Ended() || st.Status.Busy() || !st.Uncommitted() {
+		return ""
+	}
+	look := e.look(ctx, hostsOf(st))
+	d := newDriver(e, st, nil, sources{})
+	other := ""
+	for _, name := range st.Granted() {
+		rec, err := look.newest(name)
+		if err != nil || rec.Run == st.Run.ID || rec.Epoch <= d.authorityLocked(name).Epoch {
+			return ""
+		}
+		other = rec.Run
+	}
+	return other
 }
 
 // standingBefore is the run that another one was to supersede and has not.

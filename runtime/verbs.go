@@ -448,7 +448,11 @@ func (j *job) points(ctx context.Context) outcome {
 	chosen := map[string]recovery.Point{}
 	var lines, lost []string
 	for _, m := range j.main.Active() {
-		p, err := j.point(ctx, m)
+		p, prepared := j.d.preparedPoint(m.Name)
+		var err error
+		if !prepared {
+			p, err = j.point(ctx, m)
+		}
 		if err != nil {
 			lost = append(lost, fmt.Sprintf("%s: %v", m.Name, err))
 			continue
@@ -496,16 +500,28 @@ func (d *driver) chosen(machine string) (recovery.Point, bool) {
 
 func chosenPoint(st *state.State, machine string) (p recovery.Point, ok bool) {
 	for _, s := range st.Ordered() {
-		if s.Kind != program.Points {
+		points := map[string]recovery.Point{}
+		if s.Kind != program.Points || s.Data == nil || json.Unmarshal(s.Data, &points) != nil { // also of one that is being fixed anew
 			continue
 		}
-		if points, done := decode[map[string]recovery.Point](st, s.ID); done {
-			if q, has := points[machine]; has {
-				p, ok = q, true
-			}
+		if q, has := points[machine]; has {
+			p, ok = q, true
 		}
 	}
 	return p, ok
+}
+
+// preparedPoint is the point whose disks a machine has got in the section that
+// is under way.
+func (d *driver) preparedPoint(machine string) (recovery.Point, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.st.Program().Steps() {
+		if s.Kind == program.Prepare && s.Machine == machine && d.st.Steps[s.ID].Status == report.StepDone {
+			return chosenPoint(d.st, machine)
+		}
+	}
+	return recovery.Point{}, false
 }
 
 func (j *job) prepare(ctx context.Context) outcome {

@@ -130,9 +130,25 @@ func (s *State) applyResumed(r Record) {
 	}
 	all := s.Retryable() || s.sweeps() // it went to its end: everything that failed is tried again
 	s.paused, s.handOver, s.stop, s.refused = false, false, nil, false
+	s.chooseAgain()
 	for _, st := range s.current() {
 		st.Tries = 0
 		if st.Status == report.StepFailed && (!st.Passed || all && !st.Optional) || st.Status == report.StepGivenUp {
+			st.reset()
+		}
+	}
+}
+
+// chooseAgain lets an unplanned run that goes on fix the recovery points anew
+// where machines have not got their disks yet: what was the newest point then may
+// be thinned by now, and is not the newest any more.
+func (s *State) chooseAgain() {
+	if s.Type == recovery.Planned {
+		return
+	}
+	open := slices.ContainsFunc(s.current(), func(st *Step) bool { return st.Kind == program.Prepare && !st.OK() })
+	for _, st := range s.current() {
+		if st.Kind == program.Points && st.Status == report.StepDone && open {
 			st.reset()
 		}
 	}
