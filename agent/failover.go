@@ -144,51 +144,6 @@ func (m *machine) dropLive(ctx context.Context, rep *replica.Machine, label stri
 	return nil
 }
 
-// prepareTest makes the throw-away view of a test. It goes on beside
-// replication and never changes the replica.
-func (m *machine) prepareTest(ctx context.Context, in command.PrepareRequest) (command.PrepareResult, error) {
-	rep, err := m.needReplica()
-	if err != nil {
-		return command.PrepareResult{}, err
-	}
-	err = m.update(func(r *record) {
-		if r.Tests == nil {
-			r.Tests = map[string]testRecord{}
-		}
-		t := r.Tests[in.Test]
-		t.Point, t.Run = in.Point, in.Run
-		r.Tests[in.Test] = t
-	})
-	if err != nil {
-		return command.PrepareResult{}, err
-	}
-	progress, done := m.busy("prepare", needed(rep, in))
-	defer done()
-	res, err := rep.PrepareTest(ctx, in.Test, in.Point, progress)
-	if err != nil {
-		return command.PrepareResult{}, err
-	}
-	err = m.update(func(r *record) {
-		t := r.Tests[in.Test]
-		t.Paths = res.Paths
-		r.Tests[in.Test] = t
-	})
-	return command.PrepareResult{Paths: res.Paths, Mode: res.Mode, Bytes: res.Bytes, Took: res.Took}, err
-}
-
-// cleanup ends a test. Idempotent.
-func (m *machine) cleanup(ctx context.Context, test string) error {
-	if err := m.stopTest(ctx, test); err != nil {
-		return err
-	}
-	if rep := m.replica(); rep != nil {
-		if err := rep.CleanupTest(test); err != nil {
-			return err
-		}
-	}
-	return m.update(func(r *record) { delete(r.Tests, test) })
-}
-
 // commit ends the uncommitted state at this host: at the active site the
 // overlay becomes the machine's disk, at the other what was stored is applied.
 //

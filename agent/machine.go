@@ -32,6 +32,7 @@ type machine struct {
 	log  *slog.Logger
 	ops  *opStore
 	wake chan struct{} // the loop looks again
+	test chan struct{} // whoever ends tests looks again
 
 	role  lock // uses and changes of the replication role
 	power lock // start, stop, freeze
@@ -78,7 +79,7 @@ func newMachine(a *Agent, name string) *machine {
 	return &machine{
 		a: a, name: name, dir: dir, log: a.log.With(logkit.KeyMachine, name),
 		ops:  a.newOps(filepath.Join(dir, "ops")),
-		wake: make(chan struct{}, 1), role: newLock(), power: newLock(), proof: newLock(), gone: make(chan struct{}),
+		wake: make(chan struct{}, 1), test: make(chan struct{}, 1), role: newLock(), power: newLock(), proof: newLock(), gone: make(chan struct{}),
 	}
 }
 
@@ -274,6 +275,7 @@ func (m *machine) startLoop() {
 	m.looping = true
 	m.a.work.Go(func() { m.loop(m.a.life) })
 	m.a.work.Go(func() { m.resumePower(m.a.life) })
+	m.a.work.Go(func() { m.watchTests(m.a.life) })
 }
 
 // jitter spreads d by a tenth, so that machines do not move in step.

@@ -92,11 +92,13 @@ type proofRecord struct {
 
 // testRecord is a test failover at this host.
 type testRecord struct {
-	Point   ident.PointID     `json:"point"`
-	Run     string            `json:"run,omitempty"`
-	Paths   map[string]string `json:"paths,omitempty"` // of the view's disks, when it is prepared
-	Launch  *provider.Launch  `json:"launch,omitempty"`
-	Process *provider.Process `json:"process,omitempty"`
+	Point ident.PointID `json:"point"`
+	Run   string        `json:"run,omitempty"`
+	// Deadline is when the agent cleans it up by itself; zero: never.
+	Deadline time.Time         `json:"deadline,omitzero"`
+	Paths    map[string]string `json:"paths,omitempty"` // of the view's disks, when it is prepared
+	Launch   *provider.Launch  `json:"launch,omitempty"`
+	Process  *provider.Process `json:"process,omitempty"`
 }
 
 // permit is an operator's word that the machine may start although no peer

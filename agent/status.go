@@ -64,7 +64,7 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	st := command.MachineStatus{
 		Machine: m.name, Host: m.a.host(), Site: m.a.site(), Role: rec.role(m.a.host()),
 		Authority: rec.Authority, Fence: rec.Fence, Power: power.Power, PID: power.PID, Locked: rec.Locked,
-		Tests: slices.Sorted(maps.Keys(rec.Tests)),
+		Tests: slices.Sorted(maps.Keys(rec.Tests)), TestsInfo: m.testsInfo(ctx, &rec),
 	}
 	m.mu.Lock()
 	src, rep, busy := m.src, m.rep, m.busyWith

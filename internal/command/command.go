@@ -163,6 +163,7 @@ type MachineStatus struct {
 	LiveRun   string                `json:"live_run,omitempty"`   // run whose overlay the machine runs on
 	LivePoint ident.PointID         `json:"live_point,omitempty"` // point under that overlay
 	Tests     []string              `json:"tests,omitempty"`      // tests that stand here
+	TestsInfo []TestInfo            `json:"tests_info,omitempty"` // the same, with what is known of them
 	// Tip is the newest complete point this host knows: acknowledged (source)
 	// or durable (target). TipAge is its age on monotonic clocks, in ns.
 	Tip      *recovery.Point `json:"tip,omitempty"`
@@ -174,6 +175,15 @@ type MachineStatus struct {
 	// Notes are what a person should look at although the machine is protected,
 	// each with what to do.
 	Notes []string `json:"notes,omitempty"`
+}
+
+// TestInfo is a test that stands at a host.
+type TestInfo struct {
+	ID       string         `json:"id"`
+	Run      string         `json:"run,omitempty"`
+	Point    ident.PointID  `json:"point"`
+	Deadline time.Time      `json:"deadline,omitzero"` // when the agent cleans it up by itself; zero: never
+	Power    recovery.Power `json:"power"`
 }
 
 // CycleStatus describes a finished replication cycle.
@@ -277,6 +287,9 @@ type PrepareRequest struct {
 	Meta
 	Point ident.PointID `json:"point"`
 	Test  string        `json:"test,omitempty"` // test id; empty: a real failover
+	// TTL is how long a test may stand: then the agent cleans it up by itself;
+	// 0: until it is asked to.
+	TTL time.Duration `json:"ttl,omitempty"`
 }
 
 // RoomResult is the cost of preparing.
