@@ -40,7 +40,7 @@ func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 			defer cancel()
-			st, err := command.Status.Call(ctx, e.caller, host, command.StatusRequest{})
+			st, err := e.status(ctx, host)
 			mu.Lock()
 			defer mu.Unlock()
 			out[host] = seenHost{st, err}
@@ -48,6 +48,17 @@ func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
 	}
 	wg.Wait()
 	return out
+}
+
+// status asks one host. The connection may be to an agent that is gone while
+// another runs in its place: what fails at once is asked again.
+func (e *Engine) status(ctx context.Context, host string) (command.AgentStatus, error) {
+	asked := e.now()
+	st, err := command.Status.Call(ctx, e.caller, host, command.StatusRequest{})
+	if fault.Is(err, fault.Unreachable) && ctx.Err() == nil && e.now().Sub(asked) < lookTimeout/3 {
+		st, err = command.Status.Call(ctx, e.caller, host, command.StatusRequest{})
+	}
+	return st, err
 }
 
 // machine returns what a host knows of a machine.
