@@ -264,6 +264,11 @@ func TestOldStateIsRefused(t *testing.T) {
 				w.agents.down = map[string]bool{}
 				w.use(older)
 			}
+			before := fmt.Sprint(w.agents.items)
+			w.keeper.Round(t.Context())
+			if got := fmt.Sprint(w.agents.items); got != before {
+				t.Errorf("the old state wrote its copies:\n%s\nbefore:\n%s", got, before)
+			}
 			err := w.keeper.Check(t.Context())
 			if !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(fault.Hint(err), "drrun recover") {
 				t.Errorf("%v (hint: %s), want a refusal that says %q", err, fault.Hint(err), tc.want)

@@ -212,6 +212,11 @@ func (k *Keeper) bring(ctx context.Context, name string, h *hostCopy, want []wan
 		if err != nil {
 			return false, err
 		}
+		if !replace {
+			if err := k.mayWrite(ctx, name, l); err != nil {
+				return false, err
+			}
+		}
 		h.items = map[string]command.CatalogueItem{}
 		for _, it := range l.Items {
 			h.items[it.Name] = it
@@ -292,9 +297,6 @@ func (k *Keeper) drop(ctx context.Context, name string, h *hostCopy, keep map[st
 	if len(old) == 0 {
 		return nil
 	}
-	if err := k.mayDrop(ctx, old, h); err != nil {
-		return err
-	}
 	fence, err := fenceOf(ctx, k.o.Store)
 	if err != nil {
 		return err
@@ -313,19 +315,14 @@ func (k *Keeper) drop(ctx context.Context, name string, h *hostCopy, keep map[st
 	return nil
 }
 
-// mayDrop refuses to take a run away that this state never had.
-func (k *Keeper) mayDrop(ctx context.Context, names []string, h *hostCopy) error {
-	local, err := readLocal(ctx, k.o.Store)
+// mayWrite refuses to write over what this state never had.
+func (k *Keeper) mayWrite(ctx context.Context, name string, l command.CatalogueListResult) error {
+	here, err := readLocal(ctx, k.o.Store)
 	if err != nil {
 		return err
 	}
-	for _, n := range names {
-		if !strings.HasPrefix(n, itemRun) {
-			continue
-		}
-		if why := local.behind(h.items[n], ""); why != "" {
-			return errBehind([]string{why})
-		}
+	if why := here.compare(name, l); len(why) > 0 {
+		return errBehind(why)
 	}
 	return nil
 }
