@@ -50,8 +50,9 @@ test-kill: build ## 25 seeded kills of runtime and agents, longer than in the te
 	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 $(GO) test -count=1 -v -run 'Kill' -timeout 30m ./cmd/internal/e2e
 
 .PHONY: test-crash
-test-crash: ## every operation of the replica's disk killed and failed, not each 23rd (two minutes)
+test-crash: ## every operation of the replica's disk failed; agents and runtime killed at all crash points and 50 seeded ones (SEED=n)
 	$(GO) test -count=1 ./agent/replica -run 'Crash|FailsOnce' -args -every
+	DRRUN_SEED=$(SEED) DRRUN_KILLS=50 $(GO) test -count=1 -v -run 'Crash' -timeout 30m ./cmd/internal/e2e
 
 .PHONY: bench
 bench: build ## first copy, deltas, memory and CPU against rsync in the same run

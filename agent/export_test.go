@@ -28,8 +28,11 @@ func DecodeOperation(b []byte) error {
 type Ops struct{ s *opStore }
 
 // NewOps returns a store in dir.
-func NewOps(dir string, life context.Context) Ops {
-	return Ops{newOpStore(vfs.OS{}, dir, time.Now, func(f func(context.Context)) { go f(life) })}
+func NewOps(dir string, life context.Context) Ops { return NewOpsOn(vfs.OS{}, dir, life) }
+
+// NewOpsOn returns a store in dir of a file system.
+func NewOpsOn(fsys vfs.FS, dir string, life context.Context) Ops {
+	return Ops{newOpStore(fsys, dir, time.Now, func(f func(context.Context)) { go f(life) })}
 }
 
 // Once runs f as an operation; idempotent says that it may be run again.

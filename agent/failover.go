@@ -10,6 +10,7 @@ import (
 
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/logkit"
@@ -326,6 +327,7 @@ func (m *machine) reclaim(ctx context.Context, rec *record, rep *replica.Machine
 		if err := m.update(func(r *record) { r.Own, r.Found, r.Leaving = true, nil, true }); err != nil {
 			return err
 		}
+		crash.At("agent.rollback.recorded")
 		return m.finishLeaving()
 	}
 	run := rollbackRun(rec)

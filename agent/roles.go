@@ -11,6 +11,7 @@ import (
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/agent/source"
 	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/logkit"
@@ -247,6 +248,7 @@ func (m *machine) giveUpOverlay(ctx context.Context, rec *record, rep *replica.M
 	if err := m.dropLive(ctx, rep, label); err != nil {
 		return err
 	}
+	crash.At("agent.rollback.kept")
 	return m.update(func(r *record) {
 		r.Found, r.Final, r.Receiving = nil, ident.PointID{}, r.Authority.Epoch
 	})

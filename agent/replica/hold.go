@@ -10,6 +10,7 @@ import (
 
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -81,6 +82,7 @@ func (m *Machine) DropHeld(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	crash.At("replica.rollback.recorded")
 	m.log.Info("points that were stored and not applied are dropped", "points", len(held))
 	if err := m.finishThinning(); err != nil {
 		return err

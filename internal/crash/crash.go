@@ -25,6 +25,8 @@ var Points = []Point{
 	{"agent.lock.stored", "that a machine is stopped, and locked if asked, is stored and not answered"},
 	{"agent.start.stored", "a machine is to run, its process has not been started"},
 	{"agent.start.done", "a machine's process runs, its number is not stored"},
+	{"agent.rollback.kept", "what the new site wrote is kept as a point, its record says it is not"},
+	{"agent.rollback.recorded", "the disks are the machine's own again, the replica that they were is still there"},
 	{"agent.op.started", "an operation is stored as started, nothing has been done"},
 	{"agent.op.done", "an operation has taken effect, its result is not stored"},
 	{"agent.op.stored", "the result of an operation is stored, its caller has no answer"},
@@ -52,6 +54,7 @@ var Points = []Point{
 	{"replica.adopt.manifest", "the manifest of a take-over is durable, tables and marks are not"},
 	{"replica.adopt.marked", "a take-over is done, its old files are still there"},
 	{"replica.found.read", "an old primary's disks are read whole, not kept as a point yet"},
+	{"replica.rollback.recorded", "the points received and held are to go, they are still there"},
 	{"replica.test.copied", "the view of a test is whole, the record says it is not"},
 	{"replica.test.dropping", "a view is to go, its files are still there"},
 

@@ -42,7 +42,13 @@ type Lab struct {
 	Port   string // TCP port of every machine's service
 	Agents map[string]string
 	opts   Options
-	procs  map[string]*exec.Cmd
+	procs  map[string]*process
+}
+
+// process is a program that was started and, once done is closed, has ended.
+type process struct {
+	*exec.Cmd
+	done chan struct{}
 }
 
 // siteNumbers are the networks of the example: 127.NUMBER.0.0/24. The bubble
@@ -72,7 +78,7 @@ func New(o Options) (*Lab, error) {
 	if o.Every == "" {
 		o.Every = "1s"
 	}
-	l := &Lab{Root: root, opts: o, Agents: map[string]string{}, procs: map[string]*exec.Cmd{}}
+	l := &Lab{Root: root, opts: o, Agents: map[string]string{}, procs: map[string]*process{}}
 	for _, host := range []string{"par-1", "lyo-1"} {
 		if l.Agents[host], err = freeUDP(); err != nil {
 			return nil, err
@@ -169,25 +175,34 @@ func (l *Lab) writePlans() error {
 // Start runs drrun or drrun-agent in the background under a name; what it
 // prints goes to Root/NAME.out.
 func (l *Lab) Start(name, prog string, args ...string) error {
+	return l.start(nil, name, prog, args...)
+}
+
+func (l *Lab) start(env []string, name, prog string, args ...string) error {
 	out, err := os.OpenFile(filepath.Join(l.Root, name+".out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
 	cmd := exec.Command(l.prog(prog), args...)
-	cmd.Dir, cmd.Env = filepath.Join(l.Root, "plans"), l.env()
+	cmd.Dir, cmd.Env = filepath.Join(l.Root, "plans"), append(l.env(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	l.procs[name] = cmd
+	p := &process{cmd, make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // how it ended is the caller's to say
+		close(p.done)
+	}()
+	l.procs[name] = p
 	return nil
 }
 
-// StartAgent runs a host's agent.
-func (l *Lab) StartAgent(host string) error {
-	return l.Start(host, "drrun-agent", "run", "--state", l.AgentState(host), "--listen", l.Agents[host])
+// StartAgent runs a host's agent, with more in its environment if need be.
+func (l *Lab) StartAgent(host string, env ...string) error {
+	return l.start(env, host, "drrun-agent", "run", "--state", l.AgentState(host), "--listen", l.Agents[host])
 }
 
 // Join gives a host its token.
@@ -273,11 +288,25 @@ func (l *Lab) Process(name string) *os.Process {
 	return nil
 }
 
+// Ended reports whether a process that was started has ended by itself.
+func (l *Lab) Ended(name string) bool {
+	p := l.procs[name]
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Kill ends a process started by Start with SIGKILL.
 func (l *Lab) Kill(name string) {
 	if cmd := l.procs[name]; cmd != nil {
 		_ = cmd.Process.Kill() // it may have ended already
-		_ = cmd.Wait()
+		<-cmd.done
 		delete(l.procs, name)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/drrun/drrun/internal/vfs"
+	"github.com/drrun/drrun/internal/vfs/faultfs"
 )
 
 func must(t *testing.T, err error) {
@@ -23,56 +24,6 @@ func must(t *testing.T, err error) {
 
 var errDisk = errors.New("injected")
 
-// badFS fails from the operation on that its counter reaches.
-type badFS struct {
-	vfs.OS
-	left *int
-}
-
-func (b badFS) burn() error {
-	if *b.left--; *b.left < 0 {
-		return errDisk
-	}
-	return nil
-}
-
-func (b badFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	if err := b.burn(); err != nil {
-		return nil, err
-	}
-	f, err := b.OS.OpenFile(name, flag, perm)
-	return badFile{f, b}, err
-}
-
-func (b badFS) Rename(from, to string) error {
-	if err := b.burn(); err != nil {
-		return err
-	}
-	return b.OS.Rename(from, to)
-}
-
-type badFile struct {
-	vfs.File
-	fs badFS
-}
-
-func (f badFile) Write(p []byte) (int, error) {
-	if err := f.fs.burn(); err != nil {
-		_, _ = f.File.Write(p[:len(p)/2])
-		return 0, err
-	}
-	return f.File.Write(p)
-}
-
-func (f badFile) Sync() error {
-	if err := f.fs.burn(); err != nil {
-		return err
-	}
-	return f.File.Sync()
-}
-
-func (f badFile) Close() error { return errors.Join(f.fs.burn(), f.File.Close()) }
-
 // TestWriteFileIsAllOrNothing: wherever it breaks off, the old content stays and
 // nothing is left beside it.
 func TestWriteFileIsAllOrNothing(t *testing.T) {
@@ -80,8 +31,14 @@ func TestWriteFileIsAllOrNothing(t *testing.T) {
 	for n := 0; ; n++ {
 		path := filepath.Join(t.TempDir(), "state.json")
 		must(t, vfs.WriteFile(vfs.OS{}, path, []byte("old"), 0o600))
-		left := n
-		err := vfs.WriteFile(badFS{left: &left}, path, []byte("new content"), 0o600)
+		f, left := faultfs.Over(vfs.OS{}), n
+		f.SetHook(func(op faultfs.Op, _ string) error {
+			if left--; left < 0 && op != faultfs.Rename && op != faultfs.Remove {
+				return errDisk
+			}
+			return nil
+		})
+		err := vfs.WriteFile(f, path, []byte("new content"), 0o600)
 		want := "old"
 		if err == nil {
 			want = "new content"
@@ -212,7 +169,7 @@ func TestClone(t *testing.T) {
 	must(t, err)
 	b, err := vfs.OS{}.OpenFile(dir+"/b", vfs.CreateTrunc, 0o600)
 	must(t, err)
-	if err := b.CloneFrom(badFile{File: a}); !errors.Is(err, errors.ErrUnsupported) {
+	if err := b.CloneFrom(struct{ vfs.File }{a}); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("a file of another kind: %v", err)
 	}
 	switch err := b.CloneFrom(a); {

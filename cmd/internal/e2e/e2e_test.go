@@ -40,14 +40,23 @@ func run(m *testing.M) int {
 		return 1
 	}
 	for _, p := range []string{"cmd/drrun", "cmd/drrun-agent", "examples/erp/ledger", "examples/erp/demo"} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, filepath.Base(p)), "./"+p)
-		cmd.Dir, cmd.Env = root(), append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "cannot build %s: %v\n%s", p, err, out)
+		if err := build(dir, p); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 	}
 	return m.Run()
+}
+
+// build makes a program of the project in a folder.
+func build(dir, program string, flags ...string) error {
+	args := append([]string{"build", "-o", filepath.Join(dir, filepath.Base(program))}, flags...)
+	cmd := exec.Command("go", append(args, "./"+program)...)
+	cmd.Dir, cmd.Env = root(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build %s: %w\n%s", program, err, out)
+	}
+	return nil
 }
 
 func root() string {
@@ -91,6 +100,7 @@ type site struct {
 	t          *testing.T
 	controller bool
 	reported   map[string]string // points seen so far, by id: their machines
+	victims    []*victim         // agents that die at crash points
 }
 
 func protect(t *testing.T, ctx context.Context, controller bool, plan string) *site {
@@ -100,10 +110,14 @@ func protect(t *testing.T, ctx context.Context, controller bool, plan string) *s
 	return s
 }
 
-// newSite makes a lab in which nothing runs yet.
+// newSite makes a lab in which nothing runs yet; of the usual programs unless
+// others are named.
 func newSite(t *testing.T, o lab.Options, controller bool) *site {
 	t.Helper()
-	o.Bin, o.Example = bin, filepath.Join(root(), "examples/erp")
+	if o.Bin == "" {
+		o.Bin = bin
+	}
+	o.Example = filepath.Join(root(), "examples/erp")
 	l, err := lab.New(o)
 	if err != nil {
 		t.Fatal(err)

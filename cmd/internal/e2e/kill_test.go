@@ -83,32 +83,37 @@ func (s *site) killRun(ctx context.Context, at time.Duration, args []string) {
 	}
 }
 
+// aRun is the part of `drrun runs -o json` that the tests look at.
+type aRun struct {
+	ID, Status, Created string
+	Uncommitted         bool
+}
+
+// newestRun returns the run that was created last.
+func (s *site) newestRun(ctx context.Context) (last aRun) {
+	s.t.Helper()
+	var runs []aRun
+	s.no(json.Unmarshal([]byte(s.must(s.Drrun(ctx, "runs", "-o", "json"))), &runs))
+	for _, r := range runs {
+		if r.Created > last.Created {
+			last = r
+		}
+	}
+	return last
+}
+
 // finish resumes the newest run until it is committed; when the kill came
 // before there was a run, it starts one.
 func (s *site) finish(ctx context.Context, args []string) {
 	s.t.Helper()
-	type run struct {
-		ID, Status, Created string
-		Uncommitted         bool
-	}
-	newest := func() (last run) {
-		var runs []run
-		s.no(json.Unmarshal([]byte(s.must(s.Drrun(ctx, "runs", "-o", "json"))), &runs))
-		for _, r := range runs {
-			if r.Created > last.Created {
-				last = r
-			}
-		}
-		return last
-	}
 	for range 5 {
-		r := newest()
+		r := s.newestRun(ctx)
 		switch r.Status {
-		case "committed", "done":
+		case "", "committed", "done":
 			// The kill may have come before this command's own run existed.
 			_, err := s.Drrun(ctx, args...)
 			s.no(err)
-			if r2 := newest(); r2.Status == "committed" || r2.Status == "done" {
+			if r2 := s.newestRun(ctx); r2.Status == "committed" || r2.Status == "done" {
 				return
 			}
 		case "uncommitted":
@@ -122,7 +127,7 @@ func (s *site) finish(ctx context.Context, args []string) {
 			}
 		}
 	}
-	s.t.Fatalf("the run does not end: %+v", newest())
+	s.t.Fatalf("the run does not end: %+v", s.newestRun(ctx))
 }
 
 // TestKillAgents kills agents with SIGKILL at seeded moments of replication

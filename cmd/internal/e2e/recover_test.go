@@ -25,7 +25,7 @@ func TestStateIsLost(t *testing.T) {
 	s := protect(t, ctx, false, killPlan)
 	stop, clients := s.load(ctx, 10_000_000)
 	s.must(s.Drrun(ctx, "kill", "--planned", "--yes"))
-	run := s.newestRun(ctx)
+	run := s.newestRun(ctx).ID
 	s.notePoints(ctx)
 
 	// All is lost, and par-1 does not answer: one site is enough.
@@ -112,16 +112,4 @@ func (s *site) estateName() string {
 		s.t.Fatal("the estate of the example has no name")
 	}
 	return name
-}
-
-func (s *site) newestRun(ctx context.Context) string {
-	s.t.Helper()
-	var runs []struct {
-		ID string `json:"id"`
-	}
-	s.no(json.Unmarshal([]byte(s.must(s.Drrun(ctx, "runs", "-o", "json"))), &runs))
-	if len(runs) == 0 {
-		s.t.Fatal("there is no run")
-	}
-	return runs[len(runs)-1].ID
 }
