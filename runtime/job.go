@@ -36,7 +36,8 @@ type job struct {
 	run     state.Run
 	typ     recovery.Type
 	fence   ident.Fence
-	change  string // selector of a change of the point; else empty
+	change  string    // selector of a change of the point; else empty
+	ends    time.Time // of a test; zero: a person ends it
 }
 
 // outcome is what became of a job.
@@ -54,7 +55,7 @@ func failed(err error) outcome { return outcome{err: err} }
 
 // job takes the snapshot. Callers hold d.mu.
 func (d *driver) job(st *state.Step) *job {
-	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence, change: d.st.Program().Point}
+	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence, ends: d.st.TestEnds(), change: d.st.Program().Point}
 	j.machine, _ = j.main.Machine(st.Machine)
 	if j.typ == recovery.Test { // it takes no machine away from a real run, which goes over it
 		j.fence = 0

@@ -372,6 +372,9 @@ func TestTimeOfATest(t *testing.T) {
 				if run := r.settle(id); run.Status.Ended() {
 					t.Fatalf("the test is %s", run.Status)
 				}
+				if n := r.w.count("lyo-1 ends test of db1 in 1h0m0s"); n != 1 {
+					t.Errorf("the agent was told %d times when it ends: %v", n, r.w.effects())
+				}
 				<-time.After(30 * time.Minute)
 				if run := r.settle(id); run.Status.Ended() {
 					t.Fatalf("before its time the test is %s", run.Status)

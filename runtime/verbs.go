@@ -491,6 +491,15 @@ func (j *job) fuzzy(machine string) bool {
 	return j.d.src.estate.PolicyOf(machine).Consistency == recovery.Fuzzy
 }
 
+// left is how long the test may still stand: its agents end it then, also with
+// no runtime; 0: it has no end.
+func (j *job) left() time.Duration {
+	if j.ends.IsZero() {
+		return 0
+	}
+	return max(time.Second, j.ends.Sub(j.d.e.now()))
+}
+
 // chosen is the recovery point that the run fixed last for a machine.
 func (d *driver) chosen(machine string) (recovery.Point, bool) {
 	d.mu.Lock()
@@ -530,7 +539,7 @@ func (j *job) prepare(ctx context.Context) outcome {
 		return failed(fault.Errorf(fault.Failed, "%s has no recovery point in this run", j.step.Machine))
 	}
 	request := func(m command.Meta) command.PrepareRequest {
-		return command.PrepareRequest{Meta: m, Point: p.ID, Test: j.test()}
+		return command.PrepareRequest{Meta: m, Point: p.ID, Test: j.test(), TTL: j.left()}
 	}
 	return long(ctx, j, command.Prepare, request, func(r command.PrepareResult) outcome {
 		return outcome{data: r, detail: fmt.Sprintf("%s, %s in %s", r.Mode, quantity.FormatSize(r.Bytes), quantity.FormatDuration(r.Took))}

@@ -282,7 +282,9 @@ func (w *world) do(h *fakeHost, host, verb string, m *fakeMachine, raw []byte) (
 			m.live = pointName(req.Point)
 		}
 		if m.overlay = req.Run; req.Test != "" {
-			m.overlay = ""
+			if m.overlay = ""; req.TTL > 0 {
+				w.happened("%s ends test of %s in %s", host, name, req.TTL.Round(time.Minute))
+			}
 			m.tests = append(m.tests, req.Test)
 		}
 		return mustJSON(command.PrepareResult{Mode: "reflink"}), nil
