@@ -4,5 +4,6 @@
 // crashtest are killed at each point of internal/crash as well. It has no code
 // outside of tests.
 //
-// DRRUN_SEED chooses the moments, DRRUN_KILLS how many (default 10).
+// DRRUN_SEED chooses the moments, DRRUN_KILLS how many (default 4); with DRRUN_LONG
+// the primary site dies at every step of a planned failover, not at some.
 package e2e

@@ -53,6 +53,7 @@ func TestKillRuntime(t *testing.T) {
 		s.untilState(ctx, "protected", to)
 		lists := stop()
 		s.onePower(ctx)
+		s.neverTogether()
 		s.noneLost(ctx, to, clients, lists)
 		s.notePoints(ctx)
 		if t.Failed() {
