@@ -154,9 +154,7 @@ func (p *pair) restart() {
 	p.t.Helper()
 	for _, n := range []*node{p.a, p.b} {
 		n.end()
-		port, err := net.ListenPacket("udp", n.listen) // nobody else may get it meanwhile
-		must(p.t, err)
-		n.port = port
+		n.keepPort()
 		n.start()
 	}
 	for _, h := range []string{"par-1", "lyo-1"} {
@@ -261,6 +259,15 @@ func (n *node) start() {
 		n.t.Fatalf("the agent does not listen: %v", <-n.done)
 	}
 	n.listen = addr.String() // the same again after a restart
+}
+
+// keepPort holds the port of an agent that is started again in a moment: nobody
+// else may get it meanwhile.
+func (n *node) keepPort() {
+	n.t.Helper()
+	port, err := net.ListenPacket("udp", n.listen)
+	must(n.t, err)
+	n.port = port
 }
 
 // end ends the agent as a shutdown does: machines go on running.
