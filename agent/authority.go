@@ -171,8 +171,9 @@ func (m *machine) checkAuthority(a *recovery.Assignment, next recovery.Authority
 // of the same epoch is a conflict that both refuse.
 func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from string) {
 	var ours recovery.Authority
+	var ran bool // or was to run, as far as this agent knew
 	err := m.updateIf(func(r *record) error {
-		ours = r.Authority
+		ours, ran = r.Authority, r.Desired == recovery.PowerRunning
 		switch {
 		case theirs.Epoch < ours.Epoch, ours.Same(theirs), r.Conflict != nil && r.Conflict.Same(theirs):
 			return errHave
@@ -204,7 +205,7 @@ func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from str
 		m.log.Warn("a peer holds a newer authority record, adopted", logkit.KeyHost, from, "ours", describe(ours), "theirs", describe(theirs))
 	}
 	m.interrupt(fault.Errorf(fault.Interrupted, "host %s holds %s", from, describe(theirs)))
-	if rec := m.snapshot(); theirs.Active != m.a.site() && rec.Desired == recovery.PowerRunning && m.state(ctx).Power == recovery.PowerStopped {
+	if ran && theirs.Active != m.a.site() && m.state(ctx).Power == recovery.PowerStopped {
 		m.setStartErr(fmt.Sprintf("not started: host %s holds %s; this host had epoch %d", from, describe(theirs), ours.Epoch))
 	}
 	m.enforce(ctx)
