@@ -230,6 +230,26 @@ func TestCopiesFollow(t *testing.T) {
 	w.no(w.keeper.Check(t.Context()))
 }
 
+// TestRefusedRunLeavesNoCopy: a runtime whose run was refused has moved nothing;
+// the one that has must not be told that it missed something.
+func TestRefusedRunLeavesNoCopy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.keeper.Round(t.Context())
+	for _, status := range []string{"preflight", "refused"} {
+		w.run("no-1", status, 4, "a", 0)
+		w.keeper.Round(t.Context())
+		if w.has("par-1", "run/no-1") != 0 {
+			t.Errorf("a run that is %s lies at par-1", status)
+		}
+	}
+	w.run("no-1", "stopped", 5, "a", 0)
+	w.keeper.Round(t.Context())
+	if w.has("par-1", "run/no-1") != 5 {
+		t.Error("a run that has begun does not lie at par-1")
+	}
+}
+
 // TestOldStateIsRefused: whatever an agent holds that this state has not, or has
 // otherwise, is a reason not to act.
 func TestOldStateIsRefused(t *testing.T) {

@@ -40,6 +40,13 @@ func readHead(raw []byte) (head, error) {
 
 func (h *head) ended() bool { return h.Status.Ended() }
 
+// untouched reports whether the run has changed nothing yet, or never will: it
+// looks, or was refused. A copy of it would tell other runtimes that they have
+// missed something.
+func (h *head) untouched() bool {
+	return h.Status == report.RunPreflight || h.Status == report.RunRefused
+}
+
 // busy reports whether steps may be under way.
 func (h *head) busy() bool { return h.Status.Busy() || h.Follow != "" }
 

@@ -387,6 +387,9 @@ func (k *Keeper) wantedRuns(ctx context.Context) (out []wanted, err error) {
 	}
 	blobs := map[string]bool{}
 	for _, h := range kept {
+		if h.untouched() {
+			continue
+		}
 		at, err := k.last(ctx, h)
 		if err != nil {
 			return nil, err
