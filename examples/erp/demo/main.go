@@ -2,7 +2,8 @@
 // sites of separate processes on loopback, three machines with real disks,
 // clients that write all the time and keep their own list of what was
 // acknowledged. After each failover the clients read their entries back over
-// HTTP at the active site; one that is lost ends the demo with exit 1.
+// HTTP at the active site; one that is lost ends the demo with exit 1. What a
+// rollback and a disaster leave behind is read from the points that keep it.
 //
 // It uses drrun as a user would: by its commands, from outside.
 package main
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -65,7 +67,8 @@ func run(ctx context.Context, bin string, plant, keep bool) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		d.twoSites, d.firstCopy, d.testFailover, d.plannedFailover, d.failback, d.disaster, d.oldPrimary, d.reverse,
+		d.twoSites, d.firstCopy, d.testFailover, d.rollback, d.plannedFailover, d.failback,
+		d.disaster, d.oldPrimary, d.reverse, d.asFound,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -79,9 +82,12 @@ func run(ctx context.Context, bin string, plant, keep bool) (err error) {
 type demo struct {
 	*lab.Lab
 	start     time.Time
-	stop      context.CancelFunc // ends the clients
+	stop      context.CancelFunc // ends the clients' writing
+	writing   sync.WaitGroup
 	clients   []*lab.Client
-	downAt    time.Time // of the disaster
+	downAt    time.Time              // of the disaster
+	takenBack map[uint64]bool        // ids of the entries that the rollback took from the machines
+	behind    map[string][]lab.Entry // what it left at the old primary, by machine
 	unplanned runShown
 	events    []event
 	results   []string

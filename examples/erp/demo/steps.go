@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,7 @@ type runShown struct {
 	ID       string  `json:"id"`
 	Status   string  `json:"status"`
 	Created  string  `json:"created"`
+	To       string  `json:"to"`
 	RTO      measure `json:"rto"`
 	Machines []struct {
 		Name  string `json:"name"`
@@ -98,15 +100,26 @@ func (d *demo) firstCopy(ctx context.Context) error {
 		return err
 	}
 	d.say("initial replication done: every machine is protected, %s of data went over", quantity.FormatSize(4*16<<20))
-	write, stop := context.WithCancel(context.WithoutCancel(ctx))
-	d.stop = stop
 	for i, m := range lab.Machines {
-		c := lab.NewClient(m, uint64(i*1_000_000+1), 80, []string{d.URL("paris", m), d.URL("lyon", m)})
-		d.clients = append(d.clients, c)
-		go c.Run(write)
+		d.clients = append(d.clients, lab.NewClient(m, uint64(i*1_000_000+1), 80, []string{d.URL("paris", m), d.URL("lyon", m)}))
 	}
+	d.write(ctx)
 	d.say("three clients write %d entries a second and keep their own lists", 3*80)
 	return d.untilPoints(ctx, 3)
+}
+
+// write lets the clients write until pause.
+func (d *demo) write(ctx context.Context) {
+	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
+	for _, c := range d.clients {
+		d.writing.Go(func() { c.Run(ctx) })
+	}
+}
+
+// pause stops the clients' writing and waits for the entries under way.
+func (d *demo) pause() {
+	d.stop()
+	d.writing.Wait()
 }
 
 // untilState waits until every machine is in a state at a site.
@@ -212,27 +225,29 @@ func (d *demo) show(ctx context.Context, id string) (runShown, error) {
 }
 
 // readBack reads every entry at a site. Entries acknowledged before the
-// machine's recovery point must be there; with no such instant, all.
-func (d *demo) readBack(ctx context.Context, site string, acked map[string][]lab.Entry, before map[string]time.Time) error {
+// machine's recovery point must be there; with no such instant, all. It returns
+// those that are not, by machine.
+func (d *demo) readBack(ctx context.Context, site string, acked map[string][]lab.Entry, before map[string]time.Time) (map[string][]lab.Entry, error) {
 	all, gone := 0, 0
+	behind := map[string][]lab.Entry{}
 	var oldest time.Time
 	for _, c := range d.clients {
 		want := acked[c.Machine]
 		all += len(want)
 		lost, err := c.Lost(ctx, d.URL(site, c.Machine), want)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, e := range lost {
 			if at, ok := before[c.Machine]; !ok || e.At.Before(at) {
 				d.say("LOST: entry %d of %s, acknowledged %s", e.ID, c.Machine, e.At.UTC().Format(time.RFC3339Nano))
-				return fmt.Errorf("%w: entry %d of %s", errLost, e.ID, c.Machine)
+				return nil, fmt.Errorf("%w: entry %d of %s", errLost, e.ID, c.Machine)
 			}
 			if oldest.IsZero() || e.At.Before(oldest) {
 				oldest = e.At
 			}
 		}
-		gone += len(lost)
+		gone, behind[c.Machine] = gone+len(lost), lost
 	}
 	switch {
 	case before == nil:
@@ -243,14 +258,15 @@ func (d *demo) readBack(ctx context.Context, site string, acked map[string][]lab
 		d.result("of %d acknowledged entries %d are lost: all after the recovery points, the oldest %.1f s before the disaster",
 			all, gone, d.downAt.Sub(oldest).Seconds())
 	}
-	return nil
+	return behind, nil
 }
 
-// acknowledged is what the clients' lists hold now.
+// acknowledged is what the clients' lists hold now, without what a rollback
+// took back.
 func (d *demo) acknowledged() map[string][]lab.Entry {
 	lists := map[string][]lab.Entry{}
 	for _, c := range d.clients {
-		lists[c.Machine] = c.Acknowledged()
+		lists[c.Machine] = slices.DeleteFunc(slices.Clone(c.Acknowledged()), func(e lab.Entry) bool { return d.takenBack[e.ID] })
 	}
 	return lists
 }
@@ -321,7 +337,7 @@ func (d *demo) planned(ctx context.Context, to string, args ...string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.readBack(ctx, to, d.acknowledged(), nil); err != nil {
+	if _, err := d.readBack(ctx, to, d.acknowledged(), nil); err != nil {
 		return err
 	}
 	if _, err := d.Drrun(ctx, "commit", run.ID); err != nil {
@@ -347,7 +363,7 @@ func (d *demo) disaster(ctx context.Context) error {
 		return err
 	}
 	d.unplanned = run
-	if err := d.readBack(ctx, "lyon", lists, instants(run)); err != nil {
+	if d.behind, err = d.readBack(ctx, "lyon", lists, instants(run)); err != nil {
 		return err
 	}
 	d.result("%s: machines up at lyon %.1f s after the start of the run", run.ID, run.RTO.Measured)
@@ -401,21 +417,21 @@ func (d *demo) reverse(ctx context.Context) error {
 	if err := d.untilState(ctx, "reverse replication", "protected", "lyon"); err != nil {
 		return err
 	}
-	d.stop()
-	if err := d.readBack(ctx, "lyon", d.sinceDisaster(), nil); err != nil {
+	d.pause()
+	if _, err := d.readBack(ctx, "lyon", d.since("lyon", d.downAt), nil); err != nil {
 		return err
 	}
-	d.result("committed and reversed: Lyon is primary, Paris its replica; what only Paris had is kept as the point \"as found\"")
+	d.result("committed and reversed: Lyon is primary, Paris its replica")
 	return nil
 }
 
-// sinceDisaster is what was acknowledged by Lyon. An acknowledgement of Paris
-// may arrive at the client after its end was noticed here.
-func (d *demo) sinceDisaster() map[string][]lab.Entry {
+// since is what a site has acknowledged after an instant. An acknowledgement
+// of the other site may arrive at the client after its end was noticed here.
+func (d *demo) since(site string, at time.Time) map[string][]lab.Entry {
 	lists := map[string][]lab.Entry{}
 	for name, list := range d.acknowledged() {
 		for _, e := range list {
-			if e.At.After(d.downAt) && e.URL == d.URL("lyon", name) {
+			if e.At.After(at) && e.URL == d.URL(site, name) {
 				lists[name] = append(lists[name], e)
 			}
 		}
