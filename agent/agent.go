@@ -185,6 +185,9 @@ func (a *Agent) readMachines() (ms []*machine, err error) {
 			continue // an assignment that a crash cut short, or one that ended
 		}
 		if err == nil {
+			b, err = recordFormat.Admit(a.o.FS, filepath.Join(m.dir, recordName), b)
+		}
+		if err == nil {
 			m.rec, err = decodeRecord(filepath.Join(m.dir, recordName), b)
 		}
 		if err != nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/drrun/drrun/agent/provider"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/durable"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -18,6 +20,9 @@ import (
 
 // RecordVersion is the version of machine.json this package writes.
 const RecordVersion = 1
+
+// recordFormat is what this program makes of machine.json of other versions.
+var recordFormat = durable.Format{Version: RecordVersion, Program: Program}
 
 const (
 	recordName = "machine.json"
@@ -76,6 +81,8 @@ type record struct {
 	// Tests that stand here, by id.
 	Tests   map[string]testRecord `json:"tests,omitempty"`
 	Permits []permit              `json:"permits,omitempty"`
+	// extra are fields of a newer program, which may be ignored and are kept.
+	extra durable.Extra
 }
 
 // freezeMark says how a machine is held still.
@@ -120,13 +127,16 @@ func (r record) clone() record {
 // written by a newer program.
 func decodeRecord(name string, b []byte) (record, error) {
 	var r record
-	if err := json.Unmarshal(b, &r); err != nil {
+	b, err := recordFormat.Upgrade(name, b)
+	if err != nil {
+		return record{}, err
+	}
+	if err = json.Unmarshal(b, &r); err == nil {
+		r.extra, err = durable.Unknown(b, r)
+	}
+	if err != nil {
 		return record{}, fault.Errorf(fault.Corrupt, "cannot read %s: %w", name, err).
 			WithHint("move the file away and apply the estate again")
-	}
-	if r.Version > RecordVersion || len(r.Must) > 0 {
-		return record{}, fault.Errorf(fault.Refused, "cannot read %s: version %d with features %q is not known (this program knows %d)",
-			name, r.Version, r.Must, RecordVersion).WithHint("use the drrun-agent that wrote it, or a newer one; nothing was changed")
 	}
 	if err := checkAssignment(&r.Assignment); err != nil {
 		return record{}, fault.Errorf(fault.Corrupt, "cannot read %s: %w", name, err)
@@ -177,13 +187,20 @@ func checkAssignment(a *recovery.Assignment) error {
 func (r *record) write(fsys vfs.FS, dir string) error {
 	r.Version = RecordVersion
 	if r.Must == nil {
-		r.Must, r.May = []string{}, []string{}
+		r.Must = []string{}
 	}
-	b, err := json.MarshalIndent(r, "", " ")
+	if r.May == nil {
+		r.May = []string{}
+	}
+	b, err := durable.Marshal(*r, r.extra)
 	if err != nil {
 		return fmt.Errorf("cannot encode %s: %w", recordName, err)
 	}
-	if err := vfs.WriteFile(fsys, filepath.Join(dir, recordName), append(b, '\n'), 0o600); err != nil {
+	var text bytes.Buffer
+	if err := json.Indent(&text, b, "", " "); err != nil {
+		return fmt.Errorf("cannot encode %s: %w", recordName, err)
+	}
+	if err := vfs.WriteFile(fsys, filepath.Join(dir, recordName), append(text.Bytes(), '\n'), 0o600); err != nil {
 		return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, recordName), err)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
 )
 
 // Accept closes a point whose segments are all here: it checks that the logs
@@ -68,8 +69,17 @@ func (m *Machine) Accept(ctx context.Context, p recovery.Point, age time.Duratio
 	return p, nil
 }
 
+// writePoint writes a manifest, or writes it again with other labels.
 func (m *Machine) writePoint(p recovery.Point) error {
-	return writeRecord(m.fs, m.pointPath(markOf(p)), formatPoint, p)
+	var k kept
+	path := m.pointPath(markOf(p))
+	if data, err := vfs.ReadFile(m.fs, path); err == nil {
+		var old recovery.Point
+		if k, err = decodeRecord(formatPoint, path, data, &old); fault.Is(err, fault.Refused) {
+			return err
+		}
+	}
+	return writeRecord(m.fs, path, formatPoint, p, k)
 }
 
 // checkAccept refuses a manifest that cannot be the next point.

@@ -50,6 +50,9 @@ func WriteLayers(ctx context.Context, fsys vfs.FS, f vfs.File, paths []string, s
 func (r *Receiver) Sealed() error                    { return r.seal() }
 func (r *Receiver) Stored(ctx context.Context) error { return r.m.commitSegment(ctx, r.header, r.path) }
 
+// StateFormat is the format of replica.json.
+var StateFormat = &stateFormat
+
 // Encoders and decoders of the durable records.
 var (
 	DecodeState = decodeState
@@ -57,10 +60,10 @@ var (
 )
 
 // EncodePoint is what is written as a manifest.
-func EncodePoint(p recovery.Point) ([]byte, error) { return encodeRecord(formatPoint, p) }
+func EncodePoint(p recovery.Point) ([]byte, error) { return encodeRecord(formatPoint, p, kept{}) }
 
 // EncodeState is what is written as replica.json.
-func EncodeState(s state) ([]byte, error) { return encodeRecord(formatState, s) }
+func EncodeState(s state) ([]byte, error) { return encodeRecord(formatState, s, s.kept) }
 
 // GoldenState has every field of the golden file set.
 func GoldenState(p recovery.Point) state {

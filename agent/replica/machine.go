@@ -152,7 +152,7 @@ func (m *Machine) record(change func(*state)) error {
 	}
 	next := m.st.clone()
 	change(&next)
-	if err := writeRecord(m.fs, m.statePath(), formatState, next); err != nil {
+	if err := writeRecord(m.fs, m.statePath(), formatState, next, next.kept); err != nil {
 		return m.storeError(err, "cannot store the marks")
 	}
 	m.st = next

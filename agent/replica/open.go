@@ -111,6 +111,9 @@ func (m *Machine) readState() (fresh bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if data, err = stateFormat.Admit(m.fs, m.statePath(), data); err != nil {
+		return false, err
+	}
 	if m.st, err = decodeState(m.statePath(), data); err != nil {
 		return false, err
 	}

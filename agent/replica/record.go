@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drrun/drrun/internal/durable"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -30,8 +31,12 @@ const (
 // would begin anew.
 const maxSeq = 1 << 53
 
-// knownMust are the flags a reader of version 1 has to understand.
-var knownMust = []string{}
+// What this program makes of records of other versions. Manifests are never
+// rewritten for it.
+var (
+	stateFormat = durable.Format{Version: RecordVersion, Program: "drrun-agent"}
+	pointFormat = durable.Format{Version: RecordVersion, Program: "drrun-agent"}
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -46,13 +51,22 @@ type envelope struct {
 	Body    json.RawMessage `json:"body"`
 }
 
-func encodeRecord(format string, body any) ([]byte, error) {
-	b, err := json.Marshal(body)
+// kept is what a record of a newer program holds that this one may ignore.
+type kept struct {
+	may   []string
+	extra durable.Extra
+}
+
+func encodeRecord(format string, body any, k kept) ([]byte, error) {
+	b, err := durable.Marshal(body, k.extra)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode %s: %w", format, err)
 	}
+	if k.may == nil {
+		k.may = []string{}
+	}
 	out, err := json.Marshal(envelope{
-		Format: format, Version: RecordVersion, Must: []string{}, May: []string{},
+		Format: format, Version: RecordVersion, Must: []string{}, May: k.may,
 		CRC: crc32.Checksum(b, castagnoli), Body: b,
 	})
 	if err != nil {
@@ -61,12 +75,19 @@ func encodeRecord(format string, body any) ([]byte, error) {
 	return append(out, '\n'), nil
 }
 
-// decodeRecord reads a record of a format into body. fault.Refused: a newer
-// program wrote it; fault.Corrupt: it is damaged.
-func decodeRecord(format, name string, data []byte, body any) error {
-	corrupt := func(what string, args ...any) error {
-		return fault.Errorf(fault.Corrupt, "cannot read %s: %s", name, fmt.Sprintf(what, args...)).
+// decodeRecord reads a record of a format into body, a pointer to a struct.
+// fault.Refused: a newer program wrote it; fault.Corrupt: it is damaged.
+func decodeRecord[T any](format, name string, data []byte, body *T) (k kept, err error) {
+	corrupt := func(what string, args ...any) (kept, error) {
+		return kept{}, fault.Errorf(fault.Corrupt, "cannot read %s: %s", name, fmt.Sprintf(what, args...)).
 			WithHint("keep the file; the other points of the machine are not touched by it")
+	}
+	versions := &stateFormat
+	if format == formatPoint {
+		versions = &pointFormat
+	}
+	if data, err = versions.Upgrade(name, data); err != nil {
+		return kept{}, err
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	var e envelope
@@ -79,23 +100,17 @@ func decodeRecord(format, name string, data []byte, body any) error {
 	if e.Format != format {
 		return corrupt("its format is %q, not %q", e.Format, format)
 	}
-	if e.Version != RecordVersion {
-		return fault.Errorf(fault.Refused, "cannot read %s: it has version %d, this program knows %d", name, e.Version, RecordVersion).
-			WithHint("use the drrun-agent that wrote it, or a newer one; nothing was changed")
-	}
-	for _, flag := range e.Must {
-		if !slices.Contains(knownMust, flag) {
-			return fault.Errorf(fault.Refused, "cannot read %s: it needs %q, which this program does not know", name, flag).
-				WithHint("use the drrun-agent that wrote it, or a newer one; nothing was changed")
-		}
-	}
 	if got := crc32.Checksum(e.Body, castagnoli); got != e.CRC {
 		return corrupt("its checksum is %08x, want %08x", got, e.CRC)
 	}
 	if err := json.Unmarshal(e.Body, body); err != nil {
 		return corrupt("%v", err)
 	}
-	return nil
+	if k.extra, err = durable.Unknown(e.Body, *body); err != nil {
+		return corrupt("%v", err)
+	}
+	k.may = e.May
+	return k, nil
 }
 
 // mark names a recovery point; the zero mark names none.
@@ -171,6 +186,8 @@ type state struct {
 	// Sure who did it last.
 	Doubt *clockDoubt `json:"clock_doubt,omitempty"`
 	Sure  *clockSure  `json:"clock_sure,omitempty"`
+
+	kept kept
 }
 
 func (s *state) clone() state {
@@ -197,9 +214,11 @@ func cloneMap[K comparable, V any](m map[K]V) map[K]V {
 
 func decodeState(name string, data []byte) (state, error) {
 	var s state
-	if err := decodeRecord(formatState, name, data, &s); err != nil {
+	k, err := decodeRecord(formatState, name, data, &s)
+	if err != nil {
 		return state{}, err
 	}
+	s.kept = k
 	bad := func(err error) error { return fault.Errorf(fault.Corrupt, "cannot read %s: %w", name, err) }
 	if err := ident.CheckName(s.Machine); err != nil {
 		return state{}, bad(err)
@@ -219,7 +238,7 @@ func decodeState(name string, data []byte) (state, error) {
 
 func decodePoint(name string, data []byte) (recovery.Point, error) {
 	var p recovery.Point
-	if err := decodeRecord(formatPoint, name, data, &p); err != nil {
+	if _, err := decodeRecord(formatPoint, name, data, &p); err != nil {
 		return recovery.Point{}, err
 	}
 	if err := checkPoint(p); err != nil {
@@ -261,8 +280,8 @@ func checkPoint(p recovery.Point) error {
 	return nil
 }
 
-func writeRecord(fsys vfs.FS, name, format string, body any) error {
-	data, err := encodeRecord(format, body)
+func writeRecord(fsys vfs.FS, name, format string, body any, k kept) error {
+	data, err := encodeRecord(format, body, k)
 	if err != nil {
 		return err
 	}

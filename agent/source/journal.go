@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/internal/durable"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
@@ -17,6 +18,9 @@ import (
 
 // JournalVersion is the version of journal.json this package writes.
 const JournalVersion = 1
+
+// journalFormat is what this program makes of journals of other versions.
+var journalFormat = durable.Format{Version: JournalVersion, Program: "drrun-agent"}
 
 const (
 	journalName = "journal.json"
@@ -41,6 +45,8 @@ type journal struct {
 	// Compare says that the tables are not to be trusted: compare first.
 	Compare bool        `json:"compare,omitempty"`
 	Disks   []diskState `json:"disks"`
+	// extra are fields of a newer program, which may be ignored and are kept.
+	extra durable.Extra
 }
 
 // diskState is how far the log of one disk got. Segments of the log are
@@ -91,21 +97,16 @@ func (j *journal) restart() {
 // decodeJournal reads journal.json. fault.Corrupt: not a journal;
 // fault.Refused: a newer program wrote it, the file stays as it is.
 func decodeJournal(name string, b []byte) (*journal, error) {
+	b, err := journalFormat.Upgrade(name, b)
+	if err != nil {
+		return nil, err
+	}
 	var j journal
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&j); err != nil {
+	if err = json.Unmarshal(b, &j); err == nil {
+		j.extra, err = durable.Unknown(b, j)
+	}
+	if err != nil {
 		return nil, corrupt(name, "%v", err)
-	}
-	if j.Version < 1 {
-		return nil, corrupt(name, "version %d", j.Version)
-	}
-	if j.Version > JournalVersion || len(j.Must) > 0 {
-		e := fault.Errorf(fault.Refused, "cannot read %s: version %d with features %q is not known (this program knows %d)",
-			name, j.Version, j.Must, JournalVersion)
-		return nil, e.WithHint("use the drrun-agent that wrote it, or a newer one")
-	}
-	if dec.More() {
-		return nil, corrupt(name, "there is more after its end")
 	}
 	if err := j.check(); err != nil {
 		return nil, corrupt(name, "%v", err)
@@ -182,14 +183,21 @@ func readJournal(fsys vfs.FS, name string) (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", name, err)
 	}
+	if b, err = journalFormat.Admit(fsys, name, b); err != nil {
+		return nil, err
+	}
 	return decodeJournal(name, b)
 }
 
 // write replaces journal.json durably.
 func (j *journal) write(fsys vfs.FS, name string) error {
-	b, err := json.MarshalIndent(j, "", "  ")
+	var text bytes.Buffer
+	b, err := durable.Marshal(*j, j.extra)
 	if err == nil {
-		err = vfs.WriteFile(fsys, name, append(b, '\n'), 0o600)
+		err = json.Indent(&text, b, "", "  ")
+	}
+	if err == nil {
+		err = vfs.WriteFile(fsys, name, append(text.Bytes(), '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", name, err)

@@ -64,14 +64,23 @@ type Bolt struct {
 	mu     sync.Mutex // one writer; keeps commit order and event order the same
 	db     *bbolt.DB
 	rev    int64
+	from   int // the version of the file as it was found
 	broken error
 }
+
+// step brings an open transaction from one version of the file to the next,
+// all but the header's version.
+type step func(tx *bbolt.Tx) error
+
+// steps of older versions, by the version they start from; there are none yet.
+var steps = map[int]step{}
 
 var _ Store = (*Bolt)(nil)
 
 // OpenBolt opens the store of a state folder and makes both if need be. The
 // folder is locked until Close: fault.Unreachable names who has it. A damaged
-// file, or one of a newer format, is fault.Corrupt and stays untouched.
+// file is fault.Corrupt, one of a newer format fault.Refused, and both stay
+// untouched. An older one is brought up to date after a copy of it was made.
 func OpenBolt(fsys vfs.FS, dir string) (*Bolt, error) {
 	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the state folder: %w", err)
@@ -109,13 +118,21 @@ func (b *Bolt) open(fsys vfs.FS) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(b.verify(ro), ro.Close())
+		if err = b.verify(ro); err == nil && b.from != FormatVersion {
+			err = b.keepCopy(fsys, ro)
+		}
+		return errors.Join(err, ro.Close())
 	})
 	if err != nil {
 		return err
 	}
 	return b.guard(func() (err error) {
-		b.db, err = openDB(b.path, false)
+		if b.db, err = openDB(b.path, false); err != nil || b.from == FormatVersion {
+			return err
+		}
+		if err = b.migrate(); err != nil {
+			err = errors.Join(err, b.db.Close())
+		}
 		return err
 	})
 }
@@ -160,28 +177,36 @@ func create(fsys vfs.FS, path string) error {
 // verify reads the whole file: its header, and the checksum of every value.
 func (b *Bolt) verify(db *bbolt.DB) error {
 	return db.View(func(tx *bbolt.Tx) error {
-		meta, kvs := tx.Bucket(bucketMeta), tx.Bucket(bucketKV)
-		if meta == nil || kvs == nil {
+		meta := tx.Bucket(bucketMeta)
+		if meta == nil {
 			return b.corrupt("it is not a drrun state file")
 		}
-		if err := b.checkHeader(meta.Get(keyHeader)); err != nil {
-			return err
+		if err := b.checkHeader(meta.Get(keyHeader)); err != nil || b.from != FormatVersion {
+			return err // the content of an older one is looked at when it is brought up
 		}
-		rev := meta.Get(keyRev)
-		if len(rev) != 8 {
-			return b.corrupt("its revision is missing")
+		return b.verifyContent(tx)
+	})
+}
+
+func (b *Bolt) verifyContent(tx *bbolt.Tx) error {
+	meta, kvs := tx.Bucket(bucketMeta), tx.Bucket(bucketKV)
+	if meta == nil || kvs == nil {
+		return b.corrupt("it is not a drrun state file")
+	}
+	rev := meta.Get(keyRev)
+	if len(rev) != 8 {
+		return b.corrupt("its revision is missing")
+	}
+	b.rev = int64(binary.BigEndian.Uint64(rev)) //nolint:gosec // written from an int64
+	return kvs.ForEach(func(k, v []byte) error {
+		kv, err := decodeValue(string(k), v)
+		if err == nil && (kv.ModRev > b.rev || kv.CreateRev > kv.ModRev) {
+			err = fmt.Errorf("key %q is newer than the file", k)
 		}
-		b.rev = int64(binary.BigEndian.Uint64(rev)) //nolint:gosec // written from an int64
-		return kvs.ForEach(func(k, v []byte) error {
-			kv, err := decodeValue(string(k), v)
-			if err == nil && (kv.ModRev > b.rev || kv.CreateRev > kv.ModRev) {
-				err = fmt.Errorf("key %q is newer than the file", k)
-			}
-			if err != nil {
-				return b.corrupt(err.Error())
-			}
-			return nil
-		})
+		if err != nil {
+			return b.corrupt(err.Error())
+		}
+		return nil
 	})
 }
 
@@ -191,12 +216,19 @@ func (b *Bolt) checkHeader(raw []byte) error {
 		return b.corrupt("it is not a drrun state file")
 	}
 	if h.Version > FormatVersion {
-		return fault.Errorf(fault.Corrupt, "cannot open the state %s: its format version is %d, this drrun knows up to %d",
-			b.path, h.Version, FormatVersion).WithHint("use the drrun that wrote it, or a newer one")
+		return fault.Errorf(fault.Refused, "cannot open the state %s: its format version is %d, this drrun knows up to %d",
+			b.path, h.Version, FormatVersion).WithHint("use the drrun that wrote it, or a newer one; nothing was changed")
 	}
-	if len(h.Must) > 0 { // version 1 knows no such words
-		return fault.Errorf(fault.Corrupt, "cannot open the state %s: it needs %s, which this drrun does not know",
-			b.path, strings.Join(h.Must, ", ")).WithHint("use the drrun that wrote it, or a newer one")
+	for v := h.Version; v < FormatVersion; v++ {
+		if steps[v] == nil {
+			return fault.Errorf(fault.Refused, "cannot open the state %s: its format version is %d, which this drrun cannot bring up to %d",
+				b.path, h.Version, FormatVersion).WithHint("use the drrun that wrote it, or one in between first; nothing was changed")
+		}
+	}
+	b.from = h.Version
+	if len(h.Must) > 0 { // no version knows such words
+		return fault.Errorf(fault.Refused, "cannot open the state %s: it needs %s, which this drrun does not know",
+			b.path, strings.Join(h.Must, ", ")).WithHint("use the drrun that wrote it, or a newer one; nothing was changed")
 	}
 	return nil
 }

@@ -128,10 +128,13 @@ func TestDamageIsCorrupt(t *testing.T) {
 
 func TestNewerFormatIsRefusedByName(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ header, want string }{
-		"version": {`{"format":"drrun-state","version":2}`, "version is 2"},
-		"must":    {`{"format":"drrun-state","version":1,"must":["sealed-values"]}`, "sealed-values"},
-		"other":   {`{"format":"something-else","version":1}`, "not a drrun state"},
+	for name, c := range map[string]struct {
+		header, want string
+		kind         fault.Kind
+	}{
+		"version": {`{"format":"drrun-state","version":2}`, "version is 2", fault.Refused},
+		"must":    {`{"format":"drrun-state","version":1,"must":["sealed-values"]}`, "sealed-values", fault.Refused},
+		"other":   {`{"format":"something-else","version":1}`, "not a drrun state", fault.Corrupt},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -142,8 +145,8 @@ func TestNewerFormatIsRefusedByName(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = store.OpenBolt(vfs.OS{}, dir)
-			if !fault.Is(err, fault.Corrupt) || !strings.Contains(err.Error(), c.want) {
-				t.Fatalf("open: %v, want corrupt naming %q", err, c.want)
+			if !fault.Is(err, c.kind) || !strings.Contains(err.Error(), c.want) || fault.Hint(err) == "" {
+				t.Fatalf("open: %v, want kind %v naming %q", err, c.kind, c.want)
 			}
 			after, err := os.ReadFile(file)
 			if err != nil || !bytes.Equal(before, after) {
