@@ -35,7 +35,8 @@ type Options struct {
 	Log       *slog.Logger // nil: discards
 	// NewID gives runs their ids; nil: the plan's name and six random digits.
 	NewID    func(plan string) string
-	KeepRuns int // how many ended runs stay in the store; 0: KeepRuns
+	Version  string // of this program, noted in journals
+	KeepRuns int    // how many ended runs stay in the store; 0: KeepRuns
 	// Controller says that another runtime follows this one: runs that Close
 	// pauses are for it to go on with (see Unfinished), not for a person.
 	Controller bool
@@ -53,6 +54,7 @@ type Engine struct {
 	log     *slog.Logger
 	newID   func(string) string
 
+	version  string
 	keepRuns int
 	handOver bool
 	guard    Guard
@@ -74,7 +76,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	e := &Engine{store: o.Store, caller: o.Caller, cat: o.Catalogue, scripts: o.Scripts, runner: o.Runner, clock: o.Clock, log: o.Log,
-		newID: o.NewID, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), handOver: o.Controller, guard: o.Guard, ctx: ctx, cancel: cancel, closing: make(chan struct{}), live: map[string]*driver{}, taking: map[string]chan struct{}{}}
+		newID: o.NewID, version: o.Version, keepRuns: cmp.Or(o.KeepRuns, KeepRuns), handOver: o.Controller, guard: o.Guard, ctx: ctx, cancel: cancel, closing: make(chan struct{}), live: map[string]*driver{}, taking: map[string]chan struct{}{}}
 	if e.runner == nil {
 		e.runner = LocalRunner{}
 	}

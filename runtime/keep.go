@@ -159,6 +159,7 @@ func (e *Engine) createRun(ctx context.Context, rec state.Record) (*state.State,
 			return nil, nil, err
 		}
 		j := journal.New(e.store, id, 1)
+		j.Drrun = e.version
 		stored, err := toJournal(rec)
 		if err != nil {
 			return nil, nil, err
@@ -257,6 +258,7 @@ func (e *Engine) load(ctx context.Context, id string) (*state.State, *journal.Jo
 	if err != nil {
 		return nil, nil, err
 	}
+	j.Drrun = e.version
 	if len(stored) == 0 {
 		return nil, nil, noRun(id)
 	}
@@ -285,8 +287,9 @@ func (e *Engine) heads(ctx context.Context) ([]head, error) {
 			return nil, fmt.Errorf("cannot list the runs: %w", err)
 		}
 		var h head
-		if err := json.Unmarshal(kv.Value, &h); err != nil {
-			return nil, fault.Errorf(fault.Corrupt, "cannot read %q in the state: %w", kv.Key, err)
+		if err := json.Unmarshal(kv.Value, &h); err != nil { // of a newer drrun, or damaged: the others are not concerned
+			h = head{ID: strings.TrimPrefix(kv.Key, keyHead), Status: report.RunStopped, Exit: fault.ExitStopped,
+				Reason: "this drrun cannot read what the run is: " + err.Error(), Hint: "look at it with the drrun that wrote it, or a newer one"}
 		}
 		out = append(out, h)
 	}

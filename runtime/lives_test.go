@@ -12,9 +12,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime"
-	"github.com/drrun/drrun/runtime/journal"
 	"github.com/drrun/drrun/runtime/report"
-	"github.com/drrun/drrun/runtime/store"
 )
 
 func TestEventsMissNothing(t *testing.T) {
@@ -303,26 +301,6 @@ func TestRequestsThatMakeNoSense(t *testing.T) {
 		}
 		if runs, err := r.engine.Runs(t.Context()); err != nil || len(runs) != 0 || len(r.w.effects()) != 0 {
 			t.Errorf("a dry run left something: %v, %v", runs, err)
-		}
-	})
-}
-
-func TestNewerJournalIsNotResumed(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
-		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
-		r.expect(id, report.RunWaiting)
-		r.close()
-		key := journal.Key(id, 3)
-		if _, err := store.Put(t.Context(), r.store, key, []byte(`{"version":2,"seq":3}`)); err != nil {
-			t.Fatal(err)
-		}
-		r.open()
-		err := r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go"})
-		if !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "version 2") || !strings.Contains(fault.Hint(err), "newer") {
-			t.Errorf("answer: %v (hint %q)", err, fault.Hint(err))
-		}
-		if _, err := r.engine.Runs(t.Context()); err != nil {
-			t.Errorf("the list of runs: %v", err)
 		}
 	})
 }

@@ -28,7 +28,8 @@ type Record struct {
 	Version int             `json:"version"`
 	Must    []string        `json:"must,omitempty"`
 	May     []string        `json:"may,omitempty"`
-	Seq     uint64          `json:"seq"` // from 1
+	Drrun   string          `json:"drrun,omitempty"` // version of the drrun that wrote it; read in any version of a record
+	Seq     uint64          `json:"seq"`             // from 1
 	Time    time.Time       `json:"time"`
 	Kind    string          `json:"kind"`
 	Body    json.RawMessage `json:"body,omitempty"`
@@ -49,16 +50,20 @@ func Decode(raw []byte) (Record, error) {
 	var head struct {
 		Version int      `json:"version"`
 		Must    []string `json:"must"`
+		Drrun   string   `json:"drrun"`
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
 		return Record{}, fault.Errorf(fault.Corrupt, "cannot read a journal record: %w", err)
 	}
-	const hint = "resume the run with the drrun that started it, or a newer one"
+	hint := "resume the run with the drrun that wrote it, or a newer one; other runs are not concerned"
+	if head.Drrun != "" {
+		hint = fmt.Sprintf("resume the run with drrun %s, which wrote it, or a newer one; other runs are not concerned", head.Drrun)
+	}
 	if head.Version > Version {
-		return Record{}, fault.Errorf(fault.Refused, "the journal has version %d, this drrun knows up to %d", head.Version, Version).WithHint(hint)
+		return Record{}, fault.Errorf(fault.Refused, "the journal has version %d, this drrun knows up to %d", head.Version, Version).WithHint("%s", hint)
 	}
 	if len(head.Must) > 0 { // version 1 knows no such words
-		return Record{}, fault.Errorf(fault.Refused, "the journal needs %s, which this drrun does not know", strings.Join(head.Must, ", ")).WithHint(hint)
+		return Record{}, fault.Errorf(fault.Refused, "the journal needs %s, which this drrun does not know", strings.Join(head.Must, ", ")).WithHint("%s", hint)
 	}
 	var r Record
 	if err := json.Unmarshal(raw, &r); err != nil {
@@ -79,6 +84,7 @@ func Key(run string, seq uint64) string { return fmt.Sprintf("%s%016d", Prefix(r
 
 // Journal appends to the records of one run.
 type Journal struct {
+	Drrun string // version of this program, noted in each record; may be empty
 	store store.Store
 	run   string
 	next  uint64
@@ -120,7 +126,7 @@ func (j *Journal) Next() uint64 { return j.next }
 // when somebody else has appended, or a comparison does not hold. When err is
 // not nil, nobody knows whether the record is there: load again.
 func (j *Journal) Append(ctx context.Context, r Record, also []store.Op, cmps ...store.Cmp) (_ Record, ok bool, err error) {
-	r.Seq, r.Version = j.next, Version
+	r.Seq, r.Version, r.Drrun = j.next, Version, j.Drrun
 	raw, err := Encode(r)
 	if err != nil {
 		return Record{}, false, err

@@ -168,13 +168,17 @@ func (l *lane) greet(ctx context.Context, conn transport.Conn) (wire.Hello, erro
 		return wire.Hello{}, fmt.Errorf("no hello from %s: %w", l.addr, err)
 	}
 	if t == wire.TypeFault {
-		return wire.Hello{}, wire.DecodeFault(b)
+		f := wire.DecodeFault(b)
+		return wire.Hello{}, fault.Errorf(f.Kind, "%s: %w", conn.Peer(), f)
 	}
 	theirs, err := wire.DecodeHello(b)
 	if err != nil {
 		return wire.Hello{}, err
 	}
-	return theirs, overlap(l.info.hello(), theirs)
+	if err := overlap(l.info.hello(), theirs); err != nil {
+		return theirs, fault.Errorf(fault.KindOf(err), "%s: %w", conn.Peer(), err)
+	}
+	return theirs, nil
 }
 
 // open starts a stream. A connection that turns out dead before anything was

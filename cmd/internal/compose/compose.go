@@ -89,7 +89,7 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 	r.catalogue = estate.New(estate.Options{Store: r.store, Loader: loader, Trust: tr, Caller: r.agents, Clock: o.Clock, Log: o.Log,
 		Guard: r.copies.Check, Copies: r.copies.Behind})
 	r.agents.catalogue = r.catalogue
-	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log, Controller: !o.Embedded, Guard: r.copies.Check})
+	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log, Version: o.Version, Controller: !o.Embedded, Guard: r.copies.Check})
 	info := control.Info{Version: o.Version, PID: os.Getpid(), State: o.State, Embedded: o.Embedded, Drives: o.Drives || !o.Embedded}
 	server := control.NewServer(&engine{r.engine, r.catalogue}, r.catalogue, info, o.Log)
 	server.ServeState(r.store.Backup)
