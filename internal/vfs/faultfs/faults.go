@@ -321,12 +321,13 @@ func (f *FS) Free(name string) (n int64, err error) {
 
 // Lock implements vfs.FS. A kill ends the lock.
 func (f *FS) Lock(name string) (release func() error, err error) {
-	if err := f.do(Lock, name, func() (err error) { release, err = f.below.Lock(name); return err }); err != nil {
+	var unlock func() error
+	if err := f.do(Lock, name, func() (err error) { unlock, err = f.below.Lock(name); return err }); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.locks[name] = release
+	f.locks[name] = unlock
 	return func() error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -334,7 +335,7 @@ func (f *FS) Lock(name string) (release func() error, err error) {
 			return nil
 		}
 		delete(f.locks, name)
-		return release()
+		return unlock()
 	}, nil
 }
 

@@ -139,3 +139,17 @@ func TestLockEndsWithItsProcess(t *testing.T) {
 	_, err = faultfs.Over(disk).Lock("/lock")
 	is(t, err, vfs.ErrLocked)
 }
+
+// TestLockIsGivenBack: a release gives the lock to the next, once.
+func TestLockIsGivenBack(t *testing.T) {
+	t.Parallel()
+	disk := faultfs.New()
+	release, err := faultfs.Over(disk).Lock("/lock")
+	must(t, err)
+	must(t, release())
+	_, err = faultfs.Over(disk).Lock("/lock")
+	must(t, err)
+	must(t, release())
+	_, err = faultfs.Over(disk).Lock("/lock")
+	is(t, err, vfs.ErrLocked)
+}
