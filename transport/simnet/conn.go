@@ -48,9 +48,9 @@ type conn struct {
 	done chan struct{}
 
 	// under Net.mu:
-	incoming []*stream // in the order they were opened
-	streams  map[*stream]struct{}
-	opened   int // streams opened here that the peer has not closed yet
+	incoming []*stream          // in the order they were opened
+	streams  map[*stream]uint64 // with their number
+	opened   int                // streams opened here that the peer has not closed yet
 	wake     chan struct{}
 	err      error // why it ended; nil: it lives
 	closing  error // the peer's close, held up by a partition
@@ -59,7 +59,7 @@ type conn struct {
 func newConn(p *pipe, self string, peer transport.Peer, addr string) *conn {
 	return &conn{
 		p: p, self: self, peer: peer, addr: simAddr(addr),
-		done: make(chan struct{}), wake: make(chan struct{}), streams: map[*stream]struct{}{},
+		done: make(chan struct{}), wake: make(chan struct{}), streams: map[*stream]uint64{},
 	}
 }
 
@@ -78,7 +78,7 @@ func (c *conn) end(err error) {
 
 func (c *conn) wakeAll() {
 	broadcast(&c.wake)
-	for s := range c.streams {
+	for _, s := range inOrder(c.streams) {
 		broadcast(&s.wake)
 	}
 }
@@ -107,7 +107,7 @@ func (c *conn) Open(ctx context.Context) (transport.Stream, error) {
 	near := &stream{c: c, out: there, in: back, wake: make(chan struct{}), opener: c}
 	far := &stream{c: c.far, out: back, in: there, wake: make(chan struct{}), opener: c}
 	near.far, far.far, near.hidden = far, near, true
-	c.streams[near] = struct{}{}
+	c.streams[near] = n.number()
 	c.opened++
 	return near, nil
 }

@@ -12,9 +12,11 @@
 package simnet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -48,8 +50,9 @@ type Net struct {
 	def       Link
 	links     map[pair]*link
 	listeners map[string]*listener
-	conns     map[*pipe]struct{} // live connections
+	conns     map[*pipe]uint64 // live connections, with their number
 	nextPort  int
+	numbers   uint64 // given out so far
 }
 
 // pair names two peers, in order.
@@ -74,8 +77,20 @@ type link struct {
 func New(seed uint64) *Net {
 	return &Net{
 		rng: rand.New(rand.NewPCG(seed, seed)), idle: DefaultIdleTimeout, //nolint:gosec // a simulation repeats
-		links: map[pair]*link{}, listeners: map[string]*listener{}, conns: map[*pipe]struct{}{}, nextPort: 7830,
+		links: map[pair]*link{}, listeners: map[string]*listener{}, conns: map[*pipe]uint64{}, nextPort: 7830,
 	}
+}
+
+// number gives out the next number; n.mu is held.
+func (n *Net) number() uint64 {
+	n.numbers++
+	return n.numbers
+}
+
+// inOrder are the keys by their number: who is woken first makes a difference,
+// and a simulation repeats.
+func inOrder[K comparable](m map[K]uint64) []K {
+	return slices.SortedFunc(maps.Keys(m), func(a, b K) int { return cmp.Compare(m[a], m[b]) })
 }
 
 // NameOf is how Net calls a peer: its host name, or its runtime's.
@@ -126,7 +141,7 @@ func (n *Net) Cut(a, b string) {
 
 // kill ends the connections of a pair; n.mu is held.
 func (n *Net) kill(p pair, why string) {
-	for c := range n.conns {
+	for _, c := range inOrder(n.conns) {
 		if c.pair == p {
 			c.die(why)
 		}
@@ -164,7 +179,7 @@ func (n *Net) Heal(a, b string) {
 	l.down = false
 	l.died.Stop()
 	p := pairOf(a, b)
-	for c := range n.conns {
+	for _, c := range inOrder(n.conns) {
 		if c.pair == p {
 			c.deliverClose()
 		}
@@ -174,7 +189,7 @@ func (n *Net) Heal(a, b string) {
 
 // wakeAll makes everybody who waits on a pair's streams look again.
 func (n *Net) wakeAll(p pair) {
-	for c := range n.conns {
+	for _, c := range inOrder(n.conns) {
 		if c.pair == p {
 			c.wakeStreams()
 		}
@@ -321,7 +336,7 @@ func (n *Net) connect(dialer transport.Peer, l *listener) *conn {
 	near, far := newConn(p, a, l.self, l.addr), newConn(p, b, dialer, a)
 	near.far, far.far = far, near
 	p.ends = [2]*conn{near, far}
-	n.conns[p] = struct{}{}
+	n.conns[p] = n.number()
 	l.queue = append(l.queue, far)
 	broadcast(&l.wake)
 	return near

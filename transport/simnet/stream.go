@@ -167,7 +167,7 @@ func (s *stream) travel(size int) time.Time {
 		s.hidden = false
 		s.far.seenAt = at
 		far := s.c.far
-		far.streams[s.far] = struct{}{}
+		far.streams[s.far] = s.c.p.n.number()
 		far.incoming = append(far.incoming, s.far)
 		broadcast(&far.wake)
 	}
