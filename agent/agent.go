@@ -19,6 +19,7 @@ import (
 	execprov "github.com/drrun/drrun/agent/provider/exec"
 	"github.com/drrun/drrun/agent/tracker"
 	"github.com/drrun/drrun/internal/clock"
+	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/logkit"
@@ -55,6 +56,13 @@ type Options struct {
 	// Provider makes the provider of a machine; dir is a folder of its own.
 	// nil: the exec provider.
 	Provider func(a recovery.Assignment, dir string) (provider.Provider, error)
+	// Programs runs what a runtime has run on the host, and the programs of
+	// checks; nil: as processes of the host.
+	Programs func(ctx context.Context, args []string, env map[string]string) (command.ExecResult, error)
+	// Embedded says that the program that holds the agent has the host for it:
+	// no local socket is made, and the processes of this machine are not looked
+	// at (simulations).
+	Embedded bool
 }
 
 // Agent is a running agent.
@@ -208,9 +216,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			WithHint("another drrun-agent or program may use the port; name another with --listen")
 	}
 	a.addr = l.Addr()
-	local, err := a.listenLocal()
-	if err != nil {
-		return errors.Join(err, l.Close())
+	local := func() error { return nil }
+	if !a.o.Embedded {
+		if local, err = a.listenLocal(); err != nil {
+			return errors.Join(err, l.Close())
+		}
 	}
 	close(a.ready)
 	a.log.Info("agent listens", logkit.KeyAddr, a.addr.String(), logkit.KeyPath, a.o.State)

@@ -66,6 +66,9 @@ func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
 // still refuses a stopped machine whose disks somebody else writes: started by
 // hand, it is not stopped, and what is read of it is of no one instant.
 func (m *machine) still(rec *record) error {
+	if m.a.o.Embedded {
+		return nil
+	}
 	paths, err := m.diskPaths(&rec.Assignment)
 	if err != nil {
 		return err
