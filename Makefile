@@ -54,6 +54,14 @@ test-crash: ## every operation of the replica's disk failed; agents and runtime 
 	$(GO) test -count=1 ./agent/replica -run 'Crash|FailsOnce' -args -every
 	DRRUN_SEED=$(SEED) DRRUN_KILLS=50 $(GO) test -count=1 -v -run 'Crash' -timeout 30m ./cmd/internal/e2e
 
+.PHONY: sim
+sim: ## the deterministic simulation: SEEDS seeds (default 10000) from FROM (default 1), shared by JOBS processes
+	$(GO) run ./cmd/internal/sim/detrt bin/detrt
+	$(GO) test -c -trimpath -tags detrt -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
+	@pids=(); for i in $$(seq $${JOBS:-2}); do \
+		bin/sim.test -test.run '^TestSim$$' -test.timeout 0 -seeds $${SEEDS:-10000} -from $${FROM:-1} -part $$i -parts $${JOBS:-2} & pids+=($$!); \
+	done; code=0; for p in $${pids[@]}; do wait $$p || code=1; done; exit $$code
+
 .PHONY: bench
 bench: build ## first copy, deltas, memory and CPU against rsync in the same run
 	$(GO) run ./cmd/drrun-bench --bin bin $(BENCHFLAGS)

@@ -1,0 +1,175 @@
+package sim
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// Scenario is what a seed stands for: data, so that it can be cut down.
+type Scenario struct {
+	Seed       uint64
+	Machines   [][]int // blocks of each disk of each machine
+	WriteEvery time.Duration
+	Every      time.Duration // of the replication policy
+	Keep       []recovery.Keep
+	Delay      time.Duration // of the network, one way
+	Jitter     time.Duration
+	Codec      string
+	NoReflink  bool
+	Outside    bool // the disks at lyon lie outside of the store
+	NoPlan     bool // runs are of machines, not of the plan
+	Offset     time.Duration
+	Horizon    time.Duration // when everything is mended
+	Events     []Event
+}
+
+// Event is one thing that a person asks for or that breaks.
+type Event struct {
+	At   time.Duration
+	What string        // see events.go
+	On   string        // host or runtime
+	To   string        // the other end of a link
+	For  time.Duration // until it is mended
+	N    int           // the n-th effect after At; 0: at At
+	Word string        // of what is asked for
+}
+
+func (e Event) String() string {
+	s := fmt.Sprintf("%9.3fs %s", e.At.Seconds(), e.What)
+	for _, w := range []string{e.On, e.To, e.Word} {
+		if w != "" {
+			s += " " + w
+		}
+	}
+	if e.N > 0 {
+		s += fmt.Sprintf(" at effect %d", e.N)
+	}
+	if e.For > 0 {
+		s += " for " + e.For.String()
+	}
+	return s
+}
+
+// String shows the scenario with its schedule.
+func (s *Scenario) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: machines with blocks %v, a write every %s, a point every %s, keep %v, delay %s+%s, codec %s, reflink %v, outside %v, plan %v, clock of lyo-1 %s, until %s\n",
+		s.Seed, s.Machines, s.WriteEvery, s.Every, s.Keep, s.Delay, s.Jitter, s.Codec, !s.NoReflink, s.Outside, !s.NoPlan, s.Offset, s.Horizon)
+	for _, e := range s.Events {
+		fmt.Fprintf(&b, "  %s\n", e)
+	}
+	return b.String()
+}
+
+// stream is a source of numbers of its own for each purpose, so that an event
+// that is taken out moves nothing else.
+func stream(seed uint64, purpose string) *rand.Rand {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(purpose))               // never fails
+	return rand.New(rand.NewPCG(seed, h.Sum64())) //nolint:gosec // a simulation repeats
+}
+
+// The names of the world.
+const (
+	paris, lyon = "paris", "lyon"
+	par, lyo    = "par-1", "lyo-1"
+	rtOne       = "rt-1"
+	rtTwo       = "rt-2"
+)
+
+var (
+	hostNames    = []string{par, lyo}
+	controlNames = []string{rtOne, rtTwo}
+)
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+func between(r *rand.Rand, a, b time.Duration) time.Duration {
+	return a + time.Duration(r.Int64N(int64(b-a)))
+}
+
+// New makes the scenario of a seed.
+func New(seed uint64) *Scenario {
+	r := stream(seed, "scenario")
+	s := &Scenario{Seed: seed, WriteEvery: between(r, 400*time.Millisecond, 6*time.Second), Every: pick(r, 4*time.Second, 10*time.Second, 25*time.Second),
+		Delay: between(r, time.Millisecond, 40*time.Millisecond), Codec: pick(r, "auto", "auto", "raw"),
+		NoReflink: r.IntN(3) == 0, Outside: r.IntN(2) == 0, NoPlan: r.IntN(3) == 0, Horizon: between(r, 150*time.Second, 420*time.Second)}
+	s.Jitter = s.Delay/2 + time.Millisecond
+	for range 1 + r.IntN(2) {
+		var blocks []int
+		for range 1 + r.IntN(2) {
+			blocks = append(blocks, 16+r.IntN(49))
+		}
+		s.Machines = append(s.Machines, blocks)
+	}
+	if r.IntN(2) == 0 {
+		s.Keep = pick(r, []recovery.Keep{{Last: 4}}, []recovery.Keep{{For: 40 * time.Second}, {Every: 30 * time.Second, For: 10 * time.Minute}})
+	}
+	if r.IntN(4) == 0 {
+		s.Offset = between(r, -3*time.Minute, 3*time.Minute)
+	}
+	s.asks(r)
+	s.faults(r)
+	slices.SortStableFunc(s.Events, func(a, b Event) int { return int(a.At - b.At) })
+	return s
+}
+
+// asks draws what persons ask for: one to three runs, and what belongs to them.
+func (s *Scenario) asks(r *rand.Rand) {
+	at := between(r, 10*time.Second, 50*time.Second)
+	for range 1 + r.IntN(3) {
+		rt := pick(r, rtOne, rtOne, rtOne, rtTwo)
+		s.Events = append(s.Events, Event{At: at, What: askRun, On: rt, Word: pick(r, runPlanned, runPlanned, runUnplanned, runUnplanned, runNoShutdown, runTest)})
+		if r.IntN(8) == 0 { // somebody else, at the same time
+			s.Events = append(s.Events, Event{At: at + between(r, 0, 3*time.Second), What: askRun, On: rtTwo, Word: pick(r, runPlanned, runUnplanned)})
+		}
+		then := at
+		for range r.IntN(4) {
+			then += between(r, 100*time.Millisecond, 40*time.Second)
+			s.Events = append(s.Events, Event{At: then, What: pick(r, askCommit, askCommit, askCommit, askCancel, askPause, askResume, askResume,
+				askUnplanned, askCleanup, askReverse, askRollback, askRollback, askPoint),
+				On: rt})
+		}
+		at = then + between(r, 20*time.Second, 90*time.Second)
+	}
+	if r.IntN(4) == 0 {
+		s.Events = append(s.Events, Event{At: between(r, 20*time.Second, s.Horizon), What: askPermit, On: pick(r, hostNames...)})
+	}
+}
+
+// faults draws what breaks.
+func (s *Scenario) faults(r *rand.Rand) {
+	for range r.IntN(6) {
+		e := Event{At: between(r, 5*time.Second, s.Horizon-10*time.Second), On: pick(r, hostNames...), For: between(r, 300*time.Millisecond, 50*time.Second)}
+		if len(s.Events) > 0 && r.IntN(2) == 0 { // close to what somebody asks for
+			e.At = s.Events[r.IntN(len(s.Events))].At + between(r, 0, 8*time.Second)
+		}
+		switch e.What = pick(r, faultKill, faultKill, faultKill, faultPower, faultPower, faultPart, faultPart, faultRuntime, faultRuntime, faultFull, faultIO, faultClock, faultSlow, faultStop); e.What {
+		case faultKill, faultPower:
+			if r.IntN(3) > 0 {
+				e.N = 1 + r.IntN(pick(r, 10, 100, 600))
+			}
+		case faultRuntime:
+			e.On = pick(r, rtOne, rtOne, rtTwo)
+			if r.IntN(3) > 0 {
+				e.N = 1 + r.IntN(pick(r, 10, 80))
+			}
+		case faultIO:
+			e.N, e.For = 1+r.IntN(300), 0
+		case faultPart, faultSlow:
+			e.To = pick(r, par, lyo, rtOne, rtOne, rtTwo)
+			if e.To == e.On {
+				e.To = "" // from all
+			}
+		case faultClock:
+			e.For = between(r, -2*time.Minute, 2*time.Minute)
+		}
+		s.Events = append(s.Events, e)
+	}
+}

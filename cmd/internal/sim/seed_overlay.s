@@ -1,0 +1,3 @@
+//go:build detrt
+
+// The body of seedRuntime is in the runtime.
