@@ -64,10 +64,7 @@ func (d *demo) rollback(ctx context.Context) error {
 	}
 	d.result("the %d entries of lyon are not lost: they were read from the point \"rolled back\" there", count(lyon))
 	d.write(ctx)
-	if err := d.untilState(ctx, "protection after the rollback", "protected", "paris"); err != nil {
-		return err
-	}
-	return d.untilPoints(ctx, 2)
+	return d.untilState(ctx, "protection after the rollback", "protected", "paris")
 }
 
 // parisDisks is the SHA-256 of every disk of the home site.

@@ -105,7 +105,7 @@ func (d *demo) firstCopy(ctx context.Context) error {
 	}
 	d.write(ctx)
 	d.say("three clients write %d entries a second and keep their own lists", 3*80)
-	return d.untilPoints(ctx, 3)
+	return d.untilPoints(ctx, 2)
 }
 
 // write lets the clients write until pause.
@@ -327,7 +327,10 @@ func (d *demo) plannedFailover(ctx context.Context) error {
 
 func (d *demo) failback(ctx context.Context) error {
 	d.say("planned failback, Lyon to Paris, under load")
-	return d.planned(ctx, "paris", "--planned", "--failback", "--yes")
+	if err := d.planned(ctx, "paris", "--planned", "--failback", "--yes"); err != nil {
+		return err
+	}
+	return d.untilPoints(ctx, 2)
 }
 
 // planned fails over, reads back at the new site, commits, and waits until
@@ -344,10 +347,7 @@ func (d *demo) planned(ctx context.Context, to string, args ...string) error {
 		return err
 	}
 	d.result("%s: machines up at %s %.1f s after the start of the run; committed", run.ID, to, run.RTO.Measured)
-	if err := d.untilState(ctx, "protection in the other direction", "protected", to); err != nil {
-		return err
-	}
-	return d.untilPoints(ctx, 2)
+	return d.untilState(ctx, "protection in the other direction", "protected", to)
 }
 
 // disaster kills the whole primary site under load and fails over unplanned.
