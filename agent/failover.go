@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
+	"unicode"
 	"strconv"
 
 	"github.com/drrun/drrun/agent/replica"
@@ -375,6 +377,38 @@ func (m *machine) finishLeaving() error {
 	}
 	m.log.Info("disks are the machine's own again", logkit.KeyEpoch, uint64(rec.Authority.Epoch))
 	return m.update(func(r *record) { r.Leaving, r.Stored = false, "" })
+}
+
+// maxLabel bounds the text of a label.
+const maxLabel = 100
+
+// holdPoint holds or releases a point for a person.
+func (m *machine) holdPoint(ctx context.Context, in command.HoldRequest) (command.HoldResult, error) {
+	rep, err := m.needReplica()
+	if err != nil {
+		return command.HoldResult{}, err
+	}
+	points := rep.Points()
+	i := slices.IndexFunc(points, func(p recovery.Point) bool { return p.ID == in.Point })
+	if i < 0 {
+		return command.HoldResult{}, fault.Errorf(fault.NotFound, "machine %s has no recovery point %s at host %s", m.name, in.Point, m.a.host())
+	}
+	if len(in.Label) > maxLabel || strings.ContainsFunc(in.Label, unicode.IsControl) {
+		return command.HoldResult{}, fault.Errorf(fault.Invalid, "a label is one line of at most %d bytes", maxLabel)
+	}
+	var labels []string
+	if in.Held {
+		labels = points[i].Labels
+		if in.Label != "" && !slices.Contains(labels, in.Label) {
+			labels = append(slices.Clone(labels), in.Label)
+		}
+	}
+	p, err := rep.Label(ctx, in.Point, labels, in.Held)
+	if err != nil {
+		return command.HoldResult{}, err
+	}
+	m.log.Info("point held or released by a person", logkit.KeyPoint, p.ID.Short(), "held", p.Held, "labels", p.Labels)
+	return command.HoldResult{Point: p}, nil
 }
 
 // verify reads a point whole, or every point.

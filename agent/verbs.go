@@ -139,6 +139,16 @@ func (a *Agent) runtimeVerbs(mux *rpc.Mux) {
 		}
 		return m.verify(ctx, in)
 	})
+	rpc.Handle(mux, command.Hold.Name, func(ctx context.Context, p transport.Peer, in command.HoldRequest) (command.HoldResult, error) {
+		if err := a.fromRuntime(p); err != nil {
+			return command.HoldResult{}, err
+		}
+		m, err := a.machine(in.Machine)
+		if err != nil {
+			return command.HoldResult{}, err
+		}
+		return m.holdPoint(ctx, in)
+	})
 	rpc.Handle(mux, command.Exec.Name, func(ctx context.Context, p transport.Peer, in command.ExecRequest) (command.ExecResult, error) {
 		if err := a.fromRuntime(p); err != nil {
 			return command.ExecResult{}, err

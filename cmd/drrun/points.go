@@ -20,28 +20,37 @@ var pointsCommand = &command{
 	name: "points", args: "MACHINE", short: "recovery points of a machine; --verify reads them",
 	long: `Lists the recovery points of a machine, by the host that keeps them, the newest last. With --verify every
 point (or the one of --point) is read whole and compared with its sums; a point that does not verify
-ends the command with status 9, a host that does not answer with status 8.`,
-	examples: "drrun points db1\ndrrun points db1 --verify\ndrrun points db1 -o json",
-	exits:    askExits,
-	make:     func() action { return &pointsOptions{} },
+ends the command with status 9, a host that does not answer with status 8.
+
+--hold keeps the point of --point from being thinned, under a label if one is given. --release leaves it to the
+retention again, which may delete it: asks on a terminal for the machine's name; --yes does not, and is needed
+without a terminal.`,
+	examples: "drrun points db1\ndrrun points db1 --verify\ndrrun points db1 --hold --point latest --label \"before the upgrade\"\n" +
+		"drrun points db1 --release --point \"as found\"\ndrrun points db1 -o json",
+	exits: askExits,
+	make:  func() action { return &pointsOptions{} },
 }
 
 type pointsOptions struct {
-	verify bool
-	point  string
+	verify, hold, release, yes bool
+	point, label               string
 }
 
 func (o *pointsOptions) flags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.verify, "verify", false, "read the points whole and compare their sums")
-	fs.StringVar(&o.point, "point", "", "with --verify: only this point (an id or its begin, a label, a time, latest)")
+	fs.BoolVar(&o.hold, "hold", false, "keep the point of --point from being thinned")
+	fs.BoolVar(&o.release, "release", false, "leave the point of --point to the retention again")
+	fs.StringVar(&o.label, "label", "", "with --hold: a word to find it by")
+	fs.BoolVarP(&o.yes, "yes", "y", false, "with --release: do not ask")
+	fs.StringVar(&o.point, "point", "", "only this point (an id or its begin, a label, a time, latest)")
 }
 
 func (o *pointsOptions) run(ctx context.Context, c *cli, args []string) error {
 	if err := c.wantArgs("points", args, 1, 1); err != nil {
 		return err
 	}
-	if o.point != "" && !o.verify {
-		return usage("--point goes with --verify").WithHint("drrun help points")
+	if err := o.check(c); err != nil {
+		return err
 	}
 	return c.with(ctx, need{}, func(s *session) error {
 		res, err := s.Points(ctx, args[0])
@@ -51,11 +60,69 @@ func (o *pointsOptions) run(ctx context.Context, c *cli, args []string) error {
 		if o.verify {
 			return o.verifyPoints(ctx, c, s, res)
 		}
+		if o.hold || o.release {
+			return o.holdPoint(ctx, c, s, res)
+		}
 		if c.output == "json" {
 			return c.printJSON(res)
 		}
 		return c.printf("%s", pointsText(res))
 	})
+}
+
+// check finds flags that do not go together.
+func (o *pointsOptions) check(c *cli) error {
+	n := 0
+	for _, set := range []bool{o.verify, o.hold, o.release} {
+		if set {
+			n++
+		}
+	}
+	switch {
+	case n > 1:
+		return usage("--verify, --hold and --release exclude each other")
+	case o.point != "" && n == 0:
+		return usage("--point goes with --verify, --hold or --release").WithHint("drrun help points")
+	case o.point == "" && (o.hold || o.release):
+		return usage("--hold and --release need --point: which one?").WithHint("drrun help points")
+	case o.label != "" && !o.hold:
+		return usage("--label goes with --hold")
+	case o.release && !o.yes && !c.Asks:
+		return usage("a released point may be deleted by the retention: without a terminal --release needs --yes")
+	}
+	return nil
+}
+
+// holdPoint holds or releases the one point.
+func (o *pointsOptions) holdPoint(ctx context.Context, c *cli, s *session, list control.PointsResult) error {
+	id, err := o.selected(list)
+	if err != nil {
+		return err
+	}
+	if o.release && !o.yes {
+		ok, err := c.asker.Type(ctx, fmt.Sprintf("Releases recovery point %s of %s: the retention may delete it.", id, list.Machine), list.Machine)
+		if err != nil || !ok {
+			return errorsOr(err, fault.Errorf(fault.Refused, "not done: the machine's name was not typed"))
+		}
+	}
+	res, err := s.Hold(ctx, control.HoldRequest{Machine: list.Machine, Point: id, Held: o.hold, Label: o.label})
+	if err != nil {
+		return err
+	}
+	if c.output == "json" {
+		return c.printJSON(res)
+	}
+	word := "released"
+	if o.hold {
+		word = "held"
+	}
+	for _, host := range slices.Sorted(maps.Keys(res.Hosts)) {
+		p := res.Hosts[host]
+		if err := c.printf("point %s of %s on %s is %s (%s)\n", p.ID, list.Machine, host, word, orDash(strings.Join(p.Labels, ", "))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func pointsText(res control.PointsResult) string {

@@ -87,6 +87,8 @@ var (
 	Found = Verb[Meta, FoundResult]{"found"}
 	// Verify reads a point whole and compares it with its sums.
 	Verify = Verb[VerifyRequest, VerifyResult]{"verify"}
+	// Hold keeps a point from being thinned, or releases it for the retention.
+	Hold = Verb[HoldRequest, HoldResult]{"hold"}
 	// Written reads the disks that a machine runs on here, on the overlay of an
 	// uncommitted failover, and counts what differs from the point under it:
 	// what a rollback or a change of the point takes from the new site.
@@ -377,6 +379,20 @@ type VerifyResult struct {
 	Points int      `json:"points"`
 	Bytes  int64    `json:"bytes"`
 	Faults []string `json:"faults,omitempty"`
+}
+
+// HoldRequest holds a point under a label (which may be empty), or releases it:
+// then its labels go as well, since a labelled point is never thinned.
+type HoldRequest struct {
+	Machine string        `json:"machine"`
+	Point   ident.PointID `json:"point"`
+	Held    bool          `json:"held"`
+	Label   string        `json:"label,omitempty"`
+}
+
+// HoldResult is the point as it is stored now.
+type HoldResult struct {
+	Point recovery.Point `json:"point"`
 }
 
 // WrittenResult is what differs from the point under the overlay, and when that

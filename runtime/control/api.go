@@ -106,6 +106,14 @@ type VerifyResult struct {
 	Hosts map[string]command.VerifyResult `json:"hosts"`
 }
 
+// HoldRequest holds a point, or releases it.
+type HoldRequest = command.HoldRequest
+
+// HoldResult is a held or released point, by host.
+type HoldResult struct {
+	Hosts map[string]recovery.Point `json:"hosts"`
+}
+
 // UnprotectRequest ends the protection of a machine.
 type UnprotectRequest struct {
 	Machine       string `json:"machine"`
@@ -141,6 +149,7 @@ var (
 	verbStatus    = verb[MachineRequest, estate.Status]{"status"}
 	verbPoints    = verb[MachineRequest, PointsResult]{"points"}
 	verbVerify    = verb[VerifyRequest, VerifyResult]{"verify"}
+	verbHold      = verb[HoldRequest, HoldResult]{"hold"}
 	verbUnprotect = verb[UnprotectRequest, UnprotectResult]{"unprotect"}
 	verbToken     = verb[TokenRequest, estate.Token]{"token"}
 	verbStart     = verb[StartRequest, report.Run]{"start"}

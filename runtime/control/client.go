@@ -107,6 +107,11 @@ func (c *Client) Points(ctx context.Context, machine string) (PointsResult, erro
 	return call(ctx, c, verbPoints, MachineRequest{Machine: machine})
 }
 
+// Hold holds a point, or releases it.
+func (c *Client) Hold(ctx context.Context, r HoldRequest) (HoldResult, error) {
+	return call(ctx, c, verbHold, r)
+}
+
 // Verify reads points whole.
 func (c *Client) Verify(ctx context.Context, r VerifyRequest) (VerifyResult, error) {
 	return call(ctx, c, verbVerify, r)

@@ -72,6 +72,10 @@ func (s *Server) routeEstate(mux *http.ServeMux) {
 		hosts, err := s.estate.Verify(ctx, r.Machine, r.Point)
 		return VerifyResult{Hosts: hosts}, err
 	})
+	handle(mux, verbHold, func(ctx context.Context, r HoldRequest) (HoldResult, error) {
+		hosts, err := s.estate.Hold(ctx, r)
+		return HoldResult{Hosts: hosts}, err
+	})
 	handle(mux, verbUnprotect, func(ctx context.Context, r UnprotectRequest) (UnprotectResult, error) {
 		if r.RunsNowhere {
 			return s.estate.Forget(ctx, r.Machine)

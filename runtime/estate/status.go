@@ -400,6 +400,29 @@ func (c *Catalogue) Verify(ctx context.Context, machine string, point ident.Poin
 	return out, nil
 }
 
+// Hold holds a point of a machine, or releases it, at every host that has it.
+func (c *Catalogue) Hold(ctx context.Context, in command.HoldRequest) (map[string]recovery.Point, error) {
+	held, err := c.Points(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]recovery.Point{}
+	for _, h := range held {
+		if !slices.ContainsFunc(h.Points, func(p recovery.Point) bool { return p.ID == in.Point }) {
+			continue
+		}
+		res, err := command.Hold.Call(ctx, c.caller, h.Host, in)
+		if err != nil {
+			return nil, err
+		}
+		out[h.Host] = res.Point
+	}
+	if len(out) == 0 {
+		return nil, fault.Errorf(fault.NotFound, "machine %s has no such recovery point", in.Machine).WithHint("drrun points %s", in.Machine)
+	}
+	return out, nil
+}
+
 // allowed lists the operations that the machine's state allows now.
 func allowed(m *MachineStatus) []string {
 	out := []string{}
