@@ -30,6 +30,7 @@ type Options struct {
 	Every   string // replication cycle; default 1s
 	LieAt   string // id of an entry that db1 acknowledges and does not write
 	Small   bool   // disks of 20 MiB with little on them: for tests of order, not of copying
+	Links   bool   // each agent is reached through a Link, which can be cut
 	// Plans are other files by name, instead of the example's; they may
 	// require "lab" too. No disks are made then.
 	Plans map[string]string
@@ -38,9 +39,11 @@ type Options struct {
 // Lab is a folder, addresses on loopback, and the processes started, each in
 // a process group of its own.
 type Lab struct {
-	Root   string // removed by Close
-	Port   string // TCP port of every machine's service
-	Agents map[string]string
+	Root   string            // removed by Close
+	Port   string            // TCP port of every machine's service
+	Agents map[string]string // where the agents are reached, by host
+	listen map[string]string // where they listen: elsewhere, behind links
+	links  map[string]*Link
 	opts   Options
 	procs  map[string]*process
 }
@@ -78,9 +81,9 @@ func New(o Options) (*Lab, error) {
 	if o.Every == "" {
 		o.Every = "1s"
 	}
-	l := &Lab{Root: root, opts: o, Agents: map[string]string{}, procs: map[string]*process{}}
+	l := &Lab{Root: root, opts: o, Agents: map[string]string{}, listen: map[string]string{}, links: map[string]*Link{}, procs: map[string]*process{}}
 	for _, host := range []string{"par-1", "lyo-1"} {
-		if l.Agents[host], err = freeUDP(); err != nil {
+		if err := l.place(host); err != nil {
 			return nil, err
 		}
 	}
@@ -99,6 +102,24 @@ func New(o Options) (*Lab, error) {
 	}
 	return l, l.writePlans()
 }
+
+// place finds the addresses of a host's agent.
+func (l *Lab) place(host string) (err error) {
+	if l.listen[host], err = freeUDP(); err != nil {
+		return err
+	}
+	l.Agents[host] = l.listen[host]
+	if l.opts.Links {
+		if l.links[host], err = newLink(l.listen[host]); err != nil {
+			return err
+		}
+		l.Agents[host] = l.links[host].Addr()
+	}
+	return nil
+}
+
+// Link is the network in front of a host's agent, of a lab with Links.
+func (l *Lab) Link(host string) *Link { return l.links[host] }
 
 func (l *Lab) makeDisks() error {
 	size, data := "64MiB", "16MiB"
@@ -202,7 +223,7 @@ func (l *Lab) start(env []string, name, prog string, args ...string) error {
 
 // StartAgent runs a host's agent, with more in its environment if need be.
 func (l *Lab) StartAgent(host string, env ...string) error {
-	return l.start(env, host, "drrun-agent", "run", "--state", l.AgentState(host), "--listen", l.Agents[host])
+	return l.start(env, host, "drrun-agent", "run", "--state", l.AgentState(host), "--listen", l.listen[host])
 }
 
 // Join gives a host its token.
@@ -358,6 +379,9 @@ func (l *Lab) MachinePIDs(site string) ([]int, error) {
 func (l *Lab) Close() error {
 	for _, name := range slices.Sorted(maps.Keys(l.procs)) {
 		l.Kill(name)
+	}
+	for _, k := range l.links {
+		k.close()
 	}
 	pids, err := l.MachinePIDs("")
 	for _, pid := range pids {
