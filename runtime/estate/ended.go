@@ -63,7 +63,7 @@ func (e Ended) alreadyOver() error {
 		where = "no agent said where it was active"
 	}
 	return fault.Errorf(fault.Refused, "machine %s is not protected any more since %s; %s then", e.Record.Machine, e.At.Format(time.RFC3339), where).
-		WithHint("drrun apply protects it again; if you know that it runs nowhere: drrun unprotect %s --runs-nowhere lets any site start it", e.Record.Machine)
+		WithHint("drrun apply protects it again from the site where it was active; if you know that it runs nowhere: drrun unprotect %s --runs-nowhere lets any site start it", e.Record.Machine)
 }
 
 // again gives a record the identities of its earlier life, so that its replica
