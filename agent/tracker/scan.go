@@ -311,7 +311,7 @@ func (p *pass) compare(off, length int64, hole bool, buf *buffer, st *Stats) err
 			sum = blocksum.Hash(p.disk.Key, off/blocksum.BlockSize+int64(i), buf.data[at:min(at+blocksum.BlockSize, length)])
 		}
 		k := none
-		if old := buf.old[i]; sum != old {
+		if old := buf.old[i]; sum != old && !misses(p.disk, off/blocksum.BlockSize+int64(i)) {
 			st.Sum += sum - old
 			if k = data; sum == 0 {
 				k = zero

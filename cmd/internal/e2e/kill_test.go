@@ -225,12 +225,18 @@ func TestKillBetweenDisks(t *testing.T) {
 // which the entries of a test never reach.
 const markAt = 28 << 20
 
-// overwrite changes a disk at its home behind the machine's back.
+// overwrite changes a disk at markAt.
 func (s *site) overwrite(disk string, p []byte) {
+	s.t.Helper()
+	s.writeAt(disk, markAt, p)
+}
+
+// writeAt changes a disk at its home behind the machine's back.
+func (s *site) writeAt(disk string, off int64, p []byte) {
 	s.t.Helper()
 	f, err := os.OpenFile(filepath.Join(s.Root, disk), os.O_WRONLY, 0)
 	s.no(err)
-	_, err = f.WriteAt(p, markAt)
+	_, err = f.WriteAt(p, off)
 	s.no(errors.Join(err, f.Close()))
 }
 
