@@ -89,20 +89,12 @@ type demo struct {
 	takenBack map[uint64]bool        // ids of the entries that the rollback took from the machines
 	behind    map[string][]lab.Entry // what it left at the old primary, by machine
 	unplanned runShown
-	events    []event
 	results   []string
 }
 
-// event is one line of the timeline.
-type event struct {
-	at   time.Duration
-	text string
-}
-
+// say prints a line of the timeline.
 func (d *demo) say(format string, args ...any) {
-	e := event{time.Since(d.start), fmt.Sprintf(format, args...)}
-	d.events = append(d.events, e)
-	fmt.Printf("%6.1fs  %s\n", e.at.Seconds(), e.text)
+	fmt.Printf("%6.1fs  %s\n", time.Since(d.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
 func (d *demo) result(format string, args ...any) {
@@ -114,10 +106,6 @@ func (d *demo) summary() {
 	written := 0
 	for _, c := range d.clients {
 		written += len(c.Acknowledged())
-	}
-	fmt.Println("\ntimeline")
-	for _, e := range d.events {
-		fmt.Printf("%6.1fs  %s\n", e.at.Seconds(), e.text)
 	}
 	fmt.Println("\nsummary")
 	for _, r := range d.results {
