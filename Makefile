@@ -58,9 +58,17 @@ test-crash: ## every operation of the replica's disk failed; agents and runtime 
 sim: ## the deterministic simulation: SEEDS seeds (default 10000) from FROM (default 1), shared by JOBS processes
 	$(GO) run ./cmd/internal/sim/detrt bin/detrt
 	$(GO) test -c -trimpath -tags detrt -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
-	@pids=(); for i in $$(seq $${JOBS:-2}); do \
-		bin/sim.test -test.run '^TestSim$$' -test.timeout 0 -seeds $${SEEDS:-10000} -from $${FROM:-1} -part $$i -parts $${JOBS:-2} & pids+=($$!); \
-	done; code=0; for p in $${pids[@]}; do wait $$p || code=1; done; exit $$code
+	@$(call share,TestSim,-seeds $${SEEDS:-10000} -from $${FROM:-1})
+
+.PHONY: sim-planted
+sim-planted: ## after how many seeds the simulation finds each planted fault (all within MOST, default 500)
+	$(GO) run ./cmd/internal/sim/detrt bin/detrt
+	$(GO) test -c -trimpath -tags detrt,planted -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
+	@$(call share,TestPlanted,-test.v -most $${MOST:-500})
+
+# share runs a test of the simulation in JOBS processes.
+share = pids=(); for i in $$(seq $${JOBS:-2}); do bin/sim.test -test.run '^$(1)$$' -test.timeout 0 $(2) -part $$i -parts $${JOBS:-2} & pids+=($$!); done; \
+	code=0; for p in $${pids[@]}; do wait $$p || code=1; done; exit $$code
 
 .PHONY: bench
 bench: build ## first copy, deltas, memory and CPU against rsync in the same run

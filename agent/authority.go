@@ -14,6 +14,7 @@ import (
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -26,7 +27,7 @@ func (m *machine) admit(meta command.Meta) error {
 	if err := m.checkFence(&rec, meta); err != nil {
 		return err
 	}
-	if meta.Epoch != 0 && meta.Epoch != rec.Authority.Epoch {
+	if meta.Epoch != 0 && meta.Epoch != rec.Authority.Epoch && !planted.Is(planted.EpochCheck) {
 		return fault.Errorf(fault.Conflict, "machine %s: the command of run %q is for epoch %d, host %s holds %s",
 			m.name, meta.Run, meta.Epoch, m.a.host(), describe(rec.Authority)).
 			WithHint("another run moved the machine; resume reads the records anew")
@@ -46,7 +47,7 @@ func (m *machine) admit(meta command.Meta) error {
 }
 
 func (m *machine) checkFence(rec *record, meta command.Meta) error {
-	if meta.Fence != 0 && meta.Fence < rec.Fence {
+	if meta.Fence != 0 && meta.Fence < rec.Fence && !planted.Is(planted.FenceCheck) {
 		return fault.Errorf(fault.Conflict, "machine %s: the command of run %q has fencing number %d, run %q claimed it with %d",
 			m.name, meta.Run, meta.Fence, rec.FenceRun, rec.Fence).WithHint("another runtime works on the machine")
 	}
@@ -216,7 +217,7 @@ func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from str
 func (m *machine) enforce(ctx context.Context) {
 	rec := m.snapshot()
 	auth := rec.inForce()
-	if auth.Active == m.a.site() || m.state(ctx).Power == recovery.PowerStopped {
+	if auth.Active == m.a.site() || m.state(ctx).Power == recovery.PowerStopped || planted.Is(planted.NotFenced) {
 		return
 	}
 	why := describe(auth) + " is in force"

@@ -9,6 +9,7 @@ import (
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -43,6 +44,11 @@ func (m *machine) prepareTest(ctx context.Context, in command.PrepareRequest) (c
 	res, err := rep.PrepareTest(ctx, in.Test, in.Point, progress)
 	if err != nil {
 		return command.PrepareResult{}, err
+	}
+	if planted.Is(planted.TestOnHead) {
+		if res.Paths, err = m.diskPaths(m.assignment()); err != nil {
+			return command.PrepareResult{}, err
+		}
 	}
 	err = m.updateIf(func(r *record) error {
 		t, stands := r.Tests[in.Test]

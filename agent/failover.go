@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
-	"strconv"
 
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/internal/command"
@@ -16,6 +16,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -221,6 +222,9 @@ func (m *machine) found(ctx context.Context, run string) (command.FoundResult, e
 	}
 	if err := m.still(&rec); err != nil {
 		return command.FoundResult{}, err
+	}
+	if planted.Is(planted.FoundSkipped) {
+		return command.FoundResult{}, m.update(func(r *record) { r.Found = &command.FoundResult{} })
 	}
 	progress, done := m.busy("found", 0)
 	defer done()

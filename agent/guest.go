@@ -13,6 +13,7 @@ import (
 	"github.com/drrun/drrun/agent/source"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -51,6 +52,9 @@ func (g guest) Freeze(ctx context.Context, app bool) (source.Frozen, error) {
 	case recovery.PowerUnknown:
 		release()
 		return source.Frozen{}, fault.Errorf(fault.Refused, "it is not known whether machine %s runs: it cannot be held still: %s", m.name, st.Why)
+	}
+	if planted.Is(planted.NotFrozen) {
+		return source.Frozen{Kind: recovery.Crash, Thaw: func(context.Context) (bool, error) { release(); return true, nil }}, nil
 	}
 	f, err := m.freeze(ctx, &rec, app)
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -211,6 +212,9 @@ func (m *machine) cycle(ctx context.Context, o cycleOptions) (source.Result, err
 		if st := m.state(ctx); st.Power != recovery.PowerStopped {
 			return source.Result{}, fault.Errorf(fault.Refused, "machine %s is %s: its final point needs it stopped", m.name, st.Power)
 		}
+	}
+	if tip, ok := src.Tip(); ok && o.final && planted.Is(planted.FinalSkipped) {
+		return source.Result{Point: tip}, m.update(func(r *record) { r.Final = tip.ID })
 	}
 	slots := m.a.scan
 	if _, ok := src.Tip(); !ok {

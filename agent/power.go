@@ -14,6 +14,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/logkit"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -275,7 +276,7 @@ func (m *machine) stopHeld(ctx context.Context, within time.Duration, force, giv
 	crash.At("agent.stop.done")
 	err = m.update(func(r *record) {
 		r.Process, r.Launch = nil, nil
-		r.Locked = r.Locked || giveUp
+		r.Locked = r.Locked || giveUp && !planted.Is(planted.LockForgotten)
 		if was.Power == recovery.PowerRunning {
 			r.Clean = !forced
 		}
@@ -433,7 +434,7 @@ func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 	}
 	running := m.state(ctx).Power != recovery.PowerStopped
 	switch {
-	case v.confirmed != "" || rec.permitted(m.a.started):
+	case v.confirmed != "" || rec.permitted(m.a.started) || planted.Is(planted.RightNotAsked):
 	case rec.Assignment.Policy.StartAlone == "allow", len(rec.Assignment.Hosts) < 2:
 		m.log.Warn("no peer confirms the right to run, the policy allows to start alone", "silent", strings.Join(v.silent, "; "))
 	default:

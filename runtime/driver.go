@@ -11,6 +11,7 @@ import (
 
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/runtime/journal"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
@@ -246,7 +247,7 @@ func (d *driver) relaunch() {
 		if d.dead != nil || d.parked {
 			return
 		}
-		if st.Kind == program.Exec && st.Host == "" {
+		if st.Kind == program.Exec && st.Host == "" && !planted.Is(planted.ExecRepeated) {
 			err := fault.Errorf(fault.Unknown, "the runtime ended while %s ran on the controller: nobody knows whether it was done", st.ID).
 				WithHint("find out, then: drrun answer %s done|again|abort", d.id)
 			if d.append(state.Record{Kind: state.Unknown, Step: st.ID, Attempt: st.Attempt, Error: err}) != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/program"
@@ -294,6 +295,9 @@ func (j *job) right(ctx context.Context) outcome {
 	case recovery.PowerRunning:
 		return failed(fault.Errorf(fault.Refused, "%s is known to run on %s and could not be stopped", j.step.Machine, j.machine.FromHost).
 			WithHint("stop it there, then: drrun answer %s again", j.run.ID))
+	}
+	if planted.Is(planted.UnknownIsDown) {
+		return outcome{detail: "taken for stopped"}
 	}
 	d := j.d
 	d.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"github.com/drrun/drrun/agent/blocksum"
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/internal/vfs"
 )
@@ -43,7 +44,7 @@ func (m *Machine) applyAll(ctx context.Context) error {
 			return err
 		}
 		next, ok := m.nextUnapplied()
-		if !ok || m.Held() && m.Applied() != 0 { // a first point overwrites nothing
+		if !ok || m.Held() && m.Applied() != 0 && !planted.Is(planted.HoldIgnored) { // a first point overwrites nothing
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -141,6 +142,13 @@ func (m *Machine) applyPoint(ctx context.Context, p recovery.Point) error {
 			return err
 		}
 	}
+	if planted.Is(planted.HeadFirst) {
+		for _, d := range p.Disks {
+			if err := m.writeHead(ctx, p, d); err != nil {
+				return err
+			}
+		}
+	}
 	if st.Applied.Seq != 0 {
 		prev, err := m.point(st.Applied.Point)
 		if err != nil {
@@ -234,7 +242,7 @@ func ignoreMissing(err error) error {
 // makeUndo keeps the old content of all that applying p to a disk overwrites.
 // An undo log that is whole is left as it is: the head may have changed since.
 func (m *Machine) makeUndo(ctx context.Context, p, prev recovery.Point, d recovery.PointDisk) (err error) {
-	if _, err := m.fs.Stat(m.undoPath(d.Name, p.Seq, prev.Seq)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := m.fs.Stat(m.undoPath(d.Name, p.Seq, prev.Seq)); !errors.Is(err, fs.ErrNotExist) && !planted.Is(planted.UndoAgain) {
 		return err
 	}
 	img, err := m.openImage(d.Name)
@@ -433,6 +441,9 @@ func (m *Machine) writeHead(ctx context.Context, p recovery.Point, d recovery.Po
 	}
 	if _, err := l.writeOver(ctx, m.fs, f, m.punch(d.Name), func(int64) {}); err != nil {
 		return err
+	}
+	if planted.Is(planted.HeadSync) {
+		return nil
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("cannot sync %s: %w", path, err)

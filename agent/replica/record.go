@@ -12,6 +12,7 @@ import (
 	"github.com/drrun/drrun/internal/durable"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/internal/vfs"
 )
@@ -284,6 +285,9 @@ func writeRecord(fsys vfs.FS, name, format string, body any, k kept) error {
 	data, err := encodeRecord(format, body, k)
 	if err != nil {
 		return err
+	}
+	if planted.Is(planted.ManifestSync) && format == formatPoint {
+		return planted.Unsynced(fsys, name, data)
 	}
 	if err := vfs.WriteFile(fsys, name, data, 0o600); err != nil {
 		return fmt.Errorf("cannot write %s: %w", name, err)

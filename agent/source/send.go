@@ -13,6 +13,7 @@ import (
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/vfs"
 )
 
@@ -99,10 +100,18 @@ func (s *sender) send(it sending) error {
 	if err != nil {
 		return fmt.Errorf("cannot send segment %d of disk %s: %w", it.number, d.Name, err)
 	}
+	if planted.Is(planted.EarlyRelease) {
+		if err := s.acknowledged(it); err != nil {
+			return err
+		}
+	}
 	src := &limited{ctx: s.ctx, src: f, limiter: m.limiter, wire: s.wire, seen: func(n int64) { m.view.advance(phaseSend, n) }}
 	err = errors.Join(m.cfg.Peer.Put(s.ctx, h, src, func(int64) {}), f.Close())
 	if err != nil {
 		return fmt.Errorf("cannot send segment %d of disk %s: %w", it.number, d.Name, err)
+	}
+	if planted.Is(planted.EarlyRelease) {
+		return nil
 	}
 	return s.acknowledged(it)
 }

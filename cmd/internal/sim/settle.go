@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime"
 	"github.com/drrun/drrun/runtime/report"
@@ -70,7 +71,11 @@ func (w *world) round(ctx context.Context, tries map[string]int) string {
 			}
 			left = fmt.Sprintf("run %s is %s (%s; %s), allowed: %v", run.ID, run.Status, run.Reason, run.Hint, run.Allowed)
 			if what := w.next(run, tries); what != "" {
-				w.said(name, fmt.Sprintf("settles: %s %s, which is %s", what, run.ID, run.Status), w.do(ctx, eng, run.ID, what))
+				err := w.do(ctx, eng, run.ID, what)
+				w.said(name, fmt.Sprintf("settles: %s %s, which is %s", what, run.ID, run.Status), err)
+				if strings.Contains(fault.Hint(err), "drrun cancel") { // it says what to do
+					w.said(name, "settles: cancel "+run.ID, w.do(ctx, eng, run.ID, askCancel))
+				}
 			}
 		}
 		if left != "" {
@@ -211,7 +216,7 @@ func (w *world) held(run *report.Run) {
 		return
 	}
 	for _, m := range run.Machines {
-		if m.State == "skipped" || m.State == "failed" {
+		if m.State != "ready" && m.State != "started" {
 			continue
 		}
 		if !w.witness.ran[run.ID+" "+m.Name] {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
+
+	"github.com/drrun/drrun/internal/planted"
 )
 
 var (
@@ -19,6 +21,8 @@ var (
 	parts   = flag.Int("parts", 1, "how many processes share them")
 	keep    = flag.String("keep", "", "run only these events of the scenario, by number: \"0,3\"")
 	small   = flag.Bool("small", false, "run one machine with one disk")
+	most    = flag.Int("most", 500, "seeds within which a planted fault has to be found")
+	only    = flag.String("fault", "", "plant this fault only")
 	verbose = flag.Bool("trace", false, "print what happens")
 )
 
@@ -129,4 +133,38 @@ func TestSeedsRepeat(t *testing.T) {
 			t.Errorf("seed %d: %x, and again %x", seed, a.Hash, b.Hash)
 		}
 	}
+}
+
+// TestPlanted: each fault in the product's own rules is found within -most
+// seeds. It prints after how many.
+func TestPlanted(t *testing.T) {
+	if !planted.Built {
+		t.Log("faults are compiled in under the build tag planted: see make sim-planted")
+		return
+	}
+	alone(t)
+	defer planted.Choose(planted.None)
+	for i, f := range planted.All() {
+		if i%*parts != *part-1 || *only != "" && string(f) != *only {
+			continue
+		}
+		planted.Choose(f)
+		if res, n := hunt(t); res == nil {
+			t.Errorf("%-16s not found in %d seeds", f, n)
+		} else {
+			t.Logf("%-16s seed %3d: %s", f, n, res.Violation)
+		}
+	}
+}
+
+// hunt runs seeds until a rule is broken.
+func hunt(t *testing.T) (*Result, int) {
+	for n := 1; n <= *most; n++ {
+		res := run(t, New(uint64(n)), false) //nolint:gosec // small
+		collect()
+		if res.Violation != nil {
+			return res, n
+		}
+	}
+	return nil, *most
 }

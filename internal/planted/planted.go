@@ -1,0 +1,44 @@
+// Package planted holds the faults that the simulation has to find: each one
+// breaks a rule of the product in one line, where the rule stands. In a program
+// that is shipped they are compiled out. Under the build tag planted one of them
+// can be chosen, by DRRUN_PLANTED=NAME or Choose: one build serves for all.
+//
+// It is not for faults of the world outside (see internal/vfs/faultfs and
+// transport/simnet). Safe for concurrent use as long as nobody calls Choose
+// meanwhile.
+package planted
+
+// Fault is a rule that can be broken.
+type Fault string
+
+// The faults, by the rule that is gone.
+const (
+	None          Fault = ""
+	EpochCheck    Fault = "epoch-check"     // a command of an older epoch is refused
+	FenceCheck    Fault = "fence-check"     // a command of an earlier claim is refused
+	GrantCompare  Fault = "grant-compare"   // the record moves only from what the run expects
+	ManifestSync  Fault = "manifest-sync"   // a point is acknowledged when its manifest is durable
+	SegmentSync   Fault = "segment-sync"    // a segment is acknowledged when it is durable
+	UndoAgain     Fault = "undo-again"      // an undo log that is whole is not made again
+	HeadFirst     Fault = "head-first"      // the undo logs are whole before the head is touched
+	HeadSync      Fault = "head-sync"       // the head is durable before it is marked as applied
+	LockForgotten Fault = "lock-forgotten"  // a stopped source has given up the right to start
+	RightNotAsked Fault = "right-not-asked" // after a start of the agent a peer is asked for the right to run
+	FinalSkipped  Fault = "final-skipped"   // the final delta is made after the stop
+	EarlyRelease  Fault = "early-release"   // a source lets go of what the target has acknowledged
+	OpNotStored   Fault = "op-not-stored"   // an operation that was begun is known to the next agent
+	HoldIgnored   Fault = "hold-ignored"    // nothing is applied at the old site before commit
+	FoundSkipped  Fault = "found-skipped"   // an old primary's disks are kept as found
+	ThinHeld      Fault = "thin-held"       // held and labelled points stay
+	ExecRepeated  Fault = "exec-repeated"   // what may have been done is asked about
+	TestOnHead    Fault = "test-on-head"    // a test has disks of its own
+	NotFenced     Fault = "not-fenced"      // a machine is stopped where a newer record forbids it
+	NotFrozen     Fault = "not-frozen"      // a machine is held still while its disks are read
+	UnknownIsDown Fault = "unknown-is-down" // what is not known to be stopped is stated by a person
+)
+
+// All are the faults.
+func All() []Fault {
+	return []Fault{EpochCheck, FenceCheck, ManifestSync, SegmentSync, UndoAgain, HeadFirst, HeadSync, LockForgotten, RightNotAsked,
+		FinalSkipped, EarlyRelease, OpNotStored, HoldIgnored, FoundSkipped, ThinHeld, ExecRepeated, TestOnHead, NotFenced, NotFrozen, UnknownIsDown}
+}
