@@ -218,7 +218,7 @@ func (m *machine) found(ctx context.Context, run string) (command.FoundResult, e
 		return *rec.Found, nil
 	}
 	if !rec.Own {
-		return command.FoundResult{}, fault.Errorf(fault.Refused, "the disks of machine %s at host %s are a replica: nothing is only there", m.name, m.a.host())
+		return command.FoundResult{}, nil // a replica since an earlier run: nothing is only there
 	}
 	if err := m.still(&rec); err != nil {
 		return command.FoundResult{}, err

@@ -103,6 +103,9 @@ func TestUnplannedThenReverse(t *testing.T) {
 	if st := p.status("lyo-1"); st.Role != command.RoleSource || st.State != recovery.Protected {
 		t.Errorf("sender after the reverse: %+v", st)
 	}
+	if none := call(p, command.Found, "par-1", p.meta("erp-2")); !none.Point.ID.IsZero() {
+		t.Errorf("a replica has something that only it has: %+v", none)
+	}
 	p.until("par-1", "reverse is applied", func(st command.MachineStatus) bool { return written(t, p.disk) > lost && st.Applied > found.Point.Seq })
 	p.hand("erp-3", "lyo-1", "par-1", "paris", forward)
 	p.points("lyo-1", 1)

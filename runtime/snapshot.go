@@ -217,7 +217,7 @@ func machineStep(r *report.Machine, st *state.State, s *state.Step) {
 			r.Drained = d.Changed
 		}
 	case program.Found:
-		if f, ok := decode[command.FoundResult](st, s.ID); ok {
+		if f, ok := decode[command.FoundResult](st, s.ID); ok && !f.Point.ID.IsZero() {
 			r.Found = &report.Found{Point: f.Point.ID.String(), Bytes: f.Bytes, Blocks: f.Blocks, Since: f.Since}
 		}
 	}

@@ -191,6 +191,9 @@ func (j *job) started(r command.StartResult) outcome {
 }
 
 func (j *job) found(r command.FoundResult) outcome {
+	if r.Point.ID.IsZero() {
+		return outcome{data: r, detail: fmt.Sprintf("the disks on %s are a replica already: nothing is only there", j.step.Host)}
+	}
 	text := fmt.Sprintf("%s (%d blocks) never left %s", quantity.FormatSize(r.Bytes), r.Blocks, j.step.Host)
 	if !r.Since.IsZero() {
 		text += " since " + r.Since.UTC().Format(time.RFC3339)

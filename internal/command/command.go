@@ -359,7 +359,8 @@ type CleanupRequest struct {
 	Test string `json:"test"`
 }
 
-// FoundResult is the kept state of an old primary. Bytes and Blocks never left
+// FoundResult is the kept state of an old primary; without a point its disks
+// are a replica, and nothing is only there. Bytes and Blocks never left
 // it: they differ from the newest point both sites had.
 type FoundResult struct {
 	Point  recovery.Point `json:"point"`
