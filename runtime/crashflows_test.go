@@ -133,12 +133,12 @@ func (f *flow) commit(id string) error {
 }
 
 // tell tells a story whose process dies at record n.
-func tell(t *testing.T, story func(*flow) bool, n int, after bool) (effects []string, world string, records int) {
+func tell(t *testing.T, g *gaps, story func(*flow) bool, n int, after bool) (effects []string, world string, records int) {
 	r := newRig(t)
 	defer func() { r.close() }()
 	r.close()
 	inner := r.store
-	cs := &crashStore{Store: inner, left: n, after: after}
+	cs := &crashStore{Store: inner, left: n, after: after, died: func(op store.Op) { g.add(t, r.w, op.Key, op.Value) }}
 	r.store = cs
 	r.open()
 	f := &flow{r: r, cs: cs}
@@ -164,13 +164,17 @@ func tell(t *testing.T, story func(*flow) bool, n int, after bool) (effects []st
 // happens twice and the end is the same.
 func TestCrashInEveryFlow(t *testing.T) {
 	t.Parallel()
+	g := &gaps{seen: map[string]int{}}
+	t.Cleanup(func() { // after all subtests
+		g.want(t, "grant", "drain", "stop", "unlock", "prepare", "start", "proof", "commit", "cleanup", "found")
+	})
 	for name, story := range flows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var want []string
 			var world string
 			records := 0
-			synctest.Test(t, func(t *testing.T) { want, world, records = tell(t, story, 0, false) })
+			synctest.Test(t, func(t *testing.T) { want, world, records = tell(t, g, story, 0, false) })
 			if records < 15 {
 				t.Fatalf("only %d records", records)
 			}
@@ -178,7 +182,7 @@ func TestCrashInEveryFlow(t *testing.T) {
 				for _, after := range []bool{false, true} {
 					t.Run(fmt.Sprintf("%d-%v", n, after), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
-							got, end, _ := tell(t, story, n, after)
+							got, end, _ := tell(t, g, story, n, after)
 							if !slices.Equal(got, want) || end != world {
 								t.Errorf("effects:\n%s\nwant\n%s\nthe end:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"), end, world)
 							}
