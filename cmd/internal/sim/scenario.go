@@ -116,6 +116,8 @@ func New(seed uint64) *Scenario {
 	}
 	s.asks(r)
 	s.faults(r)
+	s.permits(stream(seed, "permits"))
+	s.lost(stream(seed, "lost"))
 	slices.SortStableFunc(s.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return s
 }
@@ -141,6 +143,30 @@ func (s *Scenario) asks(r *rand.Rand) {
 	if r.IntN(4) == 0 {
 		s.Events = append(s.Events, Event{At: between(r, 20*time.Second, s.Horizon), What: askPermit, On: pick(r, hostNames...)})
 	}
+}
+
+// permits draws the words of persons on a host, who do not know of a run that
+// is under way.
+func (s *Scenario) permits(r *rand.Rand) {
+	for _, e := range slices.Clone(s.Events) {
+		if e.What == askRun && e.Word != runTest && r.IntN(4) == 0 {
+			s.Events = append(s.Events, Event{At: e.At + between(r, 500*time.Millisecond, pick(r, 4*time.Second, 20*time.Second)), What: askPermit, On: pick(r, par, par, lyo)})
+		}
+	}
+}
+
+// lost draws the loss of the site that is active at first: it is failed over,
+// and its host has power again before anybody reaches it.
+func (s *Scenario) lost(r *rand.Rand) {
+	if r.IntN(6) != 0 {
+		return
+	}
+	at := between(r, 15*time.Second, s.Horizon/2)
+	off := between(r, 5*time.Second, 40*time.Second)
+	s.Events = append(s.Events,
+		Event{At: at, What: faultPart, On: par, For: off + between(r, 30*time.Second, 2*time.Minute)},
+		Event{At: at + time.Second, What: faultPower, On: par, For: off},
+		Event{At: at + between(r, 2*time.Second, 10*time.Second), What: askRun, On: pick(r, controlNames...), Word: pick(r, runUnplanned, runNoShutdown)})
 }
 
 // faults draws what breaks.
