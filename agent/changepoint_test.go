@@ -140,7 +140,7 @@ func TestNewSiteDiesUncommitted(t *testing.T) {
 	p.b.start() // the new site comes back: what it alone wrote is kept before it is overwritten
 	p.until("lyo-1", "the new site learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == next.Epoch })
 	wrote := counted(t, p.lyon())
-	found := call(p, command.Found, "lyo-1", p.meta("erp-3"))
+	found := call(p, command.Found, "lyo-1", command.FoundRequest{Meta: p.meta("erp-3")})
 	if n := p.look("lyo-1", p.kept("lyo-1", replica.AsFound, "erp-3")); n != wrote || found.Point.ID.IsZero() {
 		t.Errorf("as found counts %d, the new site had written %d", n, wrote)
 	}

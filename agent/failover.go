@@ -200,7 +200,7 @@ func (m *machine) commit(ctx context.Context, epoch ident.Epoch) error {
 
 // found keeps the disks of a stopped old primary, which hold writes that never
 // left it, as a point, so that they may be overwritten by what is sent back.
-func (m *machine) found(ctx context.Context, run string) (command.FoundResult, error) {
+func (m *machine) found(ctx context.Context, in command.FoundRequest) (command.FoundResult, error) {
 	release, err := m.takeRole(ctx)
 	if err != nil {
 		return command.FoundResult{}, err
@@ -228,20 +228,28 @@ func (m *machine) found(ctx context.Context, run string) (command.FoundResult, e
 	}
 	progress, done := m.busy("found", 0)
 	defer done()
-	res, err := m.keepFound(ctx, &rec, run, progress)
+	res, err := m.keepFound(ctx, &rec, in, progress)
+	if fault.Is(err, fault.NoSpace) && !in.Discard {
+		err = fault.Errorf(fault.NoSpace, "%w", err).WithHint("%s on host %s, then: drrun resume %s. To give up, for good, what only this site has: drrun cancel %[3]s, then drrun reverse --discard-diverged %s",
+			fault.Hint(err), m.a.host(), in.Run, m.name)
+	}
 	if err != nil {
 		return command.FoundResult{}, err
 	}
 	if err := m.update(func(r *record) { r.Found = &res }); err != nil {
 		return command.FoundResult{}, err
 	}
+	if res.Discarded {
+		m.log.Warn("what only the disks here had is discarded", logkit.KeyRun, in.Run, "by", in.By, logkit.KeyBytes, res.Bytes)
+		return res, nil
+	}
 	m.log.Info("disks are kept as found", logkit.KeyPoint, res.Point.ID.Short(), logkit.KeyBytes, res.Bytes)
 	return res, nil
 }
 
 // keepFound makes the point "as found" on top of the newest point that both
-// sites have.
-func (m *machine) keepFound(ctx context.Context, rec *record, run string, progress func(int64)) (command.FoundResult, error) {
+// sites have, or discards what the disks have beyond that.
+func (m *machine) keepFound(ctx context.Context, rec *record, in command.FoundRequest, progress func(int64)) (command.FoundResult, error) {
 	dir := m.store(&rec.Assignment)
 	if dir == "" {
 		return command.FoundResult{}, fault.Errorf(fault.Refused, "host %s has no store: what machine %s wrote there cannot be kept", m.a.host(), m.name).
@@ -268,7 +276,7 @@ func (m *machine) keepFound(ctx context.Context, rec *record, run string, progre
 	if _, point, live := rep.Live(); live && (common == nil || common.Seq <= point.Seq) {
 		common, tables = &point, rep.LiveTables()
 	}
-	res, err := rep.Keep(ctx, replica.Kept{Label: replica.AsFound, Run: run, Epoch: rec.Authority.Epoch, Common: common, Tables: tables}, progress)
+	res, err := rep.Keep(ctx, replica.Kept{Label: replica.AsFound, Run: in.Run, Epoch: rec.Authority.Epoch, Common: common, Tables: tables, Discard: in.Discard}, progress)
 	return res, errors.Join(err, m.closeSource())
 }
 

@@ -2,11 +2,14 @@ package agent_test
 
 import (
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
 )
 
 func TestPlannedThereAndBack(t *testing.T) {
@@ -88,11 +91,11 @@ func TestUnplannedThenReverse(t *testing.T) {
 		t.Errorf("start at the old primary: %v", err)
 	}
 
-	found := call(p, command.Found, "par-1", p.meta("erp-2"))
+	found := call(p, command.Found, "par-1", command.FoundRequest{Meta: p.meta("erp-2")})
 	if !found.Point.Held || found.Bytes == 0 {
 		t.Errorf("found %+v", found)
 	}
-	again := call(p, command.Found, "par-1", p.meta("erp-2"))
+	again := call(p, command.Found, "par-1", command.FoundRequest{Meta: p.meta("erp-2")})
 	if again.Point.ID != found.Point.ID || again.Bytes != found.Bytes {
 		t.Errorf("found again %+v, want %+v", again, found)
 	}
@@ -103,7 +106,7 @@ func TestUnplannedThenReverse(t *testing.T) {
 	if st := p.status("lyo-1"); st.Role != command.RoleSource || st.State != recovery.Protected {
 		t.Errorf("sender after the reverse: %+v", st)
 	}
-	if none := call(p, command.Found, "par-1", p.meta("erp-2")); !none.Point.ID.IsZero() {
+	if none := call(p, command.Found, "par-1", command.FoundRequest{Meta: p.meta("erp-2")}); !none.Point.ID.IsZero() {
 		t.Errorf("a replica has something that only it has: %+v", none)
 	}
 	p.until("par-1", "reverse is applied", func(st command.MachineStatus) bool { return written(t, p.disk) > lost && st.Applied > found.Point.Seq })
@@ -138,7 +141,7 @@ func TestFoundAfterAFailback(t *testing.T) {
 	p.auth = next
 	p.a.start()
 	p.until("par-1", "the old primary learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == next.Epoch })
-	found := call(p, command.Found, "par-1", p.meta("erp-4"))
+	found := call(p, command.Found, "par-1", command.FoundRequest{Meta: p.meta("erp-4")})
 	if found.Since.Before(newest.Instant) {
 		t.Errorf("counted since %s, the other site has a point of %s", found.Since, newest.Instant)
 	}
@@ -194,4 +197,62 @@ func TestAgentRestartAdoptsAndGoesOn(t *testing.T) {
 	if promised(t, p.promises) <= n {
 		t.Error("the machine stood still while its agent was away")
 	}
+}
+
+// roomFS says how much room there is.
+type roomFS struct {
+	vfs.OS
+	free atomic.Int64
+}
+
+func (f *roomFS) Free(string) (int64, error) { return f.free.Load(), nil }
+
+// TestFoundWithoutRoom: an old primary whose writes have no room as a point is
+// not overwritten, until a person gives them up.
+func TestFoundWithoutRoom(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	p.a.end()
+	killMachines(t, p.promises)
+	next := recovery.Authority{Epoch: 2, Active: "lyon", Run: "erp-1"}
+	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("erp-1"), Expect: p.auth, Next: next})
+	p.auth = next
+	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("erp-1"), Point: points[len(points)-1].ID})
+	call(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("erp-1")})
+	disk := &roomFS{}
+	p.a.fs = disk
+	p.a.start()
+	p.until("par-1", "the old primary learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == 2 })
+
+	before := digest(t, p.disk)
+	_, err := try(p, command.Found, "par-1", command.FoundRequest{Meta: p.meta("rev-1")})
+	if !fault.Is(err, fault.NoSpace) || !strings.Contains(fault.Hint(err), "drrun reverse --discard-diverged erp") || !strings.Contains(fault.Hint(err), "drrun resume rev-1") {
+		t.Errorf("found without room: %v (hint %s)", err, fault.Hint(err))
+	}
+	if n := call(p, command.Points, "par-1", command.PointsRequest{Machine: "erp"}).Points; len(n) > 0 || digest(t, p.disk) != before {
+		t.Errorf("the refusal has changed something: %v", n)
+	}
+	found := call(p, command.Found, "par-1", command.FoundRequest{Meta: p.meta("rev-2"), Discard: true, By: "ann"})
+	again := call(p, command.Found, "par-1", command.FoundRequest{Meta: p.meta("rev-2"), Discard: true, By: "ann"})
+	if !found.Discarded || found.Bytes == 0 || !found.Point.ID.IsZero() || again.Bytes != found.Bytes || !again.Discarded {
+		t.Errorf("discarded %+v, again %+v", found, again)
+	}
+	if digest(t, p.disk) != before {
+		t.Error("the disk was changed before anything was sent back")
+	}
+	disk.free.Store(1 << 40)
+	p.grant("rev-2", "lyon", false, back)
+	p.points("par-1", 2)
+	p.until("par-1", "reverse is applied", func(st command.MachineStatus) bool { return st.Applied > 1 })
+	for _, pt := range call(p, command.Points, "par-1", command.PointsRequest{Machine: "erp"}).Points {
+		if pt.Diverged {
+			t.Errorf("what was given up is a point: %+v", pt)
+		}
+	}
+	if v := call(p, command.Verify, "par-1", command.VerifyRequest{Machine: "erp"}); len(v.Faults) > 0 || v.Points == 0 {
+		t.Errorf("verify: %+v", v)
+	}
+	p.hand("erp-3", "lyo-1", "par-1", "paris", forward)
 }

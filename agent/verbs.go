@@ -225,9 +225,9 @@ func (a *Agent) failoverVerbs(mux *rpc.Mux) {
 		func(ctx context.Context, m *machine, in command.ProofRequest) (command.ProofResult, error) {
 			return m.readProof(ctx, in.Point)
 		})
-	asOperation(a, mux, command.Found, doAgain, func(in command.Meta) command.Meta { return in },
-		func(ctx context.Context, m *machine, in command.Meta) (command.FoundResult, error) {
-			return m.found(ctx, in.Run)
+	asOperation(a, mux, command.Found, doAgain, func(in command.FoundRequest) command.Meta { return in.Meta },
+		func(ctx context.Context, m *machine, in command.FoundRequest) (command.FoundResult, error) {
+			return m.found(ctx, in)
 		})
 }
 

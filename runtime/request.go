@@ -97,8 +97,11 @@ type ReverseRequest struct {
 	Plan     string        `json:"plan,omitempty"` // an applied plan
 	Bundle   *plans.Bundle `json:"bundle,omitempty"`
 	Machines []string      `json:"machines,omitempty"`
-	By       string        `json:"by,omitempty"`
-	ID       string        `json:"id,omitempty"`
+	// Discard names the machines of which By gives up what only the old site
+	// has: it is counted, and no point "as found" is kept.
+	Discard []string `json:"discard,omitempty"`
+	By      string   `json:"by,omitempty"`
+	ID      string   `json:"id,omitempty"`
 }
 
 func (r *Request) check() error {

@@ -2,6 +2,8 @@ package runtime
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/runtime/program"
@@ -19,7 +21,7 @@ func (e *Engine) Reverse(ctx context.Context, req ReverseRequest) (string, error
 	if err != nil {
 		return "", err
 	}
-	return e.begin(ctx, &state.Run{ID: req.ID, Kind: report.KindReverse, StartedBy: req.By, EstateRev: p.rev}, p)
+	return e.begin(ctx, &state.Run{ID: req.ID, Kind: report.KindReverse, StartedBy: req.By, EstateRev: p.rev, Discard: req.Discard}, p)
 }
 
 // ExplainReverse lists the steps of a reverse and starts nothing.
@@ -57,6 +59,13 @@ func (e *Engine) prepareReverse(ctx context.Context, req *ReverseRequest) (*prep
 	machines, look, err := e.reverseMachines(ctx, names)
 	if err != nil {
 		return nil, err
+	}
+	for _, n := range req.Discard {
+		i := slices.IndexFunc(machines, func(m program.Machine) bool { return m.Name == n })
+		if i < 0 {
+			return nil, fault.Errorf(fault.Invalid, "--discard-diverged %s: that machine is not one of this reverse (%s)", n, strings.Join(names, ", "))
+		}
+		machines[i].Discard = true
 	}
 	for _, m := range machines[1:] {
 		if first := machines[0]; m.ToSite != first.ToSite {

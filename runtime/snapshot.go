@@ -217,8 +217,11 @@ func machineStep(r *report.Machine, st *state.State, s *state.Step) {
 			r.Drained = d.Changed
 		}
 	case program.Found:
-		if f, ok := decode[command.FoundResult](st, s.ID); ok && !f.Point.ID.IsZero() {
-			r.Found = &report.Found{Point: f.Point.ID.String(), Bytes: f.Bytes, Blocks: f.Blocks, Since: f.Since}
+		if f, ok := decode[command.FoundResult](st, s.ID); ok && (f.Discarded || !f.Point.ID.IsZero()) {
+			r.Found = &report.Found{Bytes: f.Bytes, Blocks: f.Blocks, Since: f.Since, Discarded: f.Discarded}
+			if !f.Discarded {
+				r.Found.Point = f.Point.ID.String()
+			}
 		}
 	}
 }

@@ -110,7 +110,13 @@ func (j *job) verb(ctx context.Context) outcome {
 			return command.CleanupRequest{Meta: m, Test: j.run.ID}
 		}, plain("cleaned up"))
 	case program.Found:
-		return long(ctx, j, command.Found, asMeta, j.found)
+		return long(ctx, j, command.Found, func(m command.Meta) command.FoundRequest {
+			req := command.FoundRequest{Meta: m, Discard: j.step.Discard}
+			if req.Discard {
+				req.By = nobody(j.run.StartedBy)
+			}
+			return req
+		}, j.found)
 	}
 	return failed(fault.Errorf(fault.Internal, "this drrun does not know how to do a step of kind %q", j.step.Kind))
 }
@@ -191,12 +197,16 @@ func (j *job) started(r command.StartResult) outcome {
 }
 
 func (j *job) found(r command.FoundResult) outcome {
-	if r.Point.ID.IsZero() {
+	if r.Point.ID.IsZero() && !r.Discarded {
 		return outcome{data: r, detail: fmt.Sprintf("the disks on %s are a replica already: nothing is only there", j.step.Host)}
 	}
 	text := fmt.Sprintf("%s (%d blocks) never left %s", quantity.FormatSize(r.Bytes), r.Blocks, j.step.Host)
 	if !r.Since.IsZero() {
 		text += " since " + r.Since.UTC().Format(time.RFC3339)
+	}
+	if r.Discarded {
+		text += "; discarded by " + nobody(j.run.StartedBy)
+		return outcome{data: r, detail: text, notes: []string{j.step.Machine + ": " + text}}
 	}
 	return outcome{data: r, detail: text, notes: []string{fmt.Sprintf("%s: %s; kept as point %s", j.step.Machine, text, r.Point.ID.Short())}}
 }

@@ -53,6 +53,7 @@ type fakeMachine struct {
 	tests   []string
 	overlay string
 	found   bool
+	full    bool                  // no room to keep its disks as found
 	noStop  bool                  // it cannot be stopped
 	live    string                // the point under the overlay
 	life    recovery.MachineState // what its agents say, whatever it is
@@ -328,6 +329,15 @@ func (w *world) do(h *fakeHost, host, verb string, m *fakeMachine, raw []byte) (
 	case command.Found.Name:
 		if m.power != recovery.PowerStopped || m.rec.Active == h.site {
 			return nil, fault.Errorf(fault.Refused, "%s runs", name)
+		}
+		req := into[command.FoundRequest](raw)
+		if req.Discard {
+			m.found = true
+			w.happened("%s discard %s by %s", host, name, req.By)
+			return mustJSON(command.FoundResult{Discarded: true, Bytes: 8192, Blocks: 2, Since: began}), nil
+		}
+		if m.full {
+			return nil, fault.Errorf(fault.NoSpace, "what only the disks of %s have cannot be kept", name).WithHint("or discard it")
 		}
 		m.found = true
 		w.happened("%s found %s", host, name)

@@ -34,6 +34,9 @@ type Kept struct {
 	// tables here, by disk; nil: all that the disks hold was never sent.
 	Common *recovery.Point
 	Tables map[string]string
+	// Discard: a person gave up what only these disks have. It is counted, and
+	// no point of it is kept.
+	Discard bool
 }
 
 const (
@@ -57,10 +60,11 @@ func (m *Machine) Adopt(ctx context.Context, tip recovery.Point, tables map[stri
 	if err := m.settle(ctx); err != nil {
 		return err
 	}
-	return m.adopt(ctx, tip, tables)
+	return m.adopt(ctx, tip, tables, nil)
 }
 
-func (m *Machine) adopt(ctx context.Context, tip recovery.Point, tables map[string]string) error {
+// adopt is Adopt with the work lock held; with gone the tip is not kept.
+func (m *Machine) adopt(ctx context.Context, tip recovery.Point, tables map[string]string, gone *discarded) error {
 	st := m.snapshot()
 	if newest, ok := m.tip(); ok && st.Live == nil {
 		if have, err := m.point(st.Applied.Point); err == nil && (have.ID == tip.ID || have.From == tip.ID && sameDisks(have, tip)) {
@@ -91,7 +95,10 @@ func (m *Machine) adopt(ctx context.Context, tip recovery.Point, tables map[stri
 		}
 	}
 	tip.Received = m.cfg.Clock.Now().UTC()
-	if err := m.record(func(s *state) { s.Adopting = &tip }); err != nil {
+	if gone != nil {
+		gone.Tip = markOf(tip)
+	}
+	if err := m.record(func(s *state) { s.Adopting, s.Discarded = &tip, gone }); err != nil {
 		return err
 	}
 	crash.At("replica.adopt.recorded")
@@ -310,7 +317,8 @@ func (m *Machine) finishDropping() error {
 // Keep keeps what a machine wrote here alone: it reads its stopped disks (at the
 // head paths) whole and makes their state a labelled point, held until a person
 // releases it, as the tip: what the other site sends lies on top of it.
-// Idempotent until something was received on top.
+// Idempotent until something was received on top. fault.NoSpace: an old primary's
+// state has no room here, nothing was changed.
 func (m *Machine) Keep(ctx context.Context, k Kept, progress func(done int64)) (_ command.FoundResult, err error) {
 	defer m.fullDisk(&err)
 	ctx, done, err := m.work.take(ctx, urgent)
@@ -332,6 +340,9 @@ func (m *Machine) Keep(ctx context.Context, k Kept, progress func(done int64)) (
 		if m.snapshot().Live == nil {
 			if tip.Held && slices.Contains(tip.Labels, k.Label) {
 				return keptAgain(tip, k.Common), nil
+			}
+			if d := m.snapshot().Discarded; d != nil && d.Tip == markOf(tip) && k.Label == AsFound {
+				return d.result(), nil
 			}
 			return command.FoundResult{}, fault.Errorf(fault.Refused, "machine %s: the disks here are a replica, not a primary", m.cfg.Machine)
 		}
@@ -361,16 +372,32 @@ func (m *Machine) Keep(ctx context.Context, k Kept, progress func(done int64)) (
 	}
 	res.Bytes = res.Blocks * blocksum.BlockSize
 	crash.At("replica.found.read")
-	if err := m.adopt(ctx, p, found); err != nil {
+	err = m.keep(ctx, k, p, found, &res)
+	for _, path := range found {
+		err = errors.Join(err, m.removeFile(path))
+	}
+	if err != nil {
 		return command.FoundResult{}, err
 	}
-	for _, path := range found {
-		if err := m.removeFile(path); err != nil {
-			return command.FoundResult{}, err
+	return res, nil
+}
+
+// keep makes disks that were read the point p, or gives up what only they have.
+func (m *Machine) keep(ctx context.Context, k Kept, p recovery.Point, found map[string]string, res *command.FoundResult) error {
+	if k.Discard {
+		res.Discarded = true
+		return m.discard(ctx, p, found, *res)
+	}
+	if k.Label == AsFound {
+		if err := m.checkFoundRoom(ctx, found, res.Blocks); err != nil {
+			return err
 		}
 	}
+	if err := m.adopt(ctx, p, found, nil); err != nil {
+		return err
+	}
 	res.Point, _ = m.tip()
-	return res, nil
+	return nil
 }
 
 // keptAgain answers a repeated Keep; what was counted then is not known.

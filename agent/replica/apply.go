@@ -108,6 +108,9 @@ func (m *Machine) begun(p recovery.Point) (bool, error) {
 	if st.Applied.Seq == 0 {
 		return st.Owned, nil
 	}
+	if _, ok := st.givenUp(); ok {
+		return st.Discarded.Begun, nil
+	}
 	for _, d := range p.Disks {
 		_, err := m.fs.Stat(m.undoPath(d.Name, p.Seq, st.Applied.Seq))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -149,7 +152,13 @@ func (m *Machine) applyPoint(ctx context.Context, p recovery.Point) error {
 			}
 		}
 	}
-	if st.Applied.Seq != 0 {
+	gone, over := st.givenUp()
+	switch {
+	case over:
+		if err := m.beginOver(); err != nil {
+			return err
+		}
+	case st.Applied.Seq != 0:
 		prev, err := m.point(st.Applied.Point)
 		if err != nil {
 			return err
@@ -167,11 +176,31 @@ func (m *Machine) applyPoint(ctx context.Context, p recovery.Point) error {
 		}
 		crash.At("replica.head.written")
 	}
-	if err := m.record(func(s *state) { s.Applied = markOf(p) }); err != nil {
+	err = m.record(func(s *state) {
+		s.Applied = markOf(p)
+		if over {
+			s.Thinning, s.Discarded = []mark{gone}, nil
+		}
+	})
+	if err != nil {
 		return err
 	}
 	crash.At("replica.mark.stored")
+	if err := m.finishThinning(); err != nil {
+		return err
+	}
 	return m.removeLogs(p)
+}
+
+// beginOver records that the state which was given up is overwritten from here:
+// it has no undo log, so a start goes on with the point that takes its place.
+func (m *Machine) beginOver() error {
+	d := *m.snapshot().Discarded
+	if d.Begun {
+		return nil
+	}
+	d.Begun = true
+	return m.record(func(s *state) { s.Discarded = &d })
 }
 
 // removeLogs deletes the received logs of an applied point.

@@ -82,7 +82,8 @@ func (m *Machine) verifyLog(path string) error {
 // undo logs are whole. Then they go, so that it counts as not begun. Without an
 // applied point there is nothing to go back to.
 func (m *Machine) takeBack(ctx context.Context, p recovery.Point) error {
-	if m.Applied() == 0 {
+	st := m.snapshot()
+	if _, ok := st.givenUp(); ok || st.Applied.Seq == 0 {
 		return nil
 	}
 	prev, err := m.point(m.snapshot().Applied.Point)

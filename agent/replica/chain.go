@@ -152,6 +152,9 @@ func (m *Machine) readable(p recovery.Point) error {
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	if k, ok := m.st.givenUp(); ok && k == markOf(p) && m.st.Discarded.Begun {
+		return fault.Errorf(fault.Corrupt, "point %s was discarded, and its disks are being overwritten", p.ID)
+	}
 	if err := m.damaged[p.ID]; err != nil {
 		return err
 	}

@@ -374,7 +374,8 @@ var every = flag.Bool("every", false, "crash at every operation, not at some")
 func TestCrashAtEveryStep(t *testing.T) {
 	t.Parallel()
 	const seed = 11
-	total := crashAt(t, seed, -1, false)
+	life := (*world).scenario
+	total := crashAt(t, seed, -1, false, life, (*world).afterCrash)
 	if total < 400 {
 		t.Fatalf("the scenario has %d steps only", total)
 	}
@@ -387,16 +388,16 @@ func TestCrashAtEveryStep(t *testing.T) {
 			t.Run(fmt.Sprintf("power=%v,%d", power, part), func(t *testing.T) {
 				t.Parallel()
 				for n := part; n < total; n += 2 * stride {
-					crashAt(t, seed, n, power)
+					crashAt(t, seed, n, power, life, (*world).afterCrash)
 				}
 			})
 		}
 	}
 }
 
-// crashAt runs the scenario until its nth operation and returns how many there
-// were.
-func crashAt(t *testing.T, seed uint64, n int, power bool) int {
+// crashAt runs a scenario until its nth operation, looks at what is left, and
+// returns how many there were.
+func crashAt(t *testing.T, seed uint64, n int, power bool, scenario func(*world, *replica.Machine) error, after func(*world) error) int {
 	t.Helper()
 	dir, err := os.MkdirTemp(tempDir(t), "")
 	must(t, err)
@@ -406,7 +407,7 @@ func crashAt(t *testing.T, seed uint64, n int, power bool) int {
 	w.fs = f
 	m, err := replica.Open(w.config())
 	if err == nil {
-		err = w.scenario(m)
+		err = scenario(w, m)
 		if cerr := m.Close(); err == nil {
 			err = cerr
 		}
@@ -419,7 +420,7 @@ func crashAt(t *testing.T, seed uint64, n int, power bool) int {
 	}
 	must(t, f.crash())
 	w.fs = fastFS{}
-	if err := w.afterCrash(); err != nil {
+	if err := after(w); err != nil {
 		t.Fatalf("seed %d, crash at operation %d (power cut: %v): %v", seed, n, power, err)
 	}
 	must(t, os.RemoveAll(dir))

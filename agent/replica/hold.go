@@ -38,6 +38,10 @@ func (m *Machine) Label(ctx context.Context, point ident.PointID, labels []strin
 	if err := m.readable(p); err != nil {
 		return recovery.Point{}, err
 	}
+	st := m.snapshot()
+	if k, ok := st.givenUp(); ok && k == markOf(p) {
+		return recovery.Point{}, fault.Errorf(fault.Refused, "point %s was discarded: it goes with the first point that is applied over it", p.ID)
+	}
 	p.Labels, p.Held = slices.Clone(labels), held
 	if err := m.writePoint(p); err != nil {
 		return recovery.Point{}, err

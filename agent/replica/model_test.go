@@ -52,6 +52,7 @@ type world struct {
 
 	pending *recovery.Point // sent, and not known to be acknowledged
 	ran     bool            // the machine has written to its live disks
+	gone    []byte          // what a person gave up
 }
 
 type snapshot struct {

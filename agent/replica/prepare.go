@@ -62,6 +62,9 @@ func (m *Machine) Prepare(ctx context.Context, run string, point ident.PointID, 
 		}
 		m.log.Warn("a newer point cannot be applied, the one asked for can be read", "point", p.ID, "err", err)
 	}
+	if _, err := m.point(point); err != nil { // it was given up, and a newer one was here
+		return PrepareResult{}, err
+	}
 	if err := m.checkOverlay(p); err != nil {
 		return PrepareResult{}, err
 	}
@@ -190,6 +193,9 @@ func (m *Machine) finishLive() error {
 			}
 		}
 		return m.record(func(s *state) { s.Live = nil })
+	}
+	if l.Phase == phaseBack {
+		return m.placeBase(l)
 	}
 	for _, d := range m.assigned(l.Point) {
 		if err := m.placeOverlay(d); err != nil {

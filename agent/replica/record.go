@@ -127,6 +127,7 @@ const (
 	phaseCopy   = "copy"   // files are being made; a start throws them away
 	phaseSwitch = "switch" // files are whole and take their places; a start goes on with it
 	phaseReady  = "ready"
+	phaseBack   = "back" // the overlay goes and the base takes its place; a start goes on with it
 	phaseDrop   = "drop" // a test view is being removed
 )
 
@@ -181,6 +182,8 @@ type state struct {
 	Dropping []string `json:"dropping,omitempty"`
 	// Thinning are points that retention drops: their manifests and undo logs go.
 	Thinning []mark `json:"thinning,omitempty"`
+	// Discarded is what a person gave up of an old primary's disks.
+	Discarded *discarded `json:"discarded,omitempty"`
 	// Clock is the wall clock at the last thinning, or when it was confirmed.
 	Clock time.Time `json:"clock,omitzero"`
 	// Doubt says that the wall clock jumped and nobody has confirmed it since;

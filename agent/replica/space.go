@@ -26,6 +26,7 @@ func (m *Machine) applyCost(disk, sums string, seg segment) (undo, grow int64, e
 		return 0, 0, err
 	}
 	_, hasTip := m.tip()
+	hasTip = hasTip && !m.overGivenUp()
 	full := m.disks[disk].Allocation == AllocationFull
 	var old [blocksum.RangeBlocks]uint64
 	err = eachRange(m.fs, []sumsFile{{path: sums, seg: seg}}, func(r *blockRange) error {
@@ -49,6 +50,9 @@ func (m *Machine) applyCost(disk, sums string, seg segment) (undo, grow int64, e
 // checkCuts refuses a point that cuts disks where the undo logs have no room
 // for what is cut off.
 func (m *Machine) checkCuts(p recovery.Point) error {
+	if m.overGivenUp() {
+		return nil
+	}
 	for _, d := range p.Disks {
 		t, err := m.table(d.Name)
 		if err != nil {

@@ -243,6 +243,22 @@ func (e *hasteEngine) unchanged(t *testing.T, c destructive, how string, before 
 	}
 }
 
+// TestDiscardIsAskedFor: with the site's name alone nothing is given up.
+func TestDiscardIsAskedFor(t *testing.T) {
+	t.Parallel()
+	c := destructive{name: "discard", args: []string{"reverse", "db1", "--discard-diverged", "db1"}, op: "reverse"}
+	for answers, want := range map[[2]string]int{{"paris\n", "paris\n"}: 3, {"db1\n", "db1\n"}: 3, {"paris\n", "db1\n"}: 0} {
+		e := newHasteEngine()
+		if code := c.at(t, e, newDesk(t, "", answers[:]...)); code != want || (len(e.changes) > 0) != (want == 0) {
+			t.Errorf("typed %q: exit %d, changes %v", answers, code, e.changes)
+		}
+	}
+	e := newHasteEngine()
+	if code, printed := c.without(t, e, c.args...); code != 2 || len(e.changes) > 0 || !strings.Contains(printed, "--yes") {
+		t.Errorf("without a terminal: exit %d, %v, %s", code, e.changes, printed)
+	}
+}
+
 func TestHasteAtATerminal(t *testing.T) {
 	t.Parallel()
 	for _, c := range destructiveCommands() {

@@ -119,7 +119,11 @@ func machinesText(r *report.Run) string {
 		}
 		remark := m.Reason
 		if f := m.Found; f != nil {
-			remark = strings.TrimSuffix(fmt.Sprintf("as found: %s in %d blocks never left the old site; %s", quantity.FormatSize(f.Bytes), f.Blocks, remark), "; ")
+			kept := "as found"
+			if f.Discarded {
+				kept = "discarded"
+			}
+			remark = strings.TrimSuffix(fmt.Sprintf("%s: %s in %d blocks never left the old site; %s", kept, quantity.FormatSize(f.Bytes), f.Blocks, remark), "; ")
 		}
 		t.row(m.Name, m.State, orDash(m.FromHost), orDash(m.ToHost), orDash(m.IP), point, loss, remark)
 	}

@@ -84,7 +84,7 @@ var (
 	Cleanup = Verb[CleanupRequest, Empty]{"cleanup"}
 	// Found reads the disks of a stopped old primary whole and keeps their
 	// state as the point "as found" before reverse replication overwrites it.
-	Found = Verb[Meta, FoundResult]{"found"}
+	Found = Verb[FoundRequest, FoundResult]{"found"}
 	// Verify reads a point whole and compares it with its sums.
 	Verify = Verb[VerifyRequest, VerifyResult]{"verify"}
 	// Hold keeps a point from being thinned, or releases it for the retention.
@@ -359,14 +359,25 @@ type CleanupRequest struct {
 	Test string `json:"test"`
 }
 
+// FoundRequest asks for the state of an old primary to be kept.
+type FoundRequest struct {
+	Meta
+	// Discard: a person gave up what only that site has. It is counted, and no
+	// point of it is kept.
+	Discard bool   `json:"discard,omitempty"`
+	By      string `json:"by,omitempty"` // that person, for the agent's log
+}
+
 // FoundResult is the kept state of an old primary; without a point its disks
 // are a replica, and nothing is only there. Bytes and Blocks never left
 // it: they differ from the newest point both sites had.
 type FoundResult struct {
-	Point  recovery.Point `json:"point"`
-	Bytes  int64          `json:"bytes"`
-	Blocks int64          `json:"blocks"`
-	Since  time.Time      `json:"since,omitzero"` // instant of that newest common point
+	// Discarded: nothing was kept, there is no Point.
+	Discarded bool           `json:"discarded,omitempty"`
+	Point     recovery.Point `json:"point"`
+	Bytes     int64          `json:"bytes"`
+	Blocks    int64          `json:"blocks"`
+	Since     time.Time      `json:"since,omitzero"` // instant of that newest common point
 }
 
 // VerifyRequest names a point; zero: every point.

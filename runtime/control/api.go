@@ -76,6 +76,7 @@ type ReverseRequest struct {
 	Plan     string        `json:"plan,omitempty"`
 	Bundle   *plans.Bundle `json:"bundle,omitempty"`
 	Machines []string      `json:"machines,omitempty"`
+	Discard  []string      `json:"discard,omitempty"` // machines: By gives up what only the old site has
 	By       string        `json:"by"`
 }
 

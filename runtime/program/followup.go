@@ -153,6 +153,9 @@ func reverseOne(m Machine) Node {
 		Title: fmt.Sprintf("stop %s on %s and lock it", m.Name, m.ToHost)}
 	found := Step{ID: id + "found", Kind: Found, Machine: m.Name, Host: m.ToHost, Site: m.ToSite, Requires: []string{stop.ID},
 		Title: fmt.Sprintf("keep the disks of %s on %s as found", m.Name, m.ToHost)}
+	if m.Discard {
+		found.Discard, found.Title = true, fmt.Sprintf("discard what only the disks of %s on %s have", m.Name, m.ToHost)
+	}
 	grant := Step{ID: id + "epoch/" + m.FromHost, Kind: Grant, Machine: m.Name, Host: m.FromHost, Site: m.FromSite, Requires: []string{found.ID},
 		Title: fmt.Sprintf("raise the epoch of %s: %s sends to %s", m.Name, m.FromHost, m.ToHost)}
 	peer := Step{ID: id + "epoch/" + m.ToHost, Kind: GrantPeer, Machine: m.Name, Host: m.ToHost, Site: m.ToSite, Requires: []string{grant.ID},

@@ -104,6 +104,8 @@ type Machine struct {
 	IP       string `json:"ip,omitempty"`   // in this run, at the new site
 	Back     bool   `json:"back,omitempty"` // the old host has a store: it can receive afterwards
 	Skip     string `json:"skip,omitempty"` // why the run leaves it alone
+	// Discard, of a reverse: what only the old site has is not kept.
+	Discard bool `json:"discard,omitempty"`
 }
 
 // Node is a sequence, parallel branches, or one step: exactly one is set.
@@ -148,9 +150,11 @@ type Step struct {
 	Lock bool `json:"lock,omitempty"`
 	// IP is the machine's address where the step is done; empty: the one of the
 	// run.
-	IP   string     `json:"ip,omitempty"`
-	Test bool       `json:"test,omitempty"`
-	Pos  *plans.Pos `json:"pos,omitempty"`
+	IP   string `json:"ip,omitempty"`
+	Test bool   `json:"test,omitempty"`
+	// Discard, of a found: a person gave up what is found.
+	Discard bool       `json:"discard,omitempty"`
+	Pos     *plans.Pos `json:"pos,omitempty"`
 }
 
 // Steps returns the steps in program order.

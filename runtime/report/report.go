@@ -177,10 +177,12 @@ type Proof struct {
 
 // Found is what only the old site had.
 type Found struct {
-	Point  string    `json:"point"`
+	Point  string    `json:"point"` // that keeps it; empty: it was discarded
 	Bytes  int64     `json:"bytes"`
 	Blocks int64     `json:"blocks"`
 	Since  time.Time `json:"since,omitzero"`
+	// Discarded: a person gave it up.
+	Discarded bool `json:"discarded,omitempty"`
 }
 
 // Step is one step of a run, in program order.

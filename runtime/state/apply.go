@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
@@ -92,6 +93,9 @@ func (s *State) applyCreated(r Record) error {
 	}
 	if s.Run.Force {
 		s.state(Record{Time: r.Time, By: s.Run.StartedBy, Word: "force"})
+	}
+	if len(s.Run.Discard) > 0 {
+		s.state(Record{Time: r.Time, By: s.Run.StartedBy, Word: "discard-diverged", Text: strings.Join(s.Run.Discard, ", ")})
 	}
 	if s.Run.NoProof {
 		s.state(Record{Time: r.Time, By: s.Run.StartedBy, Word: "no-proof"})

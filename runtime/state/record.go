@@ -75,6 +75,7 @@ type Run struct {
 	Commit       plans.CommitPolicy `json:"commit,omitzero"`
 	Cleanup      bool               `json:"cleanup,omitempty"` // a test cleans up by itself
 	SourceIsDown bool               `json:"source_is_down,omitempty"`
+	Discard      []string           `json:"discard,omitempty"` // machines of a reverse whose diverged writes are given up
 	Force        bool               `json:"force,omitempty"`
 	NoShutdown   bool               `json:"no_shutdown,omitempty"`
 	NoProof      bool               `json:"no_proof,omitempty"`

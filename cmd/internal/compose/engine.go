@@ -32,6 +32,10 @@ func request(r control.StartRequest) runtime.Request {
 		Set: r.Set, Commit: r.Commit, NoShutdown: r.NoShutdown, SourceIsDown: r.SourceIsDown, Force: r.Force, NoProof: r.NoProof, TTL: r.TTL, DryRun: r.DryRun, By: r.By}
 }
 
+func reverseRequest(r control.ReverseRequest) runtime.ReverseRequest {
+	return runtime.ReverseRequest{Plan: r.Plan, Machines: r.Machines, Discard: r.Discard, By: r.By}
+}
+
 // Start implements control.Engine.
 func (e *engine) Start(ctx context.Context, r control.StartRequest) (report.Run, error) {
 	if err := e.contact(ctx); err != nil {
@@ -61,7 +65,7 @@ func (e *engine) Reverse(ctx context.Context, r control.ReverseRequest) (report.
 	if err := e.contact(ctx); err != nil {
 		return report.Run{}, err
 	}
-	id, err := e.Engine.Reverse(ctx, runtime.ReverseRequest{Plan: r.Plan, Machines: r.Machines, By: r.By})
+	id, err := e.Engine.Reverse(ctx, reverseRequest(r))
 	if err != nil {
 		return report.Run{}, err
 	}
@@ -73,7 +77,7 @@ func (e *engine) ExplainReverse(ctx context.Context, r control.ReverseRequest) (
 	if err := e.contact(ctx); err != nil {
 		return report.Explain{}, err
 	}
-	x, err := e.Engine.ExplainReverse(ctx, runtime.ReverseRequest{Plan: r.Plan, Machines: r.Machines, By: r.By})
+	x, err := e.Engine.ExplainReverse(ctx, reverseRequest(r))
 	if err != nil {
 		return report.Explain{}, err
 	}
