@@ -185,6 +185,8 @@ func (h *host) powerCut(d time.Duration) {
 const (
 	slowest = 1500 * time.Microsecond
 	readOne = 24 // of so many reads one takes time
+	// slowRead is what a read of a machine's disk takes at most.
+	slowRead = 150 * time.Millisecond
 )
 
 // hook is called before each operation of the agent on its file system.
@@ -199,6 +201,9 @@ func (p *proc) hook(op faultfs.Op, path string) error {
 	takes := time.Duration(0)
 	if exact && (op.Changes() || h.rng.IntN(readOne) == 0) {
 		takes = time.Duration(h.rng.Int64N(int64(slowest)))
+	}
+	if exact && op == faultfs.Read && strings.HasPrefix(path, "/vm") {
+		takes = time.Duration(h.rng.Int64N(int64(slowRead))) // of a machine's disk: long enough for it to write meanwhile
 	}
 	err := error(nil)
 	if op.Changes() {

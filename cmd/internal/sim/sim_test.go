@@ -22,6 +22,7 @@ var (
 	keep    = flag.String("keep", "", "run only these events of the scenario, by number: \"0,3\"")
 	small   = flag.Bool("small", false, "run one machine with one disk")
 	most    = flag.Int("most", 500, "seeds within which a planted fault has to be found")
+	quick   = flag.Bool("quick", false, "leave out the planted faults that take many seeds")
 	only    = flag.String("fault", "", "plant this fault only")
 	verbose = flag.Bool("trace", false, "print what happens")
 )
@@ -145,7 +146,7 @@ func TestPlanted(t *testing.T) {
 	alone(t)
 	defer planted.Choose(planted.None)
 	for i, f := range planted.All() {
-		if i%*parts != *part-1 || *only != "" && string(f) != *only {
+		if i%*parts != *part-1 || *only != "" && string(f) != *only || *quick && slow[f] {
 			continue
 		}
 		planted.Choose(f)
@@ -156,6 +157,11 @@ func TestPlanted(t *testing.T) {
 		}
 	}
 }
+
+// slow are the faults that take more seeds than CI has time for, or whose
+// number is not known yet.
+var slow = map[planted.Fault]bool{planted.SegmentSync: true, planted.UndoAgain: true, planted.EarlyRelease: true, planted.OpNotStored: true,
+	planted.UnknownIsDown: true, planted.NotFenced: true, planted.ExecRepeated: true}
 
 // hunt runs seeds until a rule is broken.
 func hunt(t *testing.T) (*Result, int) {
