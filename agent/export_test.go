@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/drrun/drrun/agent/tracker"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/durable"
 	"github.com/drrun/drrun/internal/vfs"
 )
 
@@ -16,6 +18,25 @@ const MaxOps = maxOps
 func DecodeRecord(b []byte) error {
 	_, err := decodeRecord("machine.json", b)
 	return err
+}
+
+// RecordAgain reads machine.json and writes it anew into dir; extra is what it
+// holds that no field takes.
+func RecordAgain(b []byte, dir string) (extra durable.Extra, err error) {
+	r, err := decodeRecord("machine.json", b)
+	if err != nil {
+		return nil, err
+	}
+	return r.extra, r.write(vfs.OS{}, dir)
+}
+
+// OperationAgain reads the file of an operation and encodes it anew.
+func OperationAgain(b []byte) ([]byte, error) {
+	op, err := decodeOperation(b)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(op)
 }
 
 // DecodeOperation reads the file of an operation.

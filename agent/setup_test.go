@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -183,6 +184,15 @@ type node struct {
 	medium *quicnet.Medium
 }
 
+var nodes atomic.Uint32
+
+// ownAddress is a loopback address of one node alone, with a port that the
+// kernel hands out to nobody: while an agent is down its port stays free.
+func ownAddress() string {
+	n, pid := nodes.Add(1), os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d:%d", 100+pid%100, 1+n/250%250, 1+n%250, 20000+pid/100%10000)
+}
+
 func newNode(t *testing.T, ca *pki.CA, site, host string) *node {
 	t.Helper()
 	req, err := pki.NewRequest()
@@ -192,7 +202,7 @@ func newNode(t *testing.T, ca *pki.CA, site, host string) *node {
 	id, err := req.Identity(chain, ca.CertPEM())
 	must(t, err)
 	return &node{
-		t: t, id: id, state: t.TempDir(), listen: "127.0.0.1:0", clk: clock.NewSkewed(clock.Real{}),
+		t: t, id: id, state: t.TempDir(), listen: ownAddress(), clk: clock.NewSkewed(clock.Real{}),
 		log: slog.New(slog.NewTextHandler(&testLog{t: t, host: host}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }

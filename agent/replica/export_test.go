@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/agent/blocksum"
+	"github.com/drrun/drrun/internal/durable"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/internal/vfs"
@@ -64,6 +65,9 @@ func EncodePoint(p recovery.Point) ([]byte, error) { return encodeRecord(formatP
 
 // EncodeState is what is written as replica.json.
 func EncodeState(s state) ([]byte, error) { return encodeRecord(formatState, s, s.kept) }
+
+// Unknown is what a state holds that no field takes.
+func (s state) Unknown() durable.Extra { return s.kept.extra }
 
 // GoldenState has every field of the golden file set.
 func GoldenState(p recovery.Point) state {
