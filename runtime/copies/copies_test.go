@@ -230,6 +230,73 @@ func TestCopiesFollow(t *testing.T) {
 	w.no(w.keeper.Check(t.Context()))
 }
 
+// TestOldRunsThatGoOn: however many runs have ended since, one that has not is
+// copied.
+func TestOldRunsThatGoOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run("erp-1", "uncommitted", 7, "a", -2000*time.Hour)
+	for i := range copies.KeepEnded + 5 {
+		w.run(fmt.Sprintf("old-%03d", i), "committed", 2, "a", time.Duration(i)*time.Minute-1000*time.Hour)
+	}
+	w.keeper.Round(t.Context())
+	if w.has("par-1", "run/erp-1") != 7 || w.has("par-1", "run/old-004") != 0 {
+		t.Errorf("erp-1 has %d records at par-1, old-004 %d", w.has("par-1", "run/erp-1"), w.has("par-1", "run/old-004"))
+	}
+}
+
+// TestDroppedRunIsNotMissed: a run at an agent that is not here may be an old
+// one that this state has dropped, if it holds as many as are copied; one run
+// less, and it missed something.
+func TestDroppedRunIsNotMissed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for i := range copies.KeepEnded {
+		w.run(fmt.Sprintf("old-%03d", i), "committed", 2, "a", time.Duration(i)*time.Minute-1000*time.Hour)
+	}
+	w.keeper.Round(t.Context())
+	w.run("new-1", "committed", 2, "a", time.Hour)
+	w.drop("old-000", 2)
+	w.no(w.keeper.Check(t.Context()))
+	w.drop("old-001", 2)
+	if err := w.keeper.Check(t.Context()); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "run old-001 is at") {
+		t.Errorf("a run that is missing: %v", err)
+	}
+}
+
+// drop removes a run with so many records.
+func (w *world) drop(id string, records uint64) {
+	w.t.Helper()
+	ops := []store.Op{{Key: "runs/" + id, Delete: true}}
+	for seq := range records {
+		ops = append(ops, store.Op{Key: journal.Key(id, seq+1), Delete: true})
+	}
+	_, _, err := w.store.Txn(w.t.Context(), store.Txn{Then: ops})
+	w.no(err)
+}
+
+// TestCopyThatLies: the copy of a run is what its item says, record by record.
+func TestCopyThatLies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run("erp-1", "committed", 6, "a", 0)
+	w.keeper.Round(t.Context())
+	it, data := w.agents.items["par-1"]["run/erp-1"], w.agents.data["par-1"]["run/erp-1"]
+	w.no(copies.DecodeRun(it, data))
+	for name, lie := range map[string]func(*command.CatalogueItem){
+		"fewer records": func(it *command.CatalogueItem) { it.Version-- },
+		"more records":  func(it *command.CatalogueItem) { it.Version++ },
+		"another mark":  func(it *command.CatalogueItem) { it.Mark = copies.MarkOf([]byte("x")) },
+		"another run":   func(it *command.CatalogueItem) { it.Name = "run/erp-2" },
+	} {
+		other := it
+		lie(&other)
+		if err := copies.DecodeRun(other, data); !fault.Is(err, fault.Corrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestRefusedRunLeavesNoCopy: a runtime whose run was refused has moved nothing;
 // the one that has must not be told that it missed something.
 func TestRefusedRunLeavesNoCopy(t *testing.T) {

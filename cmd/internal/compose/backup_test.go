@@ -65,10 +65,13 @@ func TestBackupAndBack(t *testing.T) {
 			t.Fatalf("damaged at byte %d: %v", n, err)
 		}
 	}
-	newer := bytes.Replace(file[:len(file)-sha256.Size], []byte(`"version":1,"must":[]`), []byte(`"version":2,"must":[]`), 1)
-	sum := sha256.Sum256(newer)
-	if err := restore(append(newer, sum[:]...)); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "version 2") {
-		t.Errorf("a newer backup: %v", err)
+	for change, want := range map[string]string{`"version":2,"must":[]`: "version 2", `"version":1,"must":["x"]`: `"x"`} {
+		newer := bytes.Replace(file[:len(file)-sha256.Size], []byte(`"version":1,"must":[]`), []byte(change), 1)
+		newer[len(backupMagic)] += byte(len(change) - len(`"version":1,"must":[]`))
+		sum := sha256.Sum256(newer)
+		if err := restore(append(newer, sum[:]...)); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), want) {
+			t.Errorf("a newer backup: %v", err)
+		}
 	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("a refused backup made the state folder")
@@ -102,8 +105,10 @@ func TestBackupAndBack(t *testing.T) {
 	if err != nil || res.Runs != 1 {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	if _, err := os.Stat(filepath.Join(res.Replaced, "ca", "ca.key")); err != nil {
-		t.Errorf("what was there before is gone: %v", err)
+	for _, name := range []string{"ca/ca.key", store.FileName} {
+		if _, err := os.Stat(filepath.Join(res.Replaced, name)); err != nil {
+			t.Errorf("what was there before is gone: %v", err)
+		}
 	}
 }
 
