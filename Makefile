@@ -58,6 +58,7 @@ test-crash: ## every operation of the replica's disk failed; agents and runtime 
 sim: ## the deterministic simulation: SEEDS seeds (default 10000) from FROM (default 1), shared by JOBS processes
 	$(GO) run ./cmd/internal/sim/detrt bin/detrt
 	$(GO) test -c -trimpath -tags detrt -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
+	bin/sim.test -test.run '^TestSeedsRepeat$$' -seeds $${REPEAT:-10} -from $${FROM:-1}
 	@$(call share,TestSim,-seeds $${SEEDS:-10000} -from $${FROM:-1})
 
 .PHONY: sim-planted

@@ -4,9 +4,6 @@ package planted
 
 import "github.com/drrun/drrun/internal/vfs"
 
-// Built says whether faults can be chosen.
-const Built = false
-
 // Is reports whether a rule is broken: never, and the compiler knows it.
 func Is(Fault) bool { return false }
 

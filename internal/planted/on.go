@@ -9,9 +9,6 @@ import (
 	"github.com/drrun/drrun/internal/vfs"
 )
 
-// Built says whether faults can be chosen.
-const Built = true
-
 var chosen = Fault(os.Getenv("DRRUN_PLANTED"))
 
 // Is reports whether a rule is broken.

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
-
-	"github.com/drrun/drrun/internal/planted"
 )
 
 var (
@@ -21,9 +19,6 @@ var (
 	parts   = flag.Int("parts", 1, "how many processes share them")
 	keep    = flag.String("keep", "", "run only these events of the scenario, by number: \"0,3\"")
 	small   = flag.Bool("small", false, "run one machine with one disk")
-	most    = flag.Int("most", 500, "seeds within which a planted fault has to be found")
-	quick   = flag.Bool("quick", false, "leave out the planted faults that take many seeds")
-	only    = flag.String("fault", "", "plant this fault only")
 	verbose = flag.Bool("trace", false, "print what happens")
 )
 
@@ -118,59 +113,4 @@ func chosen(t *testing.T, seed uint64) *Scenario {
 
 func tail(trace []string, n int) string {
 	return strings.Join(trace[max(0, len(trace)-n):], "\n")
-}
-
-// TestSeedsRepeat: a seed does the same every time.
-func TestSeedsRepeat(t *testing.T) {
-	if !exact {
-		t.Log("without the runtime of detrt a seed repeats its scenario only: see make sim")
-		return
-	}
-	alone(t)
-	for seed := *from; seed < *from+uint64(*seeds); seed++ {
-		a, b := run(t, New(seed), false), run(t, New(seed), true)
-		collect()
-		if a.Hash != b.Hash {
-			t.Errorf("seed %d: %x, and again %x", seed, a.Hash, b.Hash)
-		}
-	}
-}
-
-// TestPlanted: each fault in the product's own rules is found within -most
-// seeds. It prints after how many.
-func TestPlanted(t *testing.T) {
-	if !planted.Built {
-		t.Log("faults are compiled in under the build tag planted: see make sim-planted")
-		return
-	}
-	alone(t)
-	defer planted.Choose(planted.None)
-	for i, f := range planted.All() {
-		if i%*parts != *part-1 || *only != "" && string(f) != *only || *quick && slow[f] {
-			continue
-		}
-		planted.Choose(f)
-		if res, n := hunt(t); res == nil {
-			t.Errorf("%-16s not found in %d seeds", f, n)
-		} else {
-			t.Logf("%-16s seed %3d: %s", f, n, res.Violation)
-		}
-	}
-}
-
-// slow are the faults that take more seeds than CI has time for, or whose
-// number is not known yet.
-var slow = map[planted.Fault]bool{planted.SegmentSync: true, planted.UndoAgain: true, planted.EarlyRelease: true, planted.OpNotStored: true,
-	planted.UnknownIsDown: true, planted.NotFenced: true, planted.ExecRepeated: true}
-
-// hunt runs seeds until a rule is broken.
-func hunt(t *testing.T) (*Result, int) {
-	for n := 1; n <= *most; n++ {
-		res := run(t, New(uint64(n)), false) //nolint:gosec // small
-		collect()
-		if res.Violation != nil {
-			return res, n
-		}
-	}
-	return nil, *most
 }
