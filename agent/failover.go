@@ -112,7 +112,9 @@ func (m *machine) changePoint(ctx context.Context, rec *record, rep *replica.Mac
 	if !ok || run == in.Run && point.ID == in.Point {
 		return nil
 	}
-	if run != in.Run || !rec.Authority.Uncommitted {
+	// The overlay of a run that another one has taken the machine from since is
+	// one that the run in force may change.
+	if rec.Authority.Run != in.Run || !rec.Authority.Uncommitted || rep.Committed() {
 		return fault.Errorf(fault.Refused, "machine %s at host %s runs on point %s of run %s, which stays", m.name, m.a.host(), point.ID.Short(), run)
 	}
 	if _, err := rep.Room(in.Point); err != nil { // before anything is given up

@@ -1,0 +1,47 @@
+package agent_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/drrun/drrun/agent/replica"
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/recovery"
+)
+
+// TestOverlayOfAnOvertakenRun: a run prepared its overlay and another one, with a
+// later claim and epoch, took the machine from it. That one gets disks of its
+// own point; what stood there is kept.
+func TestOverlayOfAnOvertakenRun(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	st := p.points("lyo-1", 2)
+	p.a.end()
+	killMachines(t, p.promises)
+
+	p.auth = st.Authority
+	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	take := func(run string, point recovery.Point) command.PrepareResult {
+		t.Helper()
+		p.fence++
+		next := recovery.Authority{Epoch: p.auth.Epoch + 1, Active: "lyon", Run: run, Uncommitted: true}
+		call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta(run), Expect: p.auth, Next: next})
+		p.auth = next
+		return call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta(run), Point: point.ID})
+	}
+	take("one", points[0])
+	if _, err := try(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("other"), Point: points[0].ID}); err == nil {
+		t.Error("a run that does not have the machine changed its point")
+	}
+	take("two", points[len(points)-1])
+	call(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("two")})
+	now := p.status("lyo-1")
+	if now.LiveRun != "two" || now.LivePoint != points[len(points)-1].ID || now.Power != recovery.PowerRunning {
+		t.Errorf("the machine is %+v", now)
+	}
+	here := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	if !slices.ContainsFunc(here, func(pt recovery.Point) bool { return slices.Contains(pt.Labels, replica.PointChanged) }) {
+		t.Error("what stood there is not kept")
+	}
+}
