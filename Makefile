@@ -46,8 +46,8 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s)
 		done; done
 
 .PHONY: test-kill
-test-kill: build ## 25 seeded kills of runtime and agents, a site that dies at every step (SEED=n)
-	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 DRRUN_LONG=1 $(GO) test -count=1 -v -run 'Kill|Dies|TwoRuntimes' -parallel 4 -timeout 30m ./cmd/internal/e2e
+test-kill: build ## 25 seeded kills of runtime and agents, a site that dies or a network that is cut at every step (SEED=n)
+	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 DRRUN_LONG=1 $(GO) test -count=1 -v -run 'Kill|Dies|TwoRuntimes|Partition' -parallel 4 -timeout 30m ./cmd/internal/e2e
 
 .PHONY: test-crash
 test-crash: ## every operation of the replica's disk failed; agents and runtime killed at all crash points and 50 seeded ones (SEED=n)

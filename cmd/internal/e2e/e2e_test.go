@@ -70,7 +70,7 @@ func root() string {
 // kills is how many seeded moments a test tries.
 func kills(t *testing.T) int {
 	t.Helper()
-	return envNumber(t, "DRRUN_KILLS", 4)
+	return envNumber(t, "DRRUN_KILLS", 3)
 }
 
 // moments returns a seeded source of random moments and prints its seed.

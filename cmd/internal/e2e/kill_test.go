@@ -5,14 +5,18 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/lab"
+	"github.com/drrun/drrun/runtime/report"
 )
 
 // killPlan is the erp plan without its wait, so that nobody has to answer.
@@ -24,20 +28,48 @@ return plan "kill" {
   group "application" { machines { tag = "erp-app" } },
 }`
 
+// notedPlan is killPlan with a program on the controller and one on a host that
+// leave a line each time they run.
+const notedPlan = `
+local programs = require "drrun.exec"
+
+return plan "kill" {
+  from = "paris", to = "lyon",
+  shutdown = { force_after = "20s" },
+  failover = { before = exec "note here" { cmd = { "NOTE", "here" }, within = "10s", only = "any" } },
+  group "databases" { machine "db1" },
+  group "application" {
+    machines { tag = "erp-app" },
+    after = action "note there" { only = "any",
+      function() programs.run { on = "db1", cmd = { "NOTE", "there" } } end,
+    },
+  },
+}`
+
 // TestKillRuntime kills the real drrun with SIGKILL at seeded moments of
 // planned failovers of three machines under load, and resumes. The end is that
-// of an undisturbed run.
+// of an undisturbed run: epochs, sites, points and whole disks. The machines and
+// the plan's programs bear witness that each start, stop and action that is
+// recorded has happened once.
 func TestKillRuntime(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	rnd, s := moments(t), protect(t, ctx, false, killPlan)
+	ctx := within(t, 10*time.Minute)
+	rnd := moments(t)
+	s := newSite(t, lab.Options{Every: "300ms", Small: !long()}, false)
+	note := filepath.Join(s.Root, "note")
+	s.write("note", "#!/bin/sh\necho \"$DRRUN_RUN\" >>\""+s.Root+"/noted-$1\"\n")
+	s.no(os.Chmod(note, 0o700)) //nolint:gosec // a program
+	s.edit("estate.lua", "/store\" }", "/store\", allow = { \""+note+"\" } }")
+	s.protect(ctx, strings.ReplaceAll(notedPlan, "NOTE", note))
 	sites := []string{"lyon", "paris"}
 
 	begin := time.Now()
 	s.must(s.Drrun(ctx, "kill", "--planned", "--yes", "--commit"))
 	whole := time.Since(begin)
 	s.untilState(ctx, "protected", "lyon")
+	epoch := s.status(ctx)[0].Epoch
+	grows := epoch - 1 // by an undisturbed run
+	s.witnessed(ctx)
 	t.Logf("an undisturbed run takes %v", whole)
 
 	for i := range kills(t) {
@@ -53,8 +85,14 @@ func TestKillRuntime(t *testing.T) {
 		s.untilState(ctx, "protected", to)
 		lists := stop()
 		s.onePower(ctx)
-		s.neverTogether()
 		s.noneLost(ctx, to, clients, lists)
+		epoch += grows
+		for _, m := range s.status(ctx) {
+			if m.Epoch != epoch {
+				t.Errorf("%s has epoch %d, after undisturbed runs it is %d", m.Machine, m.Epoch, epoch)
+			}
+		}
+		s.witnessed(ctx)
 		s.notePoints(ctx)
 		if t.Failed() {
 			t.Fatalf("kill %d after %v of a failover to %s", i, at, to)
@@ -63,6 +101,89 @@ func TestKillRuntime(t *testing.T) {
 	s.untilSettled(ctx)
 	s.equalDisks(ctx)
 	s.verifyPoints(ctx)
+}
+
+// witnessed holds what machines and programs wrote down against the runs: every
+// run that had something to do is committed and proved, and each of its starts, stops and actions happened
+// once. Of each machine's lives only the last is not over, and none overlap.
+func (s *site) witnessed(ctx context.Context) {
+	s.t.Helper()
+	starts := map[string]int{} // by run and machine
+	last := map[string]lab.Life{}
+	for _, l := range s.neverTogether() {
+		if before, ok := last[l.Machine]; ok && !before.Stopped {
+			s.t.Errorf("it did not end in order: %s", before)
+		}
+		last[l.Machine] = l
+		starts[l.Run+" "+l.Machine]++
+	}
+	want := map[string]int{}
+	for _, m := range lab.Machines {
+		want["- "+m] = 1 // by the agent, when the machine was protected
+	}
+	noted := s.noted()
+	for _, r := range s.runs(ctx) {
+		run := s.show(ctx, r.ID)
+		if run.Status == report.RunDone && strings.HasPrefix(run.Reason, "nothing to do") {
+			continue // and nothing was done: what it had done would be too much below
+		}
+		if run.Status != report.RunCommitted || len(run.Machines) != len(lab.Machines) {
+			s.t.Errorf("run %s is %s (%s), with %d machines", r.ID, run.Status, run.Reason, len(run.Machines))
+		}
+		for _, m := range run.Machines {
+			if m.Proof == nil || !m.Proof.Proved {
+				s.t.Errorf("run %s, %s: proof %+v", r.ID, m.Name, m.Proof)
+			}
+			want[r.ID+" "+m.Name] = 1
+		}
+		for _, file := range []string{"noted-here", "noted-there"} {
+			if n := noted[file+" "+r.ID]; n != 1 {
+				s.t.Errorf("run %s: its program wrote %d times to %s", r.ID, n, file)
+			}
+			delete(noted, file+" "+r.ID)
+		}
+	}
+	if !maps.Equal(starts, want) || len(noted) > 0 {
+		s.t.Errorf("starts by run and machine: %v, want %v; programs of no run: %v", starts, want, noted)
+	}
+}
+
+// noted counts the lines of the plan's programs, by file and run.
+func (s *site) noted() map[string]int {
+	s.t.Helper()
+	n := map[string]int{}
+	for _, file := range []string{"noted-here", "noted-there"} {
+		b, err := os.ReadFile(filepath.Join(s.Root, file))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			s.t.Fatal(err)
+		}
+		for run := range strings.FieldsSeq(string(b)) {
+			n[file+" "+run]++
+		}
+	}
+	return n
+}
+
+// lookAndAnswer does what an operator does whose run does not know whether a
+// program ran: looks, and says it.
+func (s *site) lookAndAnswer(ctx context.Context, id string) {
+	s.t.Helper()
+	run := s.show(ctx, id)
+	if len(run.Waits) != 1 || run.ExitCode != fault.ExitUnknown {
+		s.t.Fatalf("run %s waits for %+v (exit %d)", id, run.Waits, run.ExitCode)
+	}
+	pause(ctx, 500*time.Millisecond) // a program outlives the drrun that started it
+	file, word := "noted-there", "again"
+	if strings.Contains(run.Waits[0].Step, "note here") {
+		file = "noted-here"
+	}
+	if s.noted()[file+" "+id] > 0 {
+		word = "done"
+	}
+	s.t.Logf("run %s does not know the outcome of %s: %s", id, run.Waits[0].Step, word)
+	if code, said := s.exit(ctx, "answer", id, run.Waits[0].Step, word); code != 0 {
+		s.t.Logf("answer: exit %d: %s", code, said)
+	}
 }
 
 // killRun starts a run and kills it after a time, if it still runs.
@@ -90,12 +211,16 @@ type aRun struct {
 	Uncommitted         bool
 }
 
+func (s *site) runs(ctx context.Context) (all []aRun) {
+	s.t.Helper()
+	s.no(json.Unmarshal([]byte(s.must(s.Drrun(ctx, "runs", "-o", "json"))), &all))
+	return all
+}
+
 // newestRun returns the run that was created last.
 func (s *site) newestRun(ctx context.Context) (last aRun) {
 	s.t.Helper()
-	var runs []aRun
-	s.no(json.Unmarshal([]byte(s.must(s.Drrun(ctx, "runs", "-o", "json"))), &runs))
-	for _, r := range runs {
+	for _, r := range s.runs(ctx) {
 		if r.Created > last.Created {
 			last = r
 		}
@@ -107,7 +232,7 @@ func (s *site) newestRun(ctx context.Context) (last aRun) {
 // before there was a run, it starts one.
 func (s *site) finish(ctx context.Context, args []string) {
 	s.t.Helper()
-	for range 5 {
+	for range 8 {
 		r := s.newestRun(ctx)
 		switch r.Status {
 		case "", "committed", "done":
@@ -120,6 +245,8 @@ func (s *site) finish(ctx context.Context, args []string) {
 		case "uncommitted":
 			_, err := s.Drrun(ctx, "commit", r.ID)
 			s.no(err)
+		case "waiting":
+			s.lookAndAnswer(ctx, r.ID)
 		default:
 			_, err := s.Drrun(ctx, "resume", r.ID)
 			var exit *lab.ExitError

@@ -45,13 +45,14 @@ const both = lab.In | lab.Out
 
 var partitions = []partition{
 	{name: "target drained", hosts: []string{"lyo-1"}, ways: both, gate: "drained", rest: true},
-	{name: "target allowed", hosts: []string{"lyo-1"}, ways: lab.In, gate: "allowed"},
+	{name: "target allowed", hosts: []string{"lyo-1"}, ways: both, gate: "allowed"},
 	{name: "all prepared", hosts: []string{"par-1", "lyo-1"}, ways: both, gate: "prepared"},
 	{name: "answers lost serving", hosts: []string{"lyo-1"}, ways: lab.Out, gate: "serving", rest: true},
 	{name: "source drain-ahead", hosts: []string{"par-1"}, ways: both, step: "drain-ahead/db1"},
 	{name: "source stop", hosts: []string{"par-1"}, ways: lab.Out, step: "shutdown/app1/stop", heals: true, rest: true},
 	{name: "target drain", hosts: []string{"lyo-1"}, ways: both, step: "shutdown/db1/drain"},
 	{name: "all epoch", hosts: []string{"par-1", "lyo-1"}, ways: both, step: "epoch/db1/lyo-1", rest: true},
+	{name: "target hears nothing", hosts: []string{"lyo-1"}, ways: lab.In, step: "epoch/app1/lyo-1"},
 	{name: "source epoch", hosts: []string{"par-1"}, ways: both, step: "epoch/app1/par-1"},
 	{name: "target prepare", hosts: []string{"lyo-1"}, ways: lab.Out, step: "prepare/db1"},
 	{name: "target start", hosts: []string{"lyo-1"}, ways: lab.Out, step: "group:databases/db1/start"},
@@ -76,7 +77,7 @@ func TestPartitionInPlannedFailover(t *testing.T) {
 }
 
 func (p partition) happen(t *testing.T) {
-	ctx := within(t, 2*time.Minute)
+	ctx := within(t, 4*time.Minute)
 	s := newSite(t, lab.Options{Every: "500ms", Small: true, Links: true}, false)
 	var armed atomic.Bool
 	gates := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
