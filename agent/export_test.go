@@ -8,6 +8,7 @@ import (
 	"github.com/drrun/drrun/agent/tracker"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/durable"
+	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/internal/vfs"
 )
 
@@ -99,3 +100,15 @@ var EncodeItem = encodeItem
 
 // DecodeItem reads it.
 var DecodeItem = decodeItem
+
+// ResumeStale settles the right to run as if the machine were to run, whatever
+// its record says by now: the record was read before it was stopped.
+func (a *Agent) ResumeStale(ctx context.Context, name string) (settled bool) {
+	m, err := a.machine(name)
+	if err != nil {
+		return false
+	}
+	rec := m.snapshot()
+	rec.Desired = recovery.PowerRunning
+	return m.resumeOnce(ctx, rec)
+}

@@ -242,10 +242,16 @@ func TestFoundWithoutRoom(t *testing.T) {
 	if digest(t, p.disk) != before {
 		t.Error("the disk was changed before anything was sent back")
 	}
-	disk.free.Store(1 << 40)
 	p.grant("rev-2", "lyon", false, back)
-	p.points("par-1", 2)
-	p.until("par-1", "reverse is applied", func(st command.MachineStatus) bool { return st.Applied > 1 })
+	for _, h := range []string{"lyo-1", "par-1"} { // the first point has no room yet
+		st := p.until(h, "reseeding", func(st command.MachineStatus) bool { return st.State == recovery.Reseeding })
+		if st.Tip != nil || st.TipAge != 0 {
+			t.Errorf("%s shows point %s, %s old, as the newest", h, st.Tip.ID, st.TipAge)
+		}
+	}
+	disk.free.Store(1 << 40)
+	first := p.points("par-1", 1).Tip.Seq
+	p.until("par-1", "reverse is applied", func(st command.MachineStatus) bool { return st.Applied >= first })
 	for _, pt := range call(p, command.Points, "par-1", command.PointsRequest{Machine: "erp"}).Points {
 		if pt.Diverged {
 			t.Errorf("what was given up is a point: %+v", pt)

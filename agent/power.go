@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -138,6 +139,27 @@ func (m *machine) mayStart(rec *record) error {
 // start starts the machine on its own or its prepared disks. Running already
 // is no error.
 func (m *machine) start(ctx context.Context, run string) (command.StartResult, error) {
+	return m.startIf(ctx, run, m.mayStart)
+}
+
+// errStopped says that a machine is not to run any more.
+var errStopped = errors.New("the machine was stopped meanwhile")
+
+// startAgain is start for a machine that was to run when this agent was started:
+// one that was stopped meanwhile stays stopped.
+func (m *machine) startAgain(ctx context.Context, run string) error {
+	_, err := m.startIf(ctx, run, func(r *record) error {
+		if r.Desired != recovery.PowerRunning {
+			return errStopped
+		}
+		return m.mayStart(r)
+	})
+	return err
+}
+
+// startIf starts the machine if may allows it, before anything is done and at
+// the moment when the start becomes durable.
+func (m *machine) startIf(ctx context.Context, run string, may func(*record) error) (command.StartResult, error) {
 	release, err := m.power.take(ctx)
 	if err != nil {
 		return command.StartResult{}, err
@@ -147,7 +169,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 		return command.StartResult{}, err
 	}
 	rec := m.snapshot()
-	if err := m.mayStart(&rec); err != nil {
+	if err := may(&rec); err != nil {
 		return command.StartResult{}, err
 	}
 	switch st := m.state(ctx); st.Power {
@@ -176,7 +198,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 	// record that took the right away comes before this, and it is not started,
 	// or after this, and it is stopped.
 	err = m.updateIf(func(r *record) error {
-		if err := m.mayStart(r); err != nil {
+		if err := may(r); err != nil {
 			return err
 		}
 		r.Desired, r.Launch, r.Process, r.Clean, r.Final = recovery.PowerRunning, &l, nil, false, ident.PointID{}
@@ -447,7 +469,10 @@ func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 		m.setStartErr("")
 		return true
 	}
-	if _, err := m.start(ctx, rec.Authority.Run); err != nil {
+	if err := m.startAgain(ctx, rec.Authority.Run); err != nil {
+		if errors.Is(err, errStopped) {
+			return true
+		}
 		m.log.Warn("machine is not started again", logkit.KeyError, err)
 		m.setStartErr(err.Error())
 		now := m.snapshot()

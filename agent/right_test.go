@@ -268,3 +268,18 @@ func TestTwoRecordsOfOneEpoch(t *testing.T) {
 	p.until("lyo-1", "the next record ends it", func(st command.MachineStatus) bool { return st.Authority.Epoch == 3 && st.Reason == "" })
 	p.points("lyo-1", 1)
 }
+
+// TestStoppedWhileItIsToBeStartedAgain: an agent that was started asks its peers
+// whether it may start the machine again; a stop in between counts.
+func TestStoppedWhileItIsToBeStartedAgain(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	call(p, command.Stop, "par-1", command.StopRequest{Meta: p.meta("erp-1")})
+	if !p.a.ag.ResumeStale(t.Context(), "erp") {
+		t.Error("it is asked again")
+	}
+	if st := p.status("par-1"); st.Power != recovery.PowerStopped {
+		t.Errorf("the machine was stopped, and is %s", st.Power)
+	}
+}

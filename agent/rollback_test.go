@@ -37,21 +37,14 @@ func digest(t *testing.T, file string) [32]byte {
 	return sha256.Sum256(b)
 }
 
-// eachWay runs a test with agents that live on, and with ones that are started
-// anew between every two steps.
-func eachWay(t *testing.T, f func(p *pair)) {
-	for _, restarts := range []bool{false, true} {
-		t.Run(map[bool]string{false: "agents live", true: "agents restart"}[restarts], func(t *testing.T) {
-			t.Parallel()
-			p := newPair(t)
-			if restarts {
-				p.between = p.restart
-			}
-			p.addCold()
-			p.protect()
-			f(p)
-		})
-	}
+// restarting is a protected pair whose agents are started anew between every two
+// steps: what a rollback needs has to be durable.
+func restarting(t *testing.T) *pair {
+	p := newPair(t)
+	p.between = p.restart
+	p.addCold()
+	p.protect()
+	return p
 }
 
 // lyon is where the machine's disk lies at the second site.
@@ -118,85 +111,81 @@ func (p *pair) forward(kept recovery.Point) {
 // the new site wrote is kept.
 func TestRollbackOfAPlannedRun(t *testing.T) {
 	t.Parallel()
-	eachWay(t, func(p *pair) {
-		t := p.t
-		p.hand("erp-1", "par-1", "lyo-1", "lyon", back)
-		home := digest(t, p.disk)
-		p.promisesMore("lyo-1", 1000)
-		p.points("par-1", 2)
-		call(p, command.Stop, "lyo-1", command.StopRequest{Meta: p.meta("erp-1")})
-		wrote := counted(t, p.lyon())
-		p.step()
-		p.grant("erp-1-back", "paris", false, forward)
-		call(p, command.Unlock, "par-1", p.meta("erp-1-back"))
-		p.step()
-		if digest(t, p.disk) != home {
-			t.Error("the old disk is not that of the shutdown")
-		}
-		if logs, err := filepath.Glob(filepath.Join(p.as.Hosts[0].Store, "erp", "data", "*", "*")); err != nil || len(logs) > 0 {
-			t.Errorf("of the reverse logs stays %v, %v", logs, err)
-		}
-		call(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("erp-1-back")})
-		p.step()
-		p.until("lyo-1", "the overlay is dropped", func(st command.MachineStatus) bool { return st.Role == command.RoleTarget && st.LiveRun == "" })
-		kept := p.kept("lyo-1", replica.RolledBack, "erp-1")
-		if n := p.look("lyo-1", kept); n != wrote {
-			t.Errorf("the point kept counts %d, the new site had written %d", n, wrote)
-		}
-		p.forward(kept)
-		p.hand("erp-2", "par-1", "lyo-1", "lyon", back) // and it can be done again
-		p.points("par-1", 1)
-	})
+	p := restarting(t)
+	p.hand("erp-1", "par-1", "lyo-1", "lyon", back)
+	home := digest(t, p.disk)
+	p.promisesMore("lyo-1", 1000)
+	p.points("par-1", 2)
+	call(p, command.Stop, "lyo-1", command.StopRequest{Meta: p.meta("erp-1")})
+	wrote := counted(t, p.lyon())
+	p.step()
+	p.grant("erp-1-back", "paris", false, forward)
+	call(p, command.Unlock, "par-1", p.meta("erp-1-back"))
+	p.step()
+	if digest(t, p.disk) != home {
+		t.Error("the old disk is not that of the shutdown")
+	}
+	if logs, err := filepath.Glob(filepath.Join(p.as.Hosts[0].Store, "erp", "data", "*", "*")); err != nil || len(logs) > 0 {
+		t.Errorf("of the reverse logs stays %v, %v", logs, err)
+	}
+	call(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("erp-1-back")})
+	p.step()
+	p.until("lyo-1", "the overlay is dropped", func(st command.MachineStatus) bool { return st.Role == command.RoleTarget && st.LiveRun == "" })
+	kept := p.kept("lyo-1", replica.RolledBack, "erp-1")
+	if n := p.look("lyo-1", kept); n != wrote {
+		t.Errorf("the point kept counts %d, the new site had written %d", n, wrote)
+	}
+	p.forward(kept)
+	p.hand("erp-2", "par-1", "lyo-1", "lyon", back) // and it can be done again
+	p.points("par-1", 1)
 }
 
 // TestRollbackOfAFailback: the old site has points that are older than its own
 // disks; they stay, and what was sent back goes.
 func TestRollbackOfAFailback(t *testing.T) {
 	t.Parallel()
-	eachWay(t, func(p *pair) {
-		t := p.t
-		p.hand("erp-1", "par-1", "lyo-1", "lyon", back)
-		for _, h := range []string{"lyo-1", "par-1"} {
-			call(p, command.Commit, h, p.meta("erp-1"))
-		}
-		p.until("par-1", "reverse logs applied", func(st command.MachineStatus) bool { return st.State == recovery.Protected && st.Applied > 0 })
-		p.hand("erp-2", "lyo-1", "par-1", "paris", forward)
-		was := digest(t, p.lyon())
-		older := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
-		p.promisesMore("par-1", 100)
-		st := p.points("lyo-1", 2)
-		call(p, command.Stop, "par-1", command.StopRequest{Meta: p.meta("erp-2")})
-		wrote := counted(t, p.disk)
-		p.step()
-		p.grant("erp-2-back", "lyon", false, back)
-		call(p, command.Unlock, "lyo-1", p.meta("erp-2-back"))
-		p.step()
-		p.until("lyo-1", "the disks are its own", func(st command.MachineStatus) bool { return st.LiveRun != "" && st.Reason == "" })
-		if digest(t, p.lyon()) != was {
-			t.Error("the old disk is not that of the shutdown")
-		}
-		points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
-		if points[0].ID != older[0].ID || points[len(points)-1].Seq != st.Applied {
-			t.Errorf("of %d points %d stay, the newest is %d, applied was %d", len(older), len(points), points[len(points)-1].Seq, st.Applied)
-		}
-		if logs, err := filepath.Glob(filepath.Join(p.as.Hosts[1].Store, "erp", "data", "logs", "*")); err != nil || len(logs) > 0 {
-			t.Errorf("of the reverse logs stays %v, %v", logs, err)
-		}
-		call(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("erp-2-back")})
-		p.step()
-		p.points("par-1", 2)
-		if n := p.look("par-1", p.kept("par-1", replica.RolledBack, "erp-2")); n != wrote {
-			t.Errorf("the point kept counts %d, the new site had written %d", n, wrote)
-		}
-		if v := call(p, command.Verify, "lyo-1", command.VerifyRequest{Machine: "erp"}); len(v.Faults) > 0 {
-			t.Errorf("verify: %+v", v)
-		}
-		p.hand("erp-3", "lyo-1", "par-1", "paris", forward)
-		p.points("lyo-1", 1)
-		if v := call(p, command.Verify, "lyo-1", command.VerifyRequest{Machine: "erp"}); len(v.Faults) > 0 {
-			t.Errorf("verify at the end: %+v", v)
-		}
-	})
+	p := restarting(t)
+	p.hand("erp-1", "par-1", "lyo-1", "lyon", back)
+	for _, h := range []string{"lyo-1", "par-1"} {
+		call(p, command.Commit, h, p.meta("erp-1"))
+	}
+	p.until("par-1", "reverse logs applied", func(st command.MachineStatus) bool { return st.State == recovery.Protected && st.Applied > 0 })
+	p.hand("erp-2", "lyo-1", "par-1", "paris", forward)
+	was := digest(t, p.lyon())
+	older := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	p.promisesMore("par-1", 100)
+	st := p.points("lyo-1", 2)
+	call(p, command.Stop, "par-1", command.StopRequest{Meta: p.meta("erp-2")})
+	wrote := counted(t, p.disk)
+	p.step()
+	p.grant("erp-2-back", "lyon", false, back)
+	call(p, command.Unlock, "lyo-1", p.meta("erp-2-back"))
+	p.step()
+	p.until("lyo-1", "the disks are its own", func(st command.MachineStatus) bool { return st.LiveRun != "" && st.Reason == "" })
+	if digest(t, p.lyon()) != was {
+		t.Error("the old disk is not that of the shutdown")
+	}
+	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	if points[0].ID != older[0].ID || points[len(points)-1].Seq != st.Applied {
+		t.Errorf("of %d points %d stay, the newest is %d, applied was %d", len(older), len(points), points[len(points)-1].Seq, st.Applied)
+	}
+	if logs, err := filepath.Glob(filepath.Join(p.as.Hosts[1].Store, "erp", "data", "logs", "*")); err != nil || len(logs) > 0 {
+		t.Errorf("of the reverse logs stays %v, %v", logs, err)
+	}
+	call(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("erp-2-back")})
+	p.step()
+	p.points("par-1", 2)
+	if n := p.look("par-1", p.kept("par-1", replica.RolledBack, "erp-2")); n != wrote {
+		t.Errorf("the point kept counts %d, the new site had written %d", n, wrote)
+	}
+	if v := call(p, command.Verify, "lyo-1", command.VerifyRequest{Machine: "erp"}); len(v.Faults) > 0 {
+		t.Errorf("verify: %+v", v)
+	}
+	p.hand("erp-3", "lyo-1", "par-1", "paris", forward)
+	p.points("lyo-1", 1)
+	if v := call(p, command.Verify, "lyo-1", command.VerifyRequest{Machine: "erp"}); len(v.Faults) > 0 {
+		t.Errorf("verify at the end: %+v", v)
+	}
 }
 
 // TestRollbackBeforeTheFirstStart: nothing was prepared yet, or what was
@@ -206,10 +195,7 @@ func TestRollbackBeforeTheFirstStart(t *testing.T) {
 	for _, prepared := range []bool{false, true} {
 		t.Run(map[bool]string{false: "nothing prepared", true: "never started"}[prepared], func(t *testing.T) {
 			t.Parallel()
-			p := newPair(t)
-			p.between = p.restart
-			p.addCold()
-			p.protect()
+			p := restarting(t)
 			call(p, command.Stop, "par-1", command.StopRequest{Meta: p.meta("erp-1"), Lock: true})
 			final := call(p, command.Drain, "par-1", command.DrainRequest{Meta: p.meta("erp-1"), Final: true}).Point
 			home := digest(t, p.disk)
@@ -236,46 +222,44 @@ func TestRollbackBeforeTheFirstStart(t *testing.T) {
 // were never touched, it runs on them again and replicates.
 func TestRollbackOfAnUnplannedRun(t *testing.T) {
 	t.Parallel()
-	eachWay(t, func(p *pair) {
-		t := p.t
-		p.points("lyo-1", 1)
-		p.a.end()
-		killMachines(t, p.promises)
-		home, lost := digest(t, p.disk), counted(t, p.disk)
-		between := p.between // one of the agents is down
-		p.between = nil
-		next := recovery.Authority{Epoch: p.auth.Epoch + 1, Active: "lyon", Run: "erp-1", Uncommitted: true}
-		call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("erp-1"), Expect: p.auth, Next: next})
-		p.auth = next
-		points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
-		call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("erp-1"), Point: points[len(points)-1].ID})
-		call(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("erp-1")})
-		p.promisesMore("lyo-1", 100)
-		p.a.start()
-		p.between = between
-		p.until("par-1", "the old primary learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == next.Epoch })
-		p.step()
-		call(p, command.Stop, "lyo-1", command.StopRequest{Meta: p.meta("erp-1")})
-		wrote := counted(t, p.lyon())
-		p.step()
-		p.grant("erp-1-back", "paris", false, forward)
-		call(p, command.Unlock, "par-1", p.meta("erp-1-back"))
-		p.step()
-		if digest(t, p.disk) != home {
-			t.Error("the old primary's disk was touched")
-		}
-		call(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("erp-1-back")})
-		p.step()
-		p.until("lyo-1", "the overlay is dropped", func(st command.MachineStatus) bool { return st.Role == command.RoleTarget && st.LiveRun == "" })
-		kept := p.kept("lyo-1", replica.RolledBack, "erp-1")
-		if n := p.look("lyo-1", kept); n != wrote {
-			t.Errorf("the point kept counts %d, the new site had written %d", n, wrote)
-		}
-		p.forward(kept)
-		if n := written(t, p.disk); n < lost {
-			t.Errorf("the old primary counts %d, it had %d", n, lost)
-		}
-		p.hand("erp-2", "par-1", "lyo-1", "lyon", back)
-		p.points("par-1", 1)
-	})
+	p := restarting(t)
+	p.points("lyo-1", 1)
+	p.a.end()
+	killMachines(t, p.promises)
+	home, lost := digest(t, p.disk), counted(t, p.disk)
+	between := p.between // one of the agents is down
+	p.between = nil
+	next := recovery.Authority{Epoch: p.auth.Epoch + 1, Active: "lyon", Run: "erp-1", Uncommitted: true}
+	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("erp-1"), Expect: p.auth, Next: next})
+	p.auth = next
+	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("erp-1"), Point: points[len(points)-1].ID})
+	call(p, command.Start, "lyo-1", command.StartRequest{Meta: p.meta("erp-1")})
+	p.promisesMore("lyo-1", 100)
+	p.a.start()
+	p.between = between
+	p.until("par-1", "the old primary learns", func(st command.MachineStatus) bool { return st.Authority.Epoch == next.Epoch })
+	p.step()
+	call(p, command.Stop, "lyo-1", command.StopRequest{Meta: p.meta("erp-1")})
+	wrote := counted(t, p.lyon())
+	p.step()
+	p.grant("erp-1-back", "paris", false, forward)
+	call(p, command.Unlock, "par-1", p.meta("erp-1-back"))
+	p.step()
+	if digest(t, p.disk) != home {
+		t.Error("the old primary's disk was touched")
+	}
+	call(p, command.Start, "par-1", command.StartRequest{Meta: p.meta("erp-1-back")})
+	p.step()
+	p.until("lyo-1", "the overlay is dropped", func(st command.MachineStatus) bool { return st.Role == command.RoleTarget && st.LiveRun == "" })
+	kept := p.kept("lyo-1", replica.RolledBack, "erp-1")
+	if n := p.look("lyo-1", kept); n != wrote {
+		t.Errorf("the point kept counts %d, the new site had written %d", n, wrote)
+	}
+	p.forward(kept)
+	if n := written(t, p.disk); n < lost {
+		t.Errorf("the old primary counts %d, it had %d", n, lost)
+	}
+	p.hand("erp-2", "par-1", "lyo-1", "lyon", back)
+	p.points("par-1", 1)
 }

@@ -9,8 +9,11 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/drrun/drrun/agent/provider"
+	"github.com/drrun/drrun/agent/replica"
+	"github.com/drrun/drrun/agent/source"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/logkit"
@@ -83,9 +86,7 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 		startErr = "" // that it does not run at a replica's host is as it should be
 	}
 	if rep != nil {
-		if tip, age, ok := rep.Tip(); ok {
-			st.Tip, st.TipAge = &tip, age
-		}
+		st.Tip, st.TipAge = m.received(rep)
 		if doubt := rep.ClockDoubt(m.a.o.Clock.Now()); doubt != nil {
 			st.Notes = append(st.Notes, fmt.Sprintf("%v on %s (%s)", doubt, m.a.host(), fault.Hint(doubt)))
 		}
@@ -95,7 +96,7 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 		}
 	}
 	if src != nil {
-		src.Report(&st)
+		m.reportSent(&rec, src, rep, &st)
 	}
 	if busy != nil {
 		st.Progress = busy
@@ -104,6 +105,38 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	st.State = lifeState(&rec, &st, m.a.site(), sendErr != nil || roleErr != nil || applyErr != nil || late != "")
 	st.Reason = reason(&rec, m.a.site(), power, startErr, roleErr, sendErr, applyErr, late)
 	return st
+}
+
+// received is the newest point here that the machine can go on from, and its age.
+// What one site alone wrote is none: it says nothing about the machine now.
+func (m *machine) received(rep *replica.Machine) (*recovery.Point, time.Duration) {
+	tip, age, ok := rep.Tip()
+	if ok && !tip.Diverged {
+		return &tip, age
+	}
+	for _, p := range slices.Backward(rep.Points()) {
+		if !p.Diverged {
+			return &p, max(0, m.a.o.Clock.Now().Sub(p.Instant))
+		}
+	}
+	return nil, 0
+}
+
+// reportSent reports what this host sends. The point under the overlay of an
+// earlier run is what the first point is compared with: the host that receives
+// since a reverse does not hold it, so it is not the machine's newest point.
+func (m *machine) reportSent(rec *record, src *source.Machine, rep *replica.Machine, st *command.MachineStatus) {
+	if st.Role == roleSource {
+		st.Tip, st.TipAge = nil, 0 // of an earlier direction
+	}
+	src.Report(st)
+	if st.Tip == nil || rep == nil {
+		return
+	}
+	run, point, live := rep.Live()
+	if live && point.ID == st.Tip.ID && run != rec.Authority.Run && !reclaimed(rec, rep) {
+		st.Tip, st.TipAge = nil, 0
+	}
 }
 
 // late says that the newest point is older than the policy allows.
