@@ -3,9 +3,11 @@ package agent_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/drrun/drrun/agent/replica"
 	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 )
 
@@ -43,5 +45,44 @@ func TestOverlayOfAnOvertakenRun(t *testing.T) {
 	here := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
 	if !slices.ContainsFunc(here, func(pt recovery.Point) bool { return slices.Contains(pt.Labels, replica.PointChanged) }) {
 		t.Error("what stood there is not kept")
+	}
+}
+
+// TestSiteThatIsBackBeforeTheStart: a person said that the old site is down, and
+// it is back, with its machine, when the new one is to start it: only after the
+// old site has learnt of it and stopped the machine.
+func TestSiteThatIsBackBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	p.as.Policy.Every = time.Hour // no cycle tells the old site of it
+	p.as.Revision++
+	for _, h := range []string{"par-1", "lyo-1"} {
+		call(p, command.Assign, h, command.AssignRequest{Assignment: p.as, Authority: p.auth})
+	}
+	st := p.status("lyo-1")
+	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	p.fence++
+	next := recovery.Authority{Epoch: st.Authority.Epoch + 1, Active: "lyon", Run: "erp-1", Uncommitted: true}
+	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("erp-1"), Expect: st.Authority, Next: next})
+	p.auth = next
+	call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("erp-1"), Point: points[len(points)-1].ID})
+	refused := 0
+	for {
+		meta := p.meta("erp-1")
+		_, err := try(p, command.Start, "lyo-1", command.StartRequest{Meta: meta})
+		if old := p.status("par-1"); err == nil && old.Power != recovery.PowerStopped {
+			t.Fatalf("started at lyo-1 while par-1 says that the machine is %s", old.Power)
+		}
+		if err == nil {
+			break
+		}
+		if !fault.Is(err, fault.Interrupted) {
+			t.Fatal(err)
+		}
+		refused++
+	}
+	if refused == 0 {
+		t.Error("the old site was not asked")
 	}
 }

@@ -139,7 +139,39 @@ func (m *machine) mayStart(rec *record) error {
 // start starts the machine on its own or its prepared disks. Running already
 // is no error.
 func (m *machine) start(ctx context.Context, run string) (command.StartResult, error) {
+	if err := m.endedElsewhere(ctx); err != nil {
+		return command.StartResult{}, err
+	}
 	return m.startIf(ctx, run, m.mayStart)
+}
+
+// endedElsewhere tells the other hosts of the machine the record in force, by
+// which they stop it, and refuses the start as long as one says that it runs
+// there: a site that was down when a person stated so may be back since. A host
+// that does not answer cannot be asked: whoever calls has made sure of it.
+func (m *machine) endedElsewhere(ctx context.Context) error {
+	rec := m.snapshot()
+	if rec.Authority.Active != m.a.site() {
+		return nil // refused by what comes next
+	}
+	for _, h := range rec.Assignment.Hosts {
+		if h.Name == m.a.host() {
+			continue
+		}
+		got, err := m.confirmAt(ctx, h.Name, startAsks)
+		if err != nil {
+			continue
+		}
+		if got.Authority.Epoch > rec.Authority.Epoch {
+			m.learn(ctx, got.Authority, h.Name)
+			return nil
+		}
+		if got.Power == recovery.PowerRunning {
+			return fault.Errorf(fault.Interrupted, "machine %s is not started: it still runs at host %s, which was told of %s", m.name, h.Name, describe(rec.Authority)).
+				WithHint("it is stopped there by the policy's fence; if that says alarm, stop it by hand")
+		}
+	}
+	return nil
 }
 
 // errStopped says that a machine is not to run any more.
@@ -382,6 +414,7 @@ const testStop = 5 * time.Second
 // Right to run, after the agent was started.
 const (
 	confirmTimeout = 5 * time.Second
+	startAsks      = 2 * time.Second // for a peer to answer before a start
 	confirmFirst   = time.Second
 	confirmMost    = 30 * time.Second
 )
@@ -402,7 +435,8 @@ func (m *machine) askPeers(ctx context.Context) verdict {
 		if h.Name == m.a.host() {
 			continue
 		}
-		got, err := m.confirmAt(ctx, h.Name)
+		answer, err := m.confirmAt(ctx, h.Name, confirmTimeout)
+		got := answer.Authority
 		switch {
 		case err != nil:
 			v.silent = append(v.silent, fmt.Sprintf("%s: %v", h.Name, err))
@@ -417,16 +451,15 @@ func (m *machine) askPeers(ctx context.Context) verdict {
 	return v
 }
 
-func (m *machine) confirmAt(ctx context.Context, host string) (recovery.Authority, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, confirmTimeout, fault.Errorf(fault.Unreachable, "no answer within %s", confirmTimeout))
+func (m *machine) confirmAt(ctx context.Context, host string, within time.Duration) (out command.ConfirmResult, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fault.Errorf(fault.Unreachable, "no answer within %s", within))
 	defer cancel()
 	p, err := m.a.peer(host)
 	if err != nil {
-		return recovery.Authority{}, err
+		return out, err
 	}
-	var out command.ConfirmResult
 	err = p.Call(ctx, command.Confirm.Name, command.ConfirmRequest{Machine: m.name, Authority: m.snapshot().Authority, Instance: m.a.instance}, &out)
-	return out.Authority, err
+	return out, err
 }
 
 // resumePower settles, once after the agent's start, whether the machine may

@@ -291,7 +291,7 @@ func (a *Agent) agentVerbs(mux *rpc.Mux) {
 		if in.Authority.Epoch != 0 {
 			m.learn(ctx, in.Authority, p.Host)
 		}
-		return command.ConfirmResult{Authority: m.snapshot().Authority}, nil
+		return command.ConfirmResult{Authority: m.snapshot().Authority, Power: m.state(ctx).Power}, nil
 	})
 	rpc.Handle(mux, command.Tip.Name, a.tip)
 	rpc.Handle(mux, command.Clock.Name, a.answerClock)

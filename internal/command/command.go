@@ -458,6 +458,8 @@ type ConfirmRequest struct {
 // ConfirmResult is the peer's record.
 type ConfirmResult struct {
 	Authority recovery.Authority `json:"authority"`
+	// Power is the machine's at this host, where another host is to start it.
+	Power recovery.Power `json:"power,omitempty"`
 }
 
 // TipRequest opens a session for a machine. The receiver adopts a newer
