@@ -151,7 +151,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 // that does not answer cannot be asked: whoever calls has made sure of it.
 func (m *machine) endedElsewhere(ctx context.Context) error {
 	rec := m.snapshot()
-	if rec.Authority.Active != m.a.site() {
+	if m.mayStart(&rec) != nil {
 		return nil // refused by what comes next
 	}
 	for _, h := range rec.Assignment.Hosts {
@@ -162,7 +162,7 @@ func (m *machine) endedElsewhere(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		if got.Authority.Epoch > rec.Authority.Epoch {
+		if got.Authority.Epoch >= rec.Authority.Epoch && !got.Authority.Same(rec.Authority) {
 			m.learn(ctx, got.Authority, h.Name)
 			return nil
 		}
