@@ -504,7 +504,10 @@ func (e *Engine) Cancel(ctx context.Context, id, by string) error {
 	if err != nil {
 		return err
 	}
-	if other := e.overBy(ctx, st); other != "" && !st.Cancellable() {
+	e.mu.Lock()
+	driven := e.live[st.Run.ID] != nil && st.Cancellable()
+	e.mu.Unlock()
+	if other := e.overBy(ctx, st); other != "" && !driven { // its agents refuse what it would take back
 		return e.endAs(ctx, st.Run.ID, other, by)
 	}
 	return e.with(ctx, id, by, report.OpCancel, func(d *driver) error { return d.cancelRun(by) })

@@ -417,6 +417,28 @@ func TestMachineThatIsTakenOnLater(t *testing.T) {
 	})
 }
 
+// TestStoppedRunThatIsOver: a rollback had stopped half way when another run
+// moved the machines on: what it would give back is refused. It can be ended.
+func TestStoppedRunThatIsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 grant db1"] = -1
+		id := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Planned, ID: "r"})
+		r.expect(id, report.RunStopped)
+		r.w.set(func() { r.w.faults["par-1 unlock db1"] = -1 })
+		r.must(r.engine.Rollback(t.Context(), id, "ann"))
+		r.expect(id, report.RunStopped)
+		r.w.set(func() {
+			for _, h := range r.w.hosts {
+				for _, m := range h.machines {
+					m.rec, m.fence = recovery.Authority{Epoch: 5, Active: "lyon", Run: "other-1"}, 99
+				}
+			}
+		})
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		r.expect(id, report.RunSuperseded)
+	})
+}
+
 // TestRunThatIsOverForAllItsMachines can only be ended.
 func TestRunThatIsOverForAllItsMachines(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

@@ -83,16 +83,22 @@ func (e *Engine) endAs(ctx context.Context, id, other, by string) error {
 	return d.append(state.Record{Kind: state.Superseded, Word: other, By: nobody(by)})
 }
 
-// overBy is the run that has moved all machines of an uncommitted run since, as
-// their agents say; "" where there is still one that this run can act on.
+// overBy is the run that has moved all machines of a run since, as their agents
+// say; "" where there is still one that this run can act on.
 func (e *Engine) overBy(ctx context.Context, st *state.State) string {
-	if st.Status.Ended() || st.Status.Busy() || !st.Uncommitted() {
+	d := newDriver(e, st, nil, sources{})
+	if st.Status.Ended() || !d.claims() {
 		return ""
 	}
 	look := e.look(ctx, hostsOf(st))
-	d := newDriver(e, st, nil, sources{})
+	touched := slices.Concat(st.Granted(), st.Held())
+	if len(touched) == 0 {
+		for _, m := range st.Main().Active() {
+			touched = append(touched, m.Name)
+		}
+	}
 	other := ""
-	for _, name := range st.Granted() {
+	for _, name := range touched {
 		rec, err := look.newest(name)
 		if err != nil || rec.Run == st.Run.ID || rec.Epoch <= d.authorityLocked(name).Epoch {
 			return ""
