@@ -18,7 +18,7 @@ demo: build ## the main job on this machine: two sites, failovers and back, unde
 .PHONY: test
 test: ## all tests (TESTFLAGS=-race for the race detector; what was skipped is listed)
 	@set -o pipefail; CGO_ENABLED=$(if $(findstring -race,$(TESTFLAGS)),1,$(CGO_ENABLED)) \
-		$(GO) test $(TESTFLAGS) ./... | grep -v 'no test files' ; code=$$?; \
+		$(GO) test -parallel 4 $(TESTFLAGS) ./... | grep -v 'no test files' ; code=$$?; \
 		if [ $$code -eq 0 ] && [ -z "$$DRRUN_NO_SKIP" ]; then echo "what a test skipped, and how to get it: go test -v ./... | grep -A1 'SKIP'"; fi; exit $$code
 
 .PHONY: build
@@ -57,7 +57,7 @@ test-crash: ## every operation of the replica's disk failed; agents and runtime 
 .PHONY: sim
 sim: ## the deterministic simulation: SEEDS seeds (default 10000) from FROM (default 1), shared by JOBS processes
 	$(GO) run ./cmd/internal/sim/detrt bin/detrt
-	$(GO) test -c -trimpath -tags detrt -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
+	$(GO) test -c -trimpath -tags detrt,planted -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
 	bin/sim.test -test.run '^TestSeedsRepeat$$' -seeds $${REPEAT:-10} -from $${FROM:-1}
 	@$(call share,TestSim,-seeds $${SEEDS:-10000} -from $${FROM:-1})
 

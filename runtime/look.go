@@ -3,6 +3,7 @@ package runtime
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,11 +52,17 @@ func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
 }
 
 // status asks one host. The connection may be to an agent that is gone while
-// another runs in its place: what fails at once is asked again.
+// another runs in its place: what fails at once is asked again, and so is what
+// was sent on a connection that died, which takes longer to show.
 func (e *Engine) status(ctx context.Context, host string) (command.AgentStatus, error) {
 	asked := e.now()
 	st, err := command.Status.Call(ctx, e.caller, host, command.StatusRequest{})
-	if fault.Is(err, fault.Unreachable) && ctx.Err() == nil && e.now().Sub(asked) < lookTimeout/3 {
+	var sent interface{ OutcomeUnknown() bool }
+	within := lookTimeout / 3
+	if errors.As(err, &sent) && sent.OutcomeUnknown() {
+		within = 2 * lookTimeout / 3
+	}
+	if fault.Is(err, fault.Unreachable) && ctx.Err() == nil && e.now().Sub(asked) < within {
 		st, err = command.Status.Call(ctx, e.caller, host, command.StatusRequest{})
 	}
 	return st, err

@@ -143,7 +143,7 @@ func (w *world) stubborn(m *replica.Machine) error {
 func TestEveryOperationFailsOnce(t *testing.T) {
 	t.Parallel()
 	total := failAt(t, -1, false)
-	stride := 17
+	stride := 37
 	if *every {
 		stride = 1
 	}
@@ -379,7 +379,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 	if total < 400 {
 		t.Fatalf("the scenario has %d steps only", total)
 	}
-	stride := 13
+	stride := 29
 	if *every {
 		stride = 1
 	}

@@ -197,6 +197,9 @@ type lostError struct{ fault *fault.Error }
 // Error implements error.
 func (e *lostError) Error() string { return e.fault.Message }
 
+// OutcomeUnknown says so to those who do not know this package.
+func (e *lostError) OutcomeUnknown() bool { return true }
+
 // Unwrap gives the fault, so that its kind is found.
 func (e *lostError) Unwrap() error { return e.fault }
 
