@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -400,12 +401,19 @@ func Listening(addr string) bool {
 	return true
 }
 
+// freeUDP is an address for an agent that stays free while the agent is away:
+// dialling programs take ports of 127.0.0.1 above this one.
 func freeUDP() (string, error) {
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for tries := 0; ; tries++ {
+		addr := fmt.Sprintf("127.%d.%d.%d:20341", 100+rand.IntN(80), 1+rand.IntN(250), 1+rand.IntN(250)) //nolint:gosec // no secret
+		c, err := net.ListenPacket("udp", addr)
+		if err == nil {
+			return addr, c.Close()
+		}
+		if tries == 20 {
+			return "", err
+		}
 	}
-	return c.LocalAddr().String(), c.Close()
 }
 
 func freeTCP() (string, error) {
