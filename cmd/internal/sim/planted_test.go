@@ -36,7 +36,7 @@ func TestPlanted(t *testing.T) {
 // slow are the faults that take more seeds than CI has time for, or whose
 // number is not known yet.
 var slow = map[planted.Fault]bool{planted.SegmentSync: true, planted.UndoAgain: true, planted.EarlyRelease: true, planted.OpNotStored: true,
-	planted.UnknownIsDown: true, planted.NotFenced: true, planted.ExecRepeated: true}
+	planted.UnknownIsDown: true, planted.EpochCheck: true, planted.LockForgotten: true, planted.NotFenced: true, planted.ExecRepeated: true}
 
 // hunt runs seeds until a rule is broken.
 func hunt(t *testing.T) (*Result, int) {
