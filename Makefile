@@ -18,7 +18,7 @@ demo: build ## the main job on this machine: two sites, failovers and back, unde
 .PHONY: test
 test: ## all tests (TESTFLAGS=-race for the race detector; what was skipped is listed)
 	@set -o pipefail; CGO_ENABLED=$(if $(findstring -race,$(TESTFLAGS)),1,$(CGO_ENABLED)) \
-		$(GO) test -parallel 4 $(TESTFLAGS) ./... | grep -v 'no test files' ; code=$$?; \
+		$(GO) test -parallel 4 $(TESTFLAGS) ./... | grep --line-buffered -v 'no test files' ; code=$$?; \
 		if [ $$code -eq 0 ] && [ -z "$$DRRUN_NO_SKIP" ]; then echo "what a test skipped, and how to get it: go test -v ./... | grep -A1 'SKIP'"; fi; exit $$code
 
 .PHONY: build

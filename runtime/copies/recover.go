@@ -155,15 +155,14 @@ func (r *recovering) plan(ctx context.Context) error {
 
 // ask asks hosts that were not asked before, all at once.
 func (r *recovering) ask(ctx context.Context, hosts []string) {
-	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, h := range hosts {
 		if r.answers[h] != nil {
 			continue
 		}
-		r.answers[h] = &answer{}
+		a := &answer{}
+		r.answers[h] = a
 		wg.Go(func() {
-			var a answer
 			a.err = within(ctx, func(ctx context.Context) (err error) {
 				if a.list, err = command.CatalogueList.Call(ctx, r.Caller, h, command.CatalogueListRequest{}); err != nil {
 					return err
@@ -171,9 +170,6 @@ func (r *recovering) ask(ctx context.Context, hosts []string) {
 				a.status, err = command.Status.Call(ctx, r.Caller, h, command.StatusRequest{})
 				return err
 			})
-			mu.Lock()
-			defer mu.Unlock()
-			r.answers[h] = &a
 		})
 	}
 	wg.Wait()

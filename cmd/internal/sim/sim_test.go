@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("seeds", 5, "how many seeds")
+	seeds   = flag.Int("seeds", 1, "how many seeds")
 	from    = flag.Uint64("from", 1, "the first seed")
 	part    = flag.Int("part", 1, "which share of the seeds this process runs")
 	parts   = flag.Int("parts", 1, "how many processes share them")
