@@ -33,11 +33,13 @@ func (a *Agent) exec(ctx context.Context, in command.ExecRequest) (command.ExecR
 		return command.ExecResult{}, fault.Errorf(fault.Invalid, "there is no program to run")
 	}
 	ops, may := a.ops, a.allowedPrograms()
+	admit := func(command.Meta) error { return nil } // of no machine: the program is the host's
 	if in.Machine != "" {
 		m, err := a.machine(in.Machine)
 		if err != nil {
 			return command.ExecResult{}, err
 		}
+		admit = m.admit
 		rec := m.snapshot()
 		if err := m.checkFence(&rec, in.Meta); err != nil {
 			return command.ExecResult{}, err
@@ -51,6 +53,10 @@ func (a *Agent) exec(ctx context.Context, in command.ExecRequest) (command.ExecR
 		in.Within = defaultExecWithin
 	}
 	return once(ctx, ops, in.Op, command.Exec.Name, ask, func(ctx context.Context) (command.ExecResult, error) {
+		// As for every operation on a machine: a first call is held to the epoch.
+		if err := admit(in.Meta); err != nil {
+			return command.ExecResult{}, err
+		}
 		ctx, cancel := context.WithTimeoutCause(ctx, in.Within, errTooLong)
 		defer cancel()
 		res, err := a.runProgram(ctx, args, in.Env)

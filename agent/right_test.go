@@ -175,6 +175,14 @@ func TestRepeatedOperation(t *testing.T) {
 	if _, err := try(p, command.Drain, "par-1", command.DrainRequest{Meta: in.Meta}); !fault.Is(err, fault.Conflict) {
 		t.Errorf("one id, two verbs: %v", err)
 	}
+	old := command.ExecRequest{Meta: p.meta("run-1"), Sh: "echo x >> " + p.promises + ".old"}
+	old.Op, old.Epoch = "run-1/old/1", p.auth.Epoch+1
+	if _, err := try(p, command.Exec, "par-1", old); !fault.Is(err, fault.Conflict) {
+		t.Errorf("a program of another epoch: %v", err)
+	}
+	if _, err := os.Stat(p.promises + ".old"); err == nil {
+		t.Error("it ran")
+	}
 }
 
 func TestStrangersAreRefused(t *testing.T) {
