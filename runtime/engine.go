@@ -507,8 +507,10 @@ func (e *Engine) Cancel(ctx context.Context, id, by string) error {
 	e.mu.Lock()
 	driven := e.live[st.Run.ID] != nil && st.Cancellable()
 	e.mu.Unlock()
-	if other := e.overBy(ctx, st); other != "" && !driven { // its agents refuse what it would take back
-		return e.endAs(ctx, st.Run.ID, other, by)
+	if !driven { // agents refuse what an overtaken run would take back
+		if other := e.overBy(ctx, st); other != "" {
+			return e.endAs(ctx, st.Run.ID, other, by)
+		}
 	}
 	return e.with(ctx, id, by, report.OpCancel, func(d *driver) error { return d.cancelRun(by) })
 }

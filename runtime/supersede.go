@@ -108,7 +108,9 @@ func (e *Engine) overBy(ctx context.Context, st *state.State) string {
 	return other
 }
 
-// standingBefore is the run that another one was to supersede and has not.
+// standingBefore is the run that another one was to supersede and has not. One
+// whose journal cannot be read is not driven by anybody: it holds nothing up,
+// the failover away from its lost site least of all.
 func (e *Engine) standingBefore(ctx context.Context, run *state.Run) string {
 	if run.Supersedes == "" {
 		return ""
