@@ -47,12 +47,12 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s)
 
 .PHONY: test-kill
 test-kill: build ## 25 seeded kills of runtime and agents, a site that dies or a network that is cut at every step (SEED=n)
-	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 DRRUN_LONG=1 $(GO) test -count=1 -v -run 'Kill|Dies|TwoRuntimes|Partition' -parallel 4 -timeout 30m ./cmd/internal/e2e
+	DRRUN_SEED=$(SEED) DRRUN_KILLS=25 DRRUN_LONG=1 $(GO) test -count=1 -v -run 'Kill|Dies|TwoRuntimes|Partition' -parallel 4 -timeout 90m ./cmd/internal/e2e
 
 .PHONY: test-crash
 test-crash: ## every operation of the replica's disk failed; agents and runtime killed at all crash points and 50 seeded ones (SEED=n)
 	$(GO) test -count=1 ./agent/replica -run 'Crash|FailsOnce' -args -every
-	DRRUN_SEED=$(SEED) DRRUN_KILLS=50 $(GO) test -count=1 -v -run 'Crash' -timeout 30m ./cmd/internal/e2e
+	DRRUN_SEED=$(SEED) DRRUN_KILLS=50 $(GO) test -count=1 -v -run 'Crash' -timeout 90m ./cmd/internal/e2e
 
 .PHONY: sim
 sim: ## the deterministic simulation: SEEDS seeds (default 10000) from FROM (default 1), shared by JOBS processes

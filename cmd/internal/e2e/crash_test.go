@@ -235,7 +235,7 @@ func more(rnd *rand.Rand, n int, points []string) (all []string) {
 // equal.
 func TestCrashReplication(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
 	rnd, s := moments(t), crashSite(t)
 	// The points of app2 are thinned while the test runs.
@@ -247,7 +247,7 @@ func TestCrashReplication(t *testing.T) {
 	s.doom("par-1", append(slices.Clone(sendingPoints), more(rnd, kills(t)/2, sendingPoints)...)...)
 	s.doom("lyo-1", append(slices.Clone(receivingPoints), more(rnd, kills(t)/2, receivingPoints[:9])...)...)
 	seen, left := newest{}, 0
-	s.untilDead(ctx, time.Duration(20+2*kills(t))*time.Second+2*time.Minute, func() {
+	s.untilDead(ctx, patience+time.Duration(10*kills(t))*time.Second, func() {
 		if n := s.doomed(); n != left { // since the last look
 			left = n
 			s.notePoints(ctx)
@@ -316,7 +316,7 @@ func (s *site) testFailover(ctx context.Context) {
 // refused and is given again.
 func (s *site) urge(ctx context.Context, status string, args []string) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
 	before := s.newestRun(ctx)
 	s.no(lab.Until(ctx, "a run that is "+status, func() (bool, string, error) {
@@ -336,7 +336,7 @@ func (s *site) urge(ctx context.Context, status string, args []string) {
 // acknowledged is lost.
 func TestCrashFailover(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
 	rnd, s := moments(t), crashSite(t)
 	s.protect(ctx, killPlan)

@@ -49,7 +49,7 @@ func TestPrimaryDiesInPlannedFailover(t *testing.T) {
 }
 
 func (m moment) die(t *testing.T) {
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	s := newSite(t, lab.Options{Every: "1s", Small: true}, true)
 	s.protect(ctx, killPlan)
 	stop, clients := s.load(ctx, 1)

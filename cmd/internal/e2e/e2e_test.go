@@ -23,6 +23,10 @@ import (
 // bin is the folder of the programs, built once.
 var bin string
 
+// patience is how long a test waits for what takes seconds on an idle machine.
+// A wait ends when it may; the limit is for a machine that has much else to do.
+const patience = 3 * time.Minute
+
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
@@ -222,7 +226,7 @@ func (s *site) status(ctx context.Context) []machine {
 
 func (s *site) untilState(ctx context.Context, state, active string) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	s.no(lab.Until(ctx, "machines "+state+" at "+active, func() (bool, string, error) {
 		ms := s.status(ctx)
@@ -238,7 +242,7 @@ func (s *site) untilState(ctx context.Context, state, active string) {
 // that what was written before is at the target and applied.
 func (s *site) untilSettled(ctx context.Context) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	first := map[string]uint64{}
 	s.no(lab.Until(ctx, "two more points", func() (bool, string, error) {
@@ -335,7 +339,7 @@ func (s *site) notePoints(ctx context.Context) {
 // machines must be idle. It waits for the replica's head to be applied.
 func (s *site) equalDisks(ctx context.Context) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for m, disks := range lab.Disks {
 		for i, home := range disks {

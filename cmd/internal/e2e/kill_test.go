@@ -53,7 +53,7 @@ return plan "kill" {
 // recorded has happened once.
 func TestKillRuntime(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, 10*time.Minute)
+	ctx := within(t, 40*time.Minute)
 	rnd := moments(t)
 	s := newSite(t, lab.Options{Every: "300ms", Small: !long()}, false)
 	note := filepath.Join(s.Root, "note")
@@ -263,7 +263,7 @@ func (s *site) finish(ctx context.Context, args []string) {
 // replica end equal.
 func TestKillAgents(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
 	defer cancel()
 	rnd, s := moments(t), protect(t, ctx, true, "")
 	stop, clients := s.load(ctx, 1)

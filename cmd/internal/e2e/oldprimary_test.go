@@ -56,7 +56,7 @@ func (s *site) refusedPermit(ctx context.Context, host, machine string) string {
 // says what it waits for, then with its peer in reach, which tells it why.
 func TestOldPrimaryComesBack(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	s := newSite(t, lab.Options{Every: "500ms", Small: true}, true)
 	s.protect(ctx, killPlan)
 	s.no(s.KillSite("par-1", "paris"))
@@ -105,7 +105,7 @@ var waitFirst = strings.Replace(killPlan, `group "databases"`, `wait "really" { 
 // stops them; then they start there.
 func TestOldPrimaryStillRuns(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	s := newSite(t, lab.Options{Every: "500ms", Small: true}, true)
 	s.protect(ctx, waitFirst)
 	s.Kill("par-1")
@@ -140,7 +140,7 @@ func TestOldPrimaryStillRuns(t *testing.T) {
 // person permitted is recorded, and counts for this start of the agent only.
 func TestStartAlone(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	s := newSite(t, lab.Options{Every: "500ms", Small: true}, false)
 	s.edit("estate.lua", `policy "gold" {`, `policy "never" { every = lab.every, start_alone = "never" },
   policy "allow" { every = lab.every, start_alone = "allow" },

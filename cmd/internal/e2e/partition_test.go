@@ -77,7 +77,7 @@ func TestPartitionInPlannedFailover(t *testing.T) {
 }
 
 func (p partition) happen(t *testing.T) {
-	ctx := within(t, 4*time.Minute)
+	ctx := within(t, 10*time.Minute)
 	s := newSite(t, lab.Options{Every: "500ms", Small: true, Links: true}, false)
 	var armed atomic.Bool
 	gates := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -153,7 +153,7 @@ func (p partition) heal(s *site) {
 func (p partition) stopsAt(s *site, f *following) {
 	s.t.Helper()
 	code := f.wait(s.t)
-	ctx := within(s.t, 30*time.Second)
+	ctx := within(s.t, patience)
 	if said := s.must(s.Drrun(ctx, "show", f.run)); code != 4 || !strings.Contains(said, "drrun resume "+f.run) {
 		s.t.Fatalf("the run ended with %d, want 4 and how to go on:\n%s", code, said)
 	}

@@ -59,7 +59,7 @@ func TestTwoRuntimesOneMachine(t *testing.T) {
 }
 
 func race(t *testing.T, first int, apart time.Duration) {
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	s := newSite(t, lab.Options{Every: "500ms", Small: true}, false)
 	s.protect(ctx, killPlan)
 	states := []string{filepath.Join(s.Root, "controller"), filepath.Join(s.Root, "restored")}
