@@ -197,10 +197,12 @@ func missing(of, in map[string]int) (out []string) {
 func TestClockThatJumps(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var ahead time.Duration
+		wall := clock.NewSkewed(clock.Real{})
 		w := newWorld(Job{Name: "erp", Schedule: schedule(t, "0 3 * * *", "UTC")})
-		w.clock = clock.Func(func() time.Time { return time.Now().Add(ahead) })
-		live := func(d time.Duration) { w.live(time.Now().Add(d)) }
+		w.clock = wall
+		ended := make(chan struct{})
+		go func() { defer close(ended); w.live(time.Now().AddDate(0, 0, 10)) }()
+		live := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
 		check := func(what string, want ...string) {
 			t.Helper()
 			if !slices.Equal(w.starts, want) {
@@ -209,21 +211,23 @@ func TestClockThatJumps(t *testing.T) {
 		}
 		live(4 * time.Hour) // synctest begins at 2000-01-01 00:00
 		check("first night", "erp-drill-20000101-0300")
-		ahead -= 90 * time.Minute
+		wall.Jump(-90 * time.Minute)
 		live(2 * time.Hour) // it is 03:00 again
 		check("clock set back over it", "erp-drill-20000101-0300")
-		ahead += 90 * time.Minute
+		wall.Jump(90 * time.Minute)
 		live(22 * time.Hour)
 		check("second night", "erp-drill-20000101-0300", "erp-drill-20000102-0300")
-		ahead += 300 * 24 * time.Hour
+		wall.Jump(300 * 24 * time.Hour)
 		live(time.Hour)
 		check("a jump of 300 days", "erp-drill-20000101-0300", "erp-drill-20000102-0300")
 		if e := w.states["erp"].Events; e[len(e)-1].What != Skipped || e[len(e)-1].Also != 299 {
 			t.Fatalf("the jump is kept as %+v", e[len(e)-1])
 		}
-		ahead -= 300 * 24 * time.Hour
+		wall.Jump(-300 * 24 * time.Hour)
 		live(24 * time.Hour)
 		check("clock mended: the third night", "erp-drill-20000101-0300", "erp-drill-20000102-0300", "erp-drill-20000103-0300")
+		w.kill()
+		<-ended
 	})
 }
 
