@@ -155,7 +155,7 @@ func TestYearOfDailyDrills(t *testing.T) {
 					}
 					w.live(next)
 					if seed > 0 {
-						time.Sleep(time.Duration(rnd.Int64N(int64(3 * time.Hour))))
+						<-time.After(time.Duration(rnd.Int64N(int64(3 * time.Hour))))
 					}
 					at = time.Now()
 				}
@@ -202,7 +202,7 @@ func TestClockThatJumps(t *testing.T) {
 		w.clock = wall
 		ended := make(chan struct{})
 		go func() { defer close(ended); w.live(time.Now().AddDate(0, 0, 10)) }()
-		live := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
+		live := func(d time.Duration) { <-time.After(d); synctest.Wait() }
 		check := func(what string, want ...string) {
 			t.Helper()
 			if !slices.Equal(w.starts, want) {
