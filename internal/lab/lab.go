@@ -391,9 +391,10 @@ func (l *Lab) Close() error {
 	return errors.Join(err, os.RemoveAll(l.Root))
 }
 
-// Listening reports whether something serves TCP at an address.
+// Listening reports whether something serves TCP at an address of this machine:
+// where nothing does the answer comes at once, however much else there is to do.
 func Listening(addr string) bool {
-	c, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
+	c, err := net.DialTimeout("tcp", addr, 10*time.Second)
 	if err != nil {
 		return false
 	}

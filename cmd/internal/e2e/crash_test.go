@@ -239,7 +239,7 @@ func TestCrashReplication(t *testing.T) {
 	defer cancel()
 	rnd, s := moments(t), crashSite(t)
 	// The points of app2 are thinned while the test runs.
-	s.edit("estate.lua", `  site "paris" {`, `  policy "short" { every = lab.every, rpo = "10s", keep = { "all for 2s", "5s for 1h" } },
+	s.edit("estate.lua", `  site "paris" {`, `  policy "short" { every = lab.every, rpo = "10m", keep = { "all for 2s", "5s for 1h" } },
   site "paris" {`)
 	s.edit("estate.lua", `machine "app2" {`, `machine "app2" { policy = "short",`)
 	s.protect(ctx, killPlan)
