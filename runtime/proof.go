@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/runtime/program"
 )
 
@@ -53,7 +56,32 @@ func (j *job) proof(ctx context.Context) outcome {
 		return failed(err)
 	}
 	res := proven{Bytes: read[0].Bytes, Disks: len(p.Disks)}
-	return outcome{data: res, detail: fmt.Sprintf("zero loss, proved: %s read at both sites and equal", quantity.FormatSize(res.Bytes))}
+	return outcome{data: res, notes: readThrough(hosts, read), detail: fmt.Sprintf("zero loss, proved: %s read at both sites and equal", quantity.FormatSize(res.Bytes))}
+}
+
+// readThrough says which disks were not read past the page cache: what stood in
+// memory there is proved, and that the medium has it is likely.
+func readThrough(hosts [2]string, read [2]command.ProofResult) (notes []string) {
+	for i, host := range hosts {
+		how := map[string][]string{}
+		for _, d := range read[i].Disks {
+			how[d.From] = append(how[d.From], d.Name)
+		}
+		for _, from := range slices.Sorted(maps.Keys(how)) {
+			why := "its file system can do nothing else"
+			switch vfs.Source(from) {
+			case vfs.Medium:
+				continue
+			case vfs.Dropped:
+				why = "which was emptied before"
+			case vfs.Cache:
+			default:
+				why = "its agent is an older one"
+			}
+			notes = append(notes, fmt.Sprintf("%s read %s through the page cache: %s", host, strings.Join(how[from], ", "), why))
+		}
+	}
+	return notes
 }
 
 // readWhole lets one host read the disks.

@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +140,28 @@ func TestProofFindsWhatTheTrackerMissed(t *testing.T) {
 		r.must(r.engine.Rollback(t.Context(), id, "ann"))
 		r.expect(id, report.RunRolledBack)
 	})
+}
+
+// TestProofFromTheCache: what was not read from the medium is said.
+func TestProofFromTheCache(t *testing.T) {
+	for source, want := range map[string]string{
+		"dropped": "par-1 read root through the page cache: which was emptied before",
+		"cache":   "lyo-1 read root through the page cache: its file system can do nothing else",
+		"older":   "through the page cache: its agent is an older one",
+		"medium":  "",
+	} {
+		t.Run(source, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				r.w.source = source
+				run := r.expect(r.attended(recovery.Planned), report.RunUncommitted)
+				if want != "" {
+					noted(t, run, want)
+				} else if slices.ContainsFunc(run.Notes, func(n report.Note) bool { return strings.Contains(n.Text, "page cache") }) {
+					t.Errorf("notes %+v", run.Notes)
+				}
+			})
+		})
+	}
 }
 
 // TestProofThatCannotBeRead: a host that is gone proves nothing; a person may

@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -35,6 +36,7 @@ type world struct {
 	needs  int64               // room for one machine
 	moving map[string]bool     // "host machine": its progress moves with the clock
 	drains command.DrainResult // what a drain says beside its point
+	source string              // where a proof reads from; empty: the medium
 }
 
 type fakeHost struct {
@@ -306,7 +308,7 @@ func (w *world) do(h *fakeHost, host, verb string, m *fakeMachine, raw []byte) (
 			return nil, fault.Errorf(fault.Refused, "the disks of %s on %s are not at %s", name, host, pointName(req.Point))
 		}
 		w.happened("%s proof %s", host, name)
-		res := command.ProofResult{Disks: []command.ProofDisk{{Name: "root", Size: 10 << 20, Sum: 1}}, Bytes: 10 << 20}
+		res := command.ProofResult{Disks: []command.ProofDisk{{Name: "root", Size: 10 << 20, Sum: 1, From: cmp.Or(w.source, "medium")}}, Bytes: 10 << 20}
 		if m.missed {
 			res.Disks[0].Sum = 2
 		}

@@ -15,15 +15,22 @@ import (
 )
 
 // ReadDisk reads a disk whole, size bytes of it (0: all), and writes its block
-// table to the file table, durably. No table that is there already is believed.
-// progress is called with the bytes of each piece.
+// table to the file table, durably. No table that is there already is believed,
+// nor the page cache, as far as the file system can read past it: that a block
+// was once written rightly says nothing of what the disk gives back. progress is
+// called with the bytes of each piece.
 func ReadDisk(ctx context.Context, fsys vfs.FS, path string, key uint64, size int64, table string, progress func(n int64)) (_ command.ProofDisk, err error) {
 	f, err := fsys.OpenFile(path, vfs.ReadOnly, 0)
 	if err != nil {
 		return command.ProofDisk{}, fmt.Errorf("cannot open disk: %w", err)
 	}
-	have, err := f.Size()
-	if err = errors.Join(err, f.Close()); err != nil {
+	defer func() { err = errors.Join(err, f.Close()) }()
+	disk, from, err := f.FromMedium()
+	if err != nil {
+		return command.ProofDisk{}, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	have, err := disk.Size()
+	if err != nil {
 		return command.ProofDisk{}, fmt.Errorf("cannot read %s: %w", path, err)
 	}
 	fi, err := fsys.Stat(path)
@@ -38,14 +45,14 @@ func ReadDisk(ctx context.Context, fsys vfs.FS, path string, key uint64, size in
 		return command.ProofDisk{}, err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	if err := hashImage(ctx, fsys, path, key, size, t.WriteRange, progress); err != nil {
+	if err := hashImage(ctx, disk, key, size, t.WriteRange, progress); err != nil {
 		return command.ProofDisk{}, err
 	}
 	if err := t.Sync(); err != nil {
 		return command.ProofDisk{}, err
 	}
 	sum, err := t.Sum()
-	return command.ProofDisk{Size: size, Sum: sum}, err
+	return command.ProofDisk{Size: size, Sum: sum, From: string(from)}, err
 }
 
 // Prove reads all disks of a point whole, from the images and undo logs and not
@@ -204,13 +211,14 @@ func (m *Machine) writtenDisk(ctx context.Context, disk string, progress func(in
 		return 0, err
 	}
 	defer was.Close()
-	img, err := m.openHead(disk)
+	head, err := m.fs.OpenFile(m.disks[disk].Head, vfs.ReadOnly, 0)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("cannot open disk: %w", err)
 	}
-	size := img.size
-	if err := img.close(); err != nil {
-		return 0, err
+	defer head.Close()
+	size, err := head.Size()
+	if err != nil {
+		return 0, fmt.Errorf("cannot read %s: %w", head.Name(), err)
 	}
 	next := int64(0) // the range that is compared next
 	var old, zero [blocksum.RangeBlocks]uint64
@@ -237,7 +245,7 @@ func (m *Machine) writtenDisk(ctx context.Context, disk string, progress func(in
 		}
 		return nil
 	}
-	err = hashImage(ctx, m.fs, m.disks[disk].Head, key, size, func(r int64, hashes []uint64) error {
+	err = hashImage(ctx, head, key, size, func(r int64, hashes []uint64) error {
 		if err := upTo(r); err != nil {
 			return err
 		}

@@ -133,20 +133,20 @@ const rangeBytes = blocksum.RangeBlocks * blocksum.BlockSize
 // scan reads a disk image of size bytes whole and puts its hashes into t, which
 // is empty.
 func (m *Machine) scan(ctx context.Context, disk, path string, size int64, t *blocksum.Table, progress func(int64)) error {
-	return hashImage(ctx, m.fs, path, m.disks[disk].Key, size, t.WriteRange, progress)
-}
-
-// hashImage reads a disk image of size bytes whole and calls fn with the hashes
-// of its ranges, in order; a range that is all hole is left out.
-func hashImage(ctx context.Context, fsys vfs.FS, path string, key uint64, size int64, fn func(r int64, hashes []uint64) error, progress func(int64)) error {
-	f, err := fsys.OpenFile(path, vfs.ReadOnly, 0)
+	f, err := m.fs.OpenFile(path, vfs.ReadOnly, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open disk image: %w", err)
 	}
 	defer f.Close()
+	return hashImage(ctx, f, m.disks[disk].Key, size, t.WriteRange, progress)
+}
+
+// hashImage reads size bytes of an open disk image and calls fn with the hashes
+// of its ranges, in order; a range that is all hole is left out.
+func hashImage(ctx context.Context, f vfs.File, key uint64, size int64, fn func(r int64, hashes []uint64) error, progress func(int64)) (err error) {
 	img := &image{f: f}
 	if img.size, err = f.Size(); err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, err)
+		return fmt.Errorf("cannot read %s: %w", f.Name(), err)
 	}
 	buf := make([]byte, min(rangeBytes, size))
 	var hashes [blocksum.RangeBlocks]uint64

@@ -433,6 +433,10 @@ type ProofDisk struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"` // bytes
 	Sum  uint64 `json:"sum"`  // agent/blocksum
+	// From says how sure it is that the medium was read, and not memory:
+	// "medium", "dropped" (the page cache was emptied before) or "cache". Empty:
+	// an older agent, which read through the cache.
+	From string `json:"from,omitempty"`
 }
 
 // Disk returns the result's part of the named disk.

@@ -129,6 +129,16 @@ func (f osFile) Size() (int64, error) {
 	return end, err
 }
 
+// syncForReading makes durable what was written to a file that is open for
+// reading, so that the medium has it. On a file system that is mounted to be
+// read there is nothing to sync.
+func (f osFile) syncForReading() error {
+	if err := f.Sync(); err != nil && !errors.Is(err, syscall.EROFS) && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
+}
+
 func (f osFile) writeZeros(off, n int64) error {
 	zeros := make([]byte, min(n, 1<<20))
 	for n > 0 {

@@ -29,6 +29,9 @@ func (f osFile) NextData(off int64) (start, end int64, err error) {
 	return off, size, nil
 }
 
+// FromMedium implements File.
+func (f osFile) FromMedium() (File, Source, error) { return f, Cache, f.syncForReading() }
+
 // CloneFrom implements File.
 func (f osFile) CloneFrom(File) error {
 	return &os.PathError{Op: "clone", Path: f.Name(), Err: errors.ErrUnsupported}

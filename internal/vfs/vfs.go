@@ -77,10 +77,24 @@ type File interface {
 	// NextData returns the first range at or after off that may hold data;
 	// what lies between off and start is a hole. io.EOF: only a hole follows.
 	NextData(off int64) (start, end int64, err error)
+	// FromMedium returns the file for reading what the medium holds, not what
+	// the page cache keeps of it, and says how that is done. What was written
+	// is synced before. The two are one open file: closing one closes both.
+	FromMedium() (File, Source, error)
 	// CloneFrom makes this (empty) file share the content of src by reflink;
 	// errors.ErrUnsupported where the file system cannot.
 	CloneFrom(src File) error
 }
+
+// Source says where what is read of a file comes from.
+type Source string
+
+// The sources, from the surest to the least sure.
+const (
+	Medium  Source = "medium"  // past the page cache
+	Dropped Source = "dropped" // the cache was dropped before; pages that are in use stay in it
+	Cache   Source = "cache"   // nothing could be done
+)
 
 // ReadFile returns the content of a file.
 func ReadFile(fsys FS, name string) ([]byte, error) {

@@ -24,6 +24,7 @@ const (
 	ReadDir  Op = "readdir"
 	Free     Op = "free"
 	Close    Op = "close"
+	Medium   Op = "medium" // FromMedium
 
 	Create    Op = "create" // an open that may make or empty a file
 	Write     Op = "write"
@@ -44,7 +45,7 @@ const (
 // counted.
 func (o Op) Changes() bool {
 	switch o {
-	case Open, Read, NextData, Size, Stat, ReadDir, Free, Close:
+	case Open, Read, NextData, Size, Stat, ReadDir, Free, Close, Medium:
 		return false
 	}
 	return true
@@ -415,6 +416,17 @@ func (f *faultFile) NextData(off int64) (start, end int64, err error) {
 		return 0, 0, err
 	}
 	return f.File.NextData(off)
+}
+
+func (f *faultFile) FromMedium() (_ vfs.File, how vfs.Source, err error) {
+	err = f.do(Medium, func() error {
+		below, from, err := f.File.FromMedium()
+		if err == nil {
+			f.File, how = below, from
+		}
+		return err
+	})
+	return f, how, err
 }
 
 func (f *faultFile) CloneFrom(src vfs.File) error {

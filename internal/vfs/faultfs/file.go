@@ -307,6 +307,9 @@ func (f *file) NextData(off int64) (start, end int64, err error) {
 	return max(off, first*pageSize), min(i*pageSize, c.size), nil
 }
 
+// FromMedium implements vfs.File: over a Disk lies no cache.
+func (f *file) FromMedium() (vfs.File, vfs.Source, error) { return f, vfs.Medium, f.Sync() }
+
 // CloneFrom implements vfs.File.
 func (f *file) CloneFrom(src vfs.File) error {
 	s, ok := src.(*file)
