@@ -13,7 +13,7 @@ import (
 
 // Commands are the words a plan cannot be named by: commands of drrun.
 var Commands = []string{
-	"answer", "apply", "cancel", "change-point", "check", "cleanup", "commit", "demo", "explain", "explore",
+	"answer", "apply", "cancel", "change-point", "check", "cleanup", "commit", "demo", "drill", "explain", "explore",
 	"failover", "help", "hrl", "init", "pause", "points", "recover", "report", "resume", "reverse", "rollback",
 	"runs", "serve", "show", "state", "status", "test", "token", "unprotect", "version", "watch",
 }

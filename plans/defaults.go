@@ -15,6 +15,8 @@ const (
 	DefaultForceAfter = 30 * time.Second
 	DefaultFreezeMax  = 10 * time.Second
 	DefaultEvery      = 5 * time.Minute
+	// DefaultDrillTTL is when a drill that still stands is ended.
+	DefaultDrillTTL = 4 * time.Hour
 )
 
 // FillDefaults puts the defaults where the estate says nothing.

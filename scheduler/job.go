@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/scheduler/cron"
 )
 
@@ -41,44 +42,15 @@ type Job struct {
 	Jitter time.Duration
 	// Blackout are the days, in the zone of the schedule, on which nothing is
 	// started.
-	Blackout []Days
-}
-
-// Days is a range of calendar days, both ends included.
-type Days struct{ From, To string } // as 2026-12-24
-
-// ParseDays reads "2026-12-24" or "2026-12-20 to 2027-01-05".
-func ParseDays(text string) (Days, error) {
-	from, to, isRange := strings.Cut(text, " to ")
-	if !isRange {
-		to = from
-	}
-	d := Days{strings.TrimSpace(from), strings.TrimSpace(to)}
-	for _, day := range []string{d.From, d.To} {
-		if _, err := time.Parse(time.DateOnly, day); err != nil {
-			return Days{}, fmt.Errorf(`cannot read days %q: write "2026-12-24" or "2026-12-20 to 2027-01-05"`, text)
-		}
-	}
-	if d.To < d.From {
-		return Days{}, fmt.Errorf("days %q end before they begin", text)
-	}
-	return d, nil
-}
-
-// String returns what ParseDays reads.
-func (d Days) String() string {
-	if d.From == d.To {
-		return d.From
-	}
-	return d.From + " to " + d.To
+	Blackout []cron.Days
 }
 
 // black returns the days without starts that hold t.
-func (j *Job) black(t time.Time) (Days, bool) {
+func (j *Job) black(t time.Time) (cron.Days, bool) {
 	day := t.In(j.Schedule.Location()).Format(time.DateOnly)
-	i := slices.IndexFunc(j.Blackout, func(d Days) bool { return d.From <= day && day <= d.To })
+	i := slices.IndexFunc(j.Blackout, func(d cron.Days) bool { return d.From <= day && day <= d.To })
 	if i < 0 {
-		return Days{}, false
+		return cron.Days{}, false
 	}
 	return j.Blackout[i], true
 }
@@ -95,8 +67,31 @@ func (j *Job) start(due time.Time) time.Time {
 
 // ID is the id of the run of a due instant: the same in every process, so that
 // it cannot be started twice.
-func (j *Job) ID(due time.Time) string {
-	return j.Name + "-drill-" + due.UTC().Format("20060102-1504")
+func (j *Job) ID(due time.Time) string { return RunID(j.Name, due) }
+
+const (
+	idInfix  = "-drill-"
+	idLayout = "20060102-1504"
+)
+
+// RunID is the id of the run of a job at an instant, to the minute. A name that
+// is too long for it is cut, and told from others by a sum.
+func RunID(job string, at time.Time) string { return prefix(job) + at.UTC().Format(idLayout) }
+
+func prefix(job string) string {
+	if most := ident.MaxName - len(idInfix) - len(idLayout); len(job) > most {
+		h := fnv.New32a()
+		h.Write([]byte(job))
+		job = fmt.Sprintf("%s-%08x", job[:most-9], h.Sum32())
+	}
+	return job + idInfix
+}
+
+// IsRunOf reports whether a run with an id is one of a job.
+func IsRunOf(job, id string) bool {
+	at, ok := strings.CutPrefix(id, prefix(job))
+	_, err := time.Parse(idLayout, at)
+	return ok && err == nil
 }
 
 // Upcoming returns when the next n begin after now, days without starts left

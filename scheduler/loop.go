@@ -134,6 +134,21 @@ func (l *Loop) Look(ctx context.Context) (wake time.Time, err error) {
 	return wake, errors.Join(errs...)
 }
 
+// Change changes what is kept of a job, between two looks.
+func (l *Loop) Change(ctx context.Context, job string, change func(*State) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, err := l.store.Load(ctx, job)
+	if err != nil {
+		return err
+	}
+	if err := change(&s); err != nil {
+		return err
+	}
+	l.Kick()
+	return l.store.Save(ctx, job, s)
+}
+
 // look decides on one job and does what is decided.
 func (l *Loop) look(ctx context.Context, j *Job) (time.Time, error) {
 	s, err := l.store.Load(ctx, j.Name)

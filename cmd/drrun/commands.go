@@ -12,6 +12,7 @@ func commands() []*command {
 		statusCommand, pointsCommand,
 		failoverCommand, runsCommand, showCommand, watchCommand,
 		answerCommand, pauseCommand, resumeCommand, cancelCommand, rollbackCommand, changePointCommand, commitCommand, cleanupCommand, reverseCommand,
+		drillCommand,
 		unprotectCommand, tokenCommand, serveCommand, recoverCommand, stateCommand, hrlCommand, versionCommand,
 	}
 }

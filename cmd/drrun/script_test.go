@@ -190,12 +190,12 @@ func listening(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("nothing listens at %s", args[0])
 }
 
-// again TEXT PROGRAM ARG… runs a program, for at most 20 seconds, until it
+// again TEXT PROGRAM ARG… runs a program, for at most 90 seconds, until it
 // prints a text.
 func again(ts *testscript.TestScript, _ bool, args []string) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	for giveUp := time.Now().Add(20 * time.Second); time.Now().Before(giveUp); <-tick.C {
+	for giveUp := time.Now().Add(90 * time.Second); time.Now().Before(giveUp); <-tick.C {
 		if err := ts.Exec(args[1], args[2:]...); err == nil && strings.Contains(ts.ReadFile("stdout"), args[0]) {
 			return
 		}

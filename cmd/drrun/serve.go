@@ -54,9 +54,18 @@ func (o *serveOptions) run(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return errors.Join(err, rt.Close())
 	}
+	drilling, stop := context.WithCancel(ctx)
+	defer stop()
+	drilled := make(chan struct{})
+	go func() {
+		defer close(drilled)
+		rt.Drill(drilling)
+	}()
 	interrupts, giveBack := c.signals.take()
 	defer giveBack()
 	o.wait(ctx, rt, interrupts)
+	stop()
+	<-drilled
 	c.errorf("ending after the steps in flight; interrupt again to end at once\n")
 	rt.Hurry(interrupts)
 	return rt.Close()

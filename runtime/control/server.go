@@ -24,14 +24,15 @@ type Server struct {
 	estate  *estate.Catalogue
 	info    Info
 	log     *slog.Logger
+	mux     *http.ServeMux
 	handler http.Handler
 	backup  func(io.Writer) error
 }
 
 // NewServer makes a server; nothing listens yet.
 func NewServer(engine Engine, catalogue *estate.Catalogue, info Info, log *slog.Logger) *Server {
-	s := &Server{engine: engine, estate: catalogue, info: info, log: log}
 	mux := http.NewServeMux()
+	s := &Server{engine: engine, estate: catalogue, info: info, log: log, mux: mux}
 	s.routeEstate(mux)
 	s.routeRuns(mux)
 	mux.HandleFunc("GET /v1/runs/{run}/events", s.events)

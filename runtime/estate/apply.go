@@ -249,9 +249,6 @@ func (c *Catalogue) proposePlans(ctx context.Context, p *proposal, l *loaded, e 
 	for _, a := range l.plans {
 		given[a.Name] = true
 		errs = append(errs, plans.Check(a.Plan, e))
-		if a.Plan.Drill != nil {
-			p.warnings = append(p.warnings, fmt.Sprintf("plan %s has a drill: this version shows it and starts no test by itself (drrun %[1]s --test does)", a.Name))
-		}
 		was, err := c.Plan(ctx, a.Name)
 		switch {
 		case err == nil && was.Hash == a.Hash:

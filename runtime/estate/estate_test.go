@@ -429,7 +429,7 @@ func TestPlansAreAppliedByName(t *testing.T) {
 	plan.Items[0].Group.Machines[0].Name = w.estate.Machines[0].Name
 	plan.Drill = &plans.Drill{Cron: "0 3 * * SUN"}
 	res, err = apply(bundle("3"))
-	if err != nil || len(res.Warnings) != 1 || !strings.Contains(res.Warnings[0], "drill") {
+	if err != nil || len(res.Warnings) != 0 {
 		t.Errorf("a plan with a drill: %+v, %v", res, err)
 	}
 	if _, err := w.AppliedPlan(t.Context(), "erq"); !fault.Is(err, fault.NotFound) || !strings.Contains(fault.Hint(err), "erp") {

@@ -20,8 +20,12 @@ const (
 	keyCurrent = "estate/current" // Revision
 	keyRecords = "estate/records" // map[machine]Record: one value, so that one apply is one transaction
 	keyHost    = "estate/host/"   // + host: HostRecord
-	keyPlan    = "estate/plan/"   // + name: Applied
+	keyPlan    = KeyPlans         // + name: Applied
 )
+
+// KeyPlans is the prefix of the applied plans in the store, for those that wait
+// for a change.
+const KeyPlans = "estate/plan/"
 
 // HostRecord is what the runtime knows of an agent beside the estate.
 type HostRecord struct {

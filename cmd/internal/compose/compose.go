@@ -48,6 +48,7 @@ type Runtime struct {
 	catalogue *estate.Catalogue
 	engine    *runtime.Engine
 	copies    *copies.Keeper
+	drills    *drills
 	socket    string
 
 	stop   context.CancelFunc
@@ -91,7 +92,10 @@ func Open(ctx context.Context, o Options) (_ *Runtime, err error) {
 	r.agents.catalogue = r.catalogue
 	r.engine = runtime.New(runtime.Options{Store: r.store, Caller: r.agents, Catalogue: r.catalogue, Scripts: loader, Clock: o.Clock, Log: o.Log, Version: o.Version, Controller: !o.Embedded, Guard: r.copies.Check})
 	info := control.Info{Version: o.Version, PID: os.Getpid(), State: o.State, Embedded: o.Embedded, Drives: o.Drives || !o.Embedded}
-	server := control.NewServer(&engine{r.engine, r.catalogue}, r.catalogue, info, o.Log)
+	served := &engine{r.engine, r.catalogue}
+	r.drills = newDrills(r.store, r.catalogue, served, o.Clock, o.Log)
+	server := control.NewServer(served, r.catalogue, info, o.Log)
+	server.ServeDrills(r.drills)
 	server.ServeState(r.store.Backup)
 	l, err := control.Listen(r.socket)
 	if err != nil {
@@ -153,6 +157,10 @@ func (r *Runtime) ResumeUnfinished(ctx context.Context, by string) error {
 	}
 	return nil
 }
+
+// Drill starts the drills of the applied plans when they are due, until ctx
+// ends.
+func (r *Runtime) Drill(ctx context.Context) { r.drills.run(ctx) }
 
 // Contact brings agents up to date that missed something, renews their
 // certificates in time, and compares clocks; what still fails is logged and tried again the next
