@@ -112,3 +112,12 @@ func (a *Agent) ResumeStale(ctx context.Context, name string) (settled bool) {
 	rec.Desired = recovery.PowerRunning
 	return m.resumeOnce(ctx, rec)
 }
+
+// HoldRole keeps a machine from taking up its role, until release.
+func (a *Agent) HoldRole(ctx context.Context, machine string) (release func(), err error) {
+	m, err := a.machine(machine)
+	if err != nil {
+		return nil, err
+	}
+	return m.takeRole(ctx)
+}

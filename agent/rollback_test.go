@@ -141,6 +141,31 @@ func TestRollbackOfAPlannedRun(t *testing.T) {
 	p.points("par-1", 1)
 }
 
+// TestStatusWhileTheDirectionTurns: a host that is to be the target again, and
+// has not turned its disks yet, does not report as received what it sent.
+func TestStatusWhileTheDirectionTurns(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	p.hand("erp-1", "par-1", "lyo-1", "lyon", back)
+	p.points("par-1", 1)
+	call(p, command.Stop, "lyo-1", command.StopRequest{Meta: p.meta("erp-1")})
+	release, err := p.b.ag.HoldRole(t.Context(), "erp")
+	must(t, err)
+	granted := make(chan struct{})
+	go func() {
+		defer close(granted)
+		p.grant("erp-1-back", "paris", false, forward)
+	}()
+	st := p.until("lyo-1", "it is told", func(st command.MachineStatus) bool { return st.Role == command.RoleTarget })
+	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
+	if st.Tip == nil || !slices.ContainsFunc(points, func(pt recovery.Point) bool { return pt.ID == st.Tip.ID }) {
+		t.Errorf("its newest point is %+v, it has %+v", st.Tip, points)
+	}
+	release()
+	<-granted
+}
+
 // TestRollbackOfAFailback: the old site has points that are older than its own
 // disks; they stay, and what was sent back goes.
 func TestRollbackOfAFailback(t *testing.T) {

@@ -95,7 +95,7 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 			st.LiveRun, st.LivePoint = run, point.ID
 		}
 	}
-	if src != nil {
+	if src != nil && st.Role != roleTarget { // else of an earlier direction, on its way out
 		m.reportSent(&rec, src, rep, &st)
 	}
 	if busy != nil {
