@@ -83,7 +83,8 @@ func (c *conn) wakeAll() {
 	}
 }
 
-func (c *conn) down() bool { return c.p.n.link(c.p.pair.a, c.p.pair.b).down }
+// down reports whether what the peer sends does not arrive here.
+func (c *conn) down() bool { return c.p.n.link(c.p.pair.a, c.p.pair.b).mute[c.far.self] }
 
 // maxStreams is the number of streams that one end may have under way, as in
 // transport/quicnet.

@@ -140,6 +140,42 @@ func TestPartitionOutlastsIdleTimeout(t *testing.T) {
 	})
 }
 
+// TestSilenceIsOneWay: what the other peer sends arrives, no dial succeeds, and
+// connections die as in a partition.
+func TestSilenceIsOneWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := simnet.New(1)
+		n.SetIdleTimeout(7 * time.Second)
+		near, far := ends(t, n)
+		n.Silence("par-1", "console")
+		if took := send(t, near, far, []byte("heard")); took != 0 {
+			t.Errorf("to the one who is silent: after %s", took)
+		}
+		time.AfterFunc(3*time.Second, func() { n.Heal("console", "par-1") })
+		if took := send(t, far, near, []byte("late")); took != 3*time.Second {
+			t.Errorf("from the one who is silent: after %s, healed after 3 s", took)
+		}
+		n.Silence("console", "par-1")
+		n.Silence("par-1", "console")
+		n.Heal("par-1", "console")
+		if took := send(t, near, far, []byte("x")); took != 0 {
+			t.Errorf("healed both ways, after %s", took)
+		}
+		begin := time.Now()
+		n.Silence("console", "par-1")
+		_, err := n.Medium(runtime).Dial(t.Context(), "par-1:7830", transport.Want{})
+		if !fault.Is(err, fault.Unreachable) || time.Since(begin) != 5*time.Second {
+			t.Errorf("dialled without a way there: %v after %s", err, time.Since(begin))
+		}
+		<-near.Done()
+		<-far.Done()
+		if took := time.Since(begin); took != 7*time.Second {
+			t.Errorf("died after %s", took)
+		}
+	})
+}
+
 // TestCloseInPartition: the word of a close arrives with the heal.
 func TestCloseInPartition(t *testing.T) {
 	t.Parallel()

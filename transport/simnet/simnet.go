@@ -5,8 +5,9 @@
 //
 // Streams are reliable as in QUIC: a lost packet is a late one. A partition is
 // a black hole: nothing arrives, and connections die when it outlasts the idle
-// timeout; a heal in time delivers what waited. Peers are who they say: there
-// are no certificates, only the checks of estate and host that they are for.
+// timeout; a heal in time delivers what waited. It may swallow one direction
+// only. Peers are who they say: there are no certificates, only the checks of
+// estate and host that they are for.
 //
 // A Net and all it makes are safe for concurrent use.
 package simnet
@@ -68,10 +69,13 @@ func pairOf(a, b string) pair {
 // link is the state of the way between two peers.
 type link struct {
 	Link
-	down bool
+	mute map[string]bool      // senders whose bytes do not arrive
 	died *time.Timer          // fires when a partition has outlasted the idle timeout
 	free map[string]time.Time // by sender: when the rate lets the next byte go
 }
+
+// down reports whether a connection cannot be made: that takes both ways.
+func (l *link) down() bool { return len(l.mute) > 0 }
 
 // New returns a network without links set: all are instant and perfect.
 func New(seed uint64) *Net {
@@ -126,7 +130,7 @@ func (n *Net) SetIdleTimeout(d time.Duration) {
 func (n *Net) link(a, b string) *link {
 	p := pairOf(a, b)
 	if n.links[p] == nil {
-		n.links[p] = &link{Link: n.def, free: map[string]time.Time{}}
+		n.links[p] = &link{Link: n.def, mute: map[string]bool{}, free: map[string]time.Time{}}
 	}
 	return n.links[p]
 }
@@ -153,30 +157,48 @@ func (n *Net) kill(p pair, why string) {
 func (n *Net) Partition(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	l := n.link(a, b)
-	if l.down {
-		return
-	}
-	l.down = true
-	l.died = time.AfterFunc(n.idle, func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if l.down {
-			n.kill(pairOf(a, b), "no sign of life")
-		}
-	})
-	n.wakeAll(pairOf(a, b))
+	n.silence(a, b)
+	n.silence(b, a)
 }
 
-// Heal ends a partition: what was sent meanwhile arrives.
+// Silence swallows what one peer sends to another until Heal; what the other
+// sends arrives. Without acknowledgements, dials time out and connections die
+// as in a partition.
+func (n *Net) Silence(from, to string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.silence(from, to)
+}
+
+// silence is Silence; n.mu is held.
+func (n *Net) silence(from, to string) {
+	l := n.link(from, to)
+	if l.mute[from] {
+		return
+	}
+	if !l.down() {
+		l.died = time.AfterFunc(n.idle, func() {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if l.down() {
+				n.kill(pairOf(from, to), "no sign of life")
+			}
+		})
+	}
+	l.mute[from] = true
+	n.wakeAll(pairOf(from, to))
+}
+
+// Heal ends a partition, or the silence of either peer: what was sent meanwhile
+// arrives.
 func (n *Net) Heal(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	l := n.link(a, b)
-	if !l.down {
+	if !l.down() {
 		return
 	}
-	l.down = false
+	clear(l.mute)
 	l.died.Stop()
 	p := pairOf(a, b)
 	for _, c := range inOrder(n.conns) {
@@ -271,7 +293,7 @@ func (m *medium) Dial(ctx context.Context, addr string, want transport.Want) (tr
 		name = h
 	}
 	way := m.n.link(NameOf(m.self), name)
-	wait, black := 3*way.Delay, way.down
+	wait, black := 3*way.Delay, way.down()
 	m.n.mu.Unlock()
 	if black {
 		wait = dialTimeout
@@ -281,7 +303,7 @@ func (m *medium) Dial(ctx context.Context, addr string, want transport.Want) (tr
 	}
 	m.n.mu.Lock()
 	defer m.n.mu.Unlock()
-	if black || way.down {
+	if black || way.down() {
 		return nil, fault.Errorf(fault.Unreachable, "cannot reach %s: no answer", addr)
 	}
 	l = m.n.listeners[addr]
