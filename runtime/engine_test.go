@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -353,6 +354,38 @@ func TestSourceDiesAndRunGoesOnAsUnplanned(t *testing.T) {
 		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
 		r.expect(id, report.RunUncommitted)
 		r.golden("as-unplanned", id)
+	})
+}
+
+// TestStoppedIsNotLocked: a source that stands still may be started by its
+// agent the next moment, until it has given up the right to.
+func TestStoppedIsNotLocked(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		for _, m := range r.w.hosts["par-1"].machines {
+			m.power = recovery.PowerStopped
+		}
+		r.w.hosts["par-1"].machines["db1"].locked = true
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Unplanned, NoShutdown: true})
+		run := r.expect(id, report.RunWaiting)
+		if len(run.Waits) != 2 {
+			t.Fatalf("waits: %+v", run.Waits)
+		}
+		for _, q := range run.Waits {
+			if !strings.Contains(q.Ask, "stopped on par-1 and not locked") || q.Answers[0] != runtime.SourceIsDown {
+				t.Errorf("%s asks %q, answers %v", q.Step, q.Ask, q.Answers)
+			}
+		}
+		r.w.mu.Lock()
+		r.w.hosts["par-1"].machines["app1"].locked = true
+		r.w.mu.Unlock()
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Step: "right-to-run/app1", Word: "again", By: "bob"}))
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Step: "right-to-run/app2", Word: runtime.SourceIsDown, By: "bob"}))
+		r.expect(id, report.RunWaiting) // as the plan says
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
+		run = r.expect(id, report.RunUncommitted)
+		if !slices.ContainsFunc(run.Statements, func(s report.Statement) bool { return s.What == runtime.SourceIsDown && s.By == "bob" }) {
+			t.Errorf("statements: %+v", run.Statements)
+		}
 	})
 }
 

@@ -293,19 +293,21 @@ func (j *job) power() recovery.Power {
 }
 
 // right decides whether the machine may run at the new site: its source is
-// known to be stopped, or a person has said that the site is down.
+// known to be stopped for good, or a person has said that the site is down. A
+// source that was seen stopped and is not locked may be started by its agent
+// the next moment: the peer has confirmed its right already.
 func (j *job) right(ctx context.Context) outcome {
-	power := j.power()
+	power, free := j.power(), false
 	if power != recovery.PowerStopped { // look again: it may be clear by now
 		l := j.d.e.look(ctx, map[string]bool{j.machine.FromHost: true})
 		if ms, ok := l.machine(j.machine.FromHost, j.step.Machine); ok && ms.Power != "" {
-			power = ms.Power
+			power, free = ms.Power, !ms.Locked && !planted.Is(planted.StoppedIsLocked)
 		}
 	}
-	switch power {
-	case recovery.PowerStopped:
+	switch {
+	case power == recovery.PowerStopped && !free:
 		return outcome{detail: "stopped on " + j.machine.FromHost}
-	case recovery.PowerRunning:
+	case power == recovery.PowerRunning:
 		return failed(fault.Errorf(fault.Refused, "%s is known to run on %s and could not be stopped", j.step.Machine, j.machine.FromHost).
 			WithHint("stop it there, then: drrun answer %s again", j.run.ID))
 	}
@@ -319,6 +321,10 @@ func (j *job) right(ctx context.Context) outcome {
 		if s.What == SourceIsDown {
 			return outcome{detail: fmt.Sprintf("%s states that %s is down or isolated", nobody(s.By), j.machine.FromSite)}
 		}
+	}
+	if power == recovery.PowerStopped {
+		return failed(fault.Errorf(fault.Refused, "%s is stopped on %s and not locked: its agent may start it again", j.step.Machine, j.machine.FromHost).
+			WithHint("cut %s off and answer %s, or: drrun cancel %s, and run it anew without --no-shutdown", j.machine.FromSite, SourceIsDown, j.run.ID))
 	}
 	return failed(fault.Errorf(fault.Refused, "nobody knows whether %s still runs on %s", j.step.Machine, j.machine.FromHost).
 		WithHint("make sure that %s is down or isolated, then: drrun answer %s %s", j.machine.FromSite, j.run.ID, SourceIsDown))

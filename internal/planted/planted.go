@@ -13,32 +13,40 @@ type Fault string
 
 // The faults, by the rule that is gone.
 const (
-	None          Fault = ""
-	EpochCheck    Fault = "epoch-check"     // a command of an older epoch is refused
-	FenceCheck    Fault = "fence-check"     // a command of an earlier claim is refused
-	GrantCompare  Fault = "grant-compare"   // the record moves only from what the run expects
-	ManifestSync  Fault = "manifest-sync"   // a point is acknowledged when its manifest is durable
-	SegmentSync   Fault = "segment-sync"    // a segment is acknowledged when it is durable
-	UndoAgain     Fault = "undo-again"      // an undo log that is whole is not made again
-	HeadFirst     Fault = "head-first"      // the undo logs are whole before the head is touched
-	HeadSync      Fault = "head-sync"       // the head is durable before it is marked as applied
-	LockForgotten Fault = "lock-forgotten"  // a stopped source has given up the right to start
-	RightNotAsked Fault = "right-not-asked" // after a start of the agent a peer is asked for the right to run
-	FinalSkipped  Fault = "final-skipped"   // the final delta is made after the stop
-	EarlyRelease  Fault = "early-release"   // a source lets go of what the target has acknowledged
-	OpNotStored   Fault = "op-not-stored"   // an operation that was begun is known to the next agent
-	HoldIgnored   Fault = "hold-ignored"    // nothing is applied at the old site before commit
-	FoundSkipped  Fault = "found-skipped"   // an old primary's disks are kept as found
-	ThinHeld      Fault = "thin-held"       // held and labelled points stay
-	ExecRepeated  Fault = "exec-repeated"   // what may have been done is asked about
-	TestOnHead    Fault = "test-on-head"    // a test has disks of its own
-	NotFenced     Fault = "not-fenced"      // a machine is stopped where a newer record forbids it
-	NotFrozen     Fault = "not-frozen"      // a machine is held still while its disks are read
-	UnknownIsDown Fault = "unknown-is-down" // what is not known to be stopped is stated by a person
+	None            Fault = ""
+	EpochCheck      Fault = "epoch-check"       // a command of an older epoch is refused
+	FenceCheck      Fault = "fence-check"       // a command of an earlier claim is refused
+	OldStream       Fault = "old-stream"        // what is sent under an older epoch is refused
+	NotLearnt       Fault = "not-learnt"        // a newer record that a peer holds is taken over
+	ManifestSync    Fault = "manifest-sync"     // a point is acknowledged when its manifest is durable
+	SegmentSync     Fault = "segment-sync"      // a segment is acknowledged when it is durable
+	UndoAgain       Fault = "undo-again"        // an undo log that is whole is not made again
+	HeadFirst       Fault = "head-first"        // the undo logs are whole before the head is touched
+	HeadSync        Fault = "head-sync"         // the head is durable before it is marked as applied
+	LockForgotten   Fault = "lock-forgotten"    // a stopped source has given up the right to start
+	RightNotAsked   Fault = "right-not-asked"   // after a start of the agent a peer is asked for the right to run
+	StartNotAsked   Fault = "start-not-asked"   // nothing is started while another host says that it runs there
+	FinalSkipped    Fault = "final-skipped"     // the final delta is made after the stop
+	EarlyRelease    Fault = "early-release"     // a source lets go of what the target has acknowledged
+	OpNotStored     Fault = "op-not-stored"     // an operation that was begun is known to the next agent
+	HoldIgnored     Fault = "hold-ignored"      // nothing is applied at the old site before commit
+	FoundSkipped    Fault = "found-skipped"     // an old primary's disks are kept as found
+	OverlayDropped  Fault = "overlay-dropped"   // what was written before a rollback or a change of the point is kept
+	ThinHeld        Fault = "thin-held"         // held and labelled points stay
+	ThinUsed        Fault = "thin-used"         // points that a run or a test uses stay
+	ExecRepeated    Fault = "exec-repeated"     // what may have been done is asked about
+	UnknownIsDone   Fault = "unknown-is-done"   // an unknown outcome is no success
+	TestOnHead      Fault = "test-on-head"      // a test has disks of its own
+	NotFenced       Fault = "not-fenced"        // a machine is stopped where a newer record forbids it
+	NotFrozen       Fault = "not-frozen"        // a machine is held still while its disks are read
+	NotThawed       Fault = "not-thawed"        // a machine that an agent left held still is let go by the next
+	UnknownIsDown   Fault = "unknown-is-down"   // what is not known to be stopped is stated by a person
+	StoppedIsLocked Fault = "stopped-is-locked" // a source that stands still is locked before another site may run it
 )
 
 // All are the faults.
 func All() []Fault {
-	return []Fault{EpochCheck, FenceCheck, ManifestSync, SegmentSync, UndoAgain, HeadFirst, HeadSync, LockForgotten, RightNotAsked,
-		FinalSkipped, EarlyRelease, OpNotStored, HoldIgnored, FoundSkipped, ThinHeld, ExecRepeated, TestOnHead, NotFenced, NotFrozen, UnknownIsDown}
+	return []Fault{EpochCheck, FenceCheck, OldStream, NotLearnt, ManifestSync, SegmentSync, UndoAgain, HeadFirst, HeadSync, LockForgotten,
+		RightNotAsked, StartNotAsked, FinalSkipped, EarlyRelease, OpNotStored, HoldIgnored, FoundSkipped, OverlayDropped, ThinHeld, ThinUsed,
+		ExecRepeated, UnknownIsDone, TestOnHead, NotFenced, NotFrozen, NotThawed, UnknownIsDown, StoppedIsLocked}
 }
