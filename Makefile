@@ -62,7 +62,7 @@ sim: ## the deterministic simulation: SEEDS seeds (default 10000) from FROM (def
 	@$(call share,TestSim,-seeds $${SEEDS:-10000} -from $${FROM:-1})
 
 .PHONY: sim-planted
-sim-planted: ## after how many seeds the simulation finds each planted fault (all within MOST, default 500)
+sim-planted: ## which seed of the simulation finds each planted fault (all within MOST, default 500)
 	$(GO) run ./cmd/internal/sim/detrt bin/detrt
 	$(GO) test -c -trimpath -tags detrt,planted -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
 	@$(call share,TestPlanted,-test.v -most $${MOST:-500})

@@ -173,6 +173,9 @@ func (m *machine) checkAuthority(a *recovery.Assignment, next recovery.Authority
 func (m *machine) learn(ctx context.Context, theirs recovery.Authority, from string) {
 	var ours recovery.Authority
 	var ran bool // or was to run, as far as this agent knew
+	if planted.Is(planted.NotLearnt) {
+		return
+	}
 	err := m.updateIf(func(r *record) error {
 		ours, ran = r.Authority, r.Desired == recovery.PowerRunning
 		switch {

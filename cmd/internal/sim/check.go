@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	lookEvery = 5 * time.Second // at disks and machines
+	lookEvery = 8 * time.Second // at disks and machines
 	// fenceWithin is how long a machine may run at two sites once they reach
 	// each other.
 	fenceWithin = 3 * time.Minute

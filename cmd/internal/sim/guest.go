@@ -74,7 +74,7 @@ func (h *host) launchGuest(m *model, l provider.Launch) (*guest, error) {
 	h.pids++
 	g := &guest{h: h, m: m, launch: l, pid: 100*(h.boots+1) + h.pids, started: time.Now(), running: true,
 		rng: h.w.rand(fmt.Sprintf("guest %s %s %d.%d", m.name, h.name(), h.boots, h.pids))}
-	g.hangs = g.rng.IntN(10) == 0
+	g.hangs = g.rng.IntN(6) == 0
 	for _, d := range m.disks {
 		f, err := h.disk.OpenFile(l.Disks[d.Name], vfs.ReadWrite, 0)
 		if err != nil {
@@ -182,7 +182,7 @@ var _ provider.Provider = (*machineProvider)(nil)
 
 // begin takes the time of an operation and fails for the dead.
 func (v *machineProvider) begin(ctx context.Context, what string) error {
-	if err := v.p.tick(what + " " + v.m.name); err != nil {
+	if err := v.p.tick(atEffect, what+" "+v.m.name); err != nil {
 		return err
 	}
 	if exact {
@@ -205,7 +205,7 @@ func (v *machineProvider) Start(ctx context.Context, l provider.Launch) (provide
 	if err != nil {
 		return provider.Process{}, fault.Errorf(fault.Failed, "cannot start machine %s: %w", v.m.name, err)
 	}
-	if err := v.p.tick("has started " + v.m.name); err != nil {
+	if err := v.p.tick(atEffect, "has started "+v.m.name); err != nil {
 		return provider.Process{}, err
 	}
 	return provider.Process{PID: g.pid, Started: uint64(g.pid), Boot: fmt.Sprint(h.boots), Launch: l}, nil //nolint:gosec // small
@@ -277,7 +277,7 @@ func (v *machineProvider) Stop(ctx context.Context, p provider.Process, s provid
 	if forced && !s.Force {
 		return false, fault.Errorf(fault.Failed, "machine %s did not stop", v.m.name)
 	}
-	return forced, v.p.tick("has stopped " + v.m.name)
+	return forced, v.p.tick(atEffect, "has stopped "+v.m.name)
 }
 
 var errNotRunning = errors.New("it does not run")
@@ -301,7 +301,7 @@ func (v *machineProvider) Freeze(ctx context.Context, p provider.Process, app bo
 	if app {
 		kind = recovery.App
 	}
-	return kind, v.p.tick("has frozen " + v.m.name)
+	return kind, v.p.tick(atEffect, "has frozen "+v.m.name)
 }
 
 // Thaw implements provider.Provider.

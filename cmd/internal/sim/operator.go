@@ -36,11 +36,20 @@ const (
 	faultStop    = "stop the agent"
 	faultPower   = "power cut"
 	faultPart    = "partition"
+	faultMute    = "one-way loss" // what On sends does not arrive
+	faultFlaky   = "connections die"
 	faultSlow    = "slow link"
 	faultRuntime = "kill the runtime"
 	faultFull    = "full disk"
 	faultIO      = "EIO"
 	faultClock   = "clock jump"
+)
+
+// What a kill may wait for (Event.Word); each time Event.N counts one down.
+const (
+	atAny    = ""       // any change
+	atEffect = "effect" // the start or the end of a machine or of a program, and what is known right after it
+	atRecord = "record" // a file that takes the place of another: something becomes durable
 )
 
 const patience = time.Minute // of a person for one command
@@ -59,7 +68,7 @@ func (w *world) happen(e Event) {
 	switch e.What {
 	case faultRuntime:
 		w.breakRuntime(w.controls[e.On], e)
-	case faultPart, faultSlow:
+	case faultPart, faultMute, faultFlaky, faultSlow:
 		w.breakLink(e)
 	case askPermit:
 		w.background(func(ctx context.Context) { w.permit(ctx, w.hosts[e.On]) })
@@ -72,7 +81,7 @@ func (w *world) breakRuntime(c *control, e Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if e.N > 0 {
-		c.killIn, c.killFor = e.N, e.For
+		c.killIn, c.killOn, c.killFor = e.N, e.Word, e.For
 		return
 	}
 	c.kill(e.For)
@@ -91,7 +100,7 @@ func (w *world) breakHost(h *host, e Event) {
 	defer w.mu.Unlock()
 	switch e.What {
 	case faultKill, faultPower:
-		h.killIn, h.onKill = e.N, do
+		h.killIn, h.killOn, h.onKill = e.N, e.Word, do
 	case faultStop:
 		if h.proc != nil {
 			h.proc.cancel() // main starts another one
@@ -115,13 +124,19 @@ func (w *world) breakLink(e Event) {
 	if e.To == "" {
 		others = w.peers(e.On)
 	}
+	if e.What == faultFlaky {
+		w.background(func(ctx context.Context) { w.flaky(ctx, e, others) })
+		return
+	}
 	set := func(on bool) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, o := range others {
 			switch l := (simnet.Link{Delay: w.sc.Delay, Jitter: w.sc.Jitter}); {
 			case e.What == faultPart:
-				w.part(e.On, o, fmt.Sprint("event ", e.At), on)
+				w.part(e.On, o, fmt.Sprint("event ", e.At), "", on)
+			case e.What == faultMute:
+				w.part(e.On, o, fmt.Sprint("event ", e.At), e.On, on)
 			case on:
 				w.net.SetLink(e.On, o, simnet.Link{Delay: 20 * l.Delay, Jitter: 40 * l.Delay, Loss: 0.2})
 			default:
@@ -131,6 +146,16 @@ func (w *world) breakLink(e Event) {
 	}
 	set(true)
 	w.after(e.For, func() { set(false) })
+}
+
+// flaky lets the connections of links die again and again: requests that were
+// served lose their answers.
+func (w *world) flaky(ctx context.Context, e Event, others []string) {
+	for end := time.Now().Add(min(e.For, w.sc.Horizon-e.At)); time.Now().Before(end) && pause(ctx, w.draw(time.Second)) == nil; {
+		for _, o := range others {
+			w.net.Cut(e.On, o)
+		}
+	}
 }
 
 // permit is a person's word on a host that its machines may start alone: given

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -15,15 +16,17 @@ import (
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/internal/vfs/faultfs"
 	"github.com/drrun/drrun/transport"
 )
 
 const (
-	estate   = "acme"
-	stateDir = "/state"
-	storeDir = "/store"
-	port     = "7830"
+	estate     = "acme"
+	stateDir   = "/state"
+	recordFile = "machine.json"
+	storeDir   = "/store"
+	port       = "7830"
 )
 
 // host is a host of a site: its disk, its machines and its agent's process.
@@ -43,9 +46,10 @@ type host struct {
 	offset time.Duration     // of the clock
 	full   bool              // the file system has no room left
 	broken int               // operations until one fails with EIO; 0: none will
-	// killIn is the number of changes of the file system or the machines after
-	// which the process dies or the power goes; 0: none is counted.
+	// killIn is the number of changes, of those that killOn names, after which
+	// the process dies or the power goes; 0: none is counted.
 	killIn int
+	killOn string
 	onKill func()
 }
 
@@ -198,6 +202,9 @@ func (p *proc) hook(op faultfs.Op, path string) error {
 		return faultfs.ErrKilled
 	}
 	h.w.count(string(op), path)
+	if dir, file := filepath.Split(path); op == faultfs.Rename && file == recordFile {
+		h.w.holds(h, filepath.Base(dir), path+vfs.TempSuffix)
+	}
 	takes := time.Duration(0)
 	if exact && (op.Changes() || h.rng.IntN(readOne) == 0) {
 		takes = time.Duration(h.rng.Int64N(int64(slowest)))
@@ -219,7 +226,11 @@ func (p *proc) hook(op faultfs.Op, path string) error {
 	}
 	h.w.mu.Unlock()
 	if op.Changes() {
-		if kill := p.tick(string(op) + " " + path); kill != nil {
+		class := atAny
+		if op == faultfs.Rename {
+			class = atRecord
+		}
+		if kill := p.tick(class, string(op)+" "+path); kill != nil {
 			return kill
 		}
 	}
@@ -229,15 +240,16 @@ func (p *proc) hook(op faultfs.Op, path string) error {
 	return err
 }
 
-// tick counts an effect of the process; the one that was waited for kills it.
-func (p *proc) tick(what string) error {
+// tick counts a change that the process makes; the one that was waited for
+// kills it.
+func (p *proc) tick(class, what string) error {
 	h := p.h
 	h.w.mu.Lock()
 	if p.dead {
 		h.w.mu.Unlock()
 		return faultfs.ErrKilled
 	}
-	if h.killIn == 0 {
+	if h.killIn == 0 || h.killOn != atAny && h.killOn != class {
 		h.w.mu.Unlock()
 		return nil
 	}
@@ -254,7 +266,7 @@ func (p *proc) tick(what string) error {
 
 // program is what a plan has run on the host.
 func (p *proc) program(ctx context.Context, args []string, env map[string]string) (command.ExecResult, error) {
-	if err := p.tick("run " + strings.Join(args, " ")); err != nil {
+	if err := p.tick(atEffect, "run "+strings.Join(args, " ")); err != nil {
 		return command.ExecResult{}, err
 	}
 	if err := pause(ctx, p.h.w.draw(20*time.Millisecond)); err != nil {
@@ -267,7 +279,7 @@ func (p *proc) program(ctx context.Context, args []string, env map[string]string
 		return p.ready(env), nil
 	}
 	p.h.w.effect(env["DRRUN_RUN"], p.h.name(), strings.Join(args, " "))
-	if err := p.tick("has run " + strings.Join(args, " ")); err != nil {
+	if err := p.tick(atEffect, "has run "+strings.Join(args, " ")); err != nil {
 		return command.ExecResult{}, err
 	}
 	return command.ExecResult{Output: "ok"}, nil

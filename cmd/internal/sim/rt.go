@@ -29,7 +29,8 @@ type control struct {
 	// under world.mu:
 	life    *life // nil: no process runs
 	lives   int
-	killIn  int           // transactions until its process dies; 0: none are counted
+	killIn  int           // what killOn names until its process dies; 0: none is counted
+	killOn  string        // transactions, or what it does itself in the world outside
 	killFor time.Duration // for so long
 }
 
@@ -173,7 +174,7 @@ func (s *mortalStore) Txn(ctx context.Context, t store.Txn) (rev int64, ok bool,
 		return 0, false, errDead
 	}
 	last := false
-	if c.killIn > 0 {
+	if c.killIn > 0 && c.killOn == atAny {
 		c.killIn--
 		last = c.killIn == 0
 	}
@@ -293,14 +294,24 @@ func (l *life) act(ctx context.Context, run, what string, counts bool) error {
 	if err := pause(ctx, l.c.w.draw(15*time.Millisecond)); err != nil {
 		return err
 	}
-	l.c.w.mu.Lock()
+	c := l.c
+	c.w.mu.Lock()
 	dead := l.dead
-	l.c.w.mu.Unlock()
+	c.w.mu.Unlock()
 	if dead {
 		return errDead
 	}
 	if counts {
-		l.c.w.effect(run, "action", what)
+		c.w.effect(run, "action", what)
 	}
-	return nil
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	if c.killIn == 0 || c.killOn != atEffect {
+		return nil
+	}
+	if c.killIn--; c.killIn > 0 {
+		return nil
+	}
+	c.kill(c.killFor)
+	return errDead
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -139,7 +140,7 @@ func (w *world) mend() {
 	for _, a := range hostNames {
 		for _, b := range w.peers(a) {
 			for why := range w.cuts[min(a, b)+" "+max(a, b)] {
-				if why[:5] != "power" {
+				if !strings.HasPrefix(why, "power") {
 					delete(w.cuts[min(a, b)+" "+max(a, b)], why)
 				}
 			}

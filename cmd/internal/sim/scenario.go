@@ -97,9 +97,9 @@ func between(r *rand.Rand, a, b time.Duration) time.Duration {
 // New makes the scenario of a seed.
 func New(seed uint64) *Scenario {
 	r := stream(seed, "scenario")
-	s := &Scenario{Seed: seed, WriteEvery: between(r, 400*time.Millisecond, 6*time.Second), Every: pick(r, 4*time.Second, 10*time.Second, 25*time.Second),
+	s := &Scenario{Seed: seed, WriteEvery: between(r, 400*time.Millisecond, 6*time.Second), Every: pick(r, 5*time.Second, 10*time.Second, 25*time.Second),
 		Delay: between(r, time.Millisecond, 40*time.Millisecond), Codec: pick(r, "auto", "auto", "raw"),
-		NoReflink: r.IntN(3) == 0, Outside: r.IntN(2) == 0, NoPlan: r.IntN(3) == 0, Horizon: between(r, 150*time.Second, 420*time.Second)}
+		NoReflink: r.IntN(3) == 0, Outside: r.IntN(2) == 0, NoPlan: r.IntN(3) == 0, Horizon: between(r, 80*time.Second, 240*time.Second)}
 	s.Jitter = s.Delay/2 + time.Millisecond
 	for range 1 + r.IntN(2) {
 		var blocks []int
@@ -118,13 +118,14 @@ func New(seed uint64) *Scenario {
 	s.faults(r)
 	s.permits(stream(seed, "permits"))
 	s.lost(stream(seed, "lost"))
+	s.Events = slices.DeleteFunc(s.Events, func(e Event) bool { return e.At >= s.Horizon })
 	slices.SortStableFunc(s.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return s
 }
 
 // asks draws what persons ask for: one to three runs, and what belongs to them.
 func (s *Scenario) asks(r *rand.Rand) {
-	at := between(r, 10*time.Second, 50*time.Second)
+	at := between(r, 10*time.Second, 40*time.Second)
 	for range 1 + r.IntN(3) {
 		rt := pick(r, rtOne, rtOne, rtOne, rtTwo)
 		s.Events = append(s.Events, Event{At: at, What: askRun, On: rt, Word: pick(r, runPlanned, runPlanned, runUnplanned, runUnplanned, runNoShutdown, runTest)})
@@ -133,12 +134,12 @@ func (s *Scenario) asks(r *rand.Rand) {
 		}
 		then := at
 		for range r.IntN(4) {
-			then += between(r, 100*time.Millisecond, 40*time.Second)
+			then += between(r, 100*time.Millisecond, pick(r, 6*time.Second, 30*time.Second))
 			s.Events = append(s.Events, Event{At: then, What: pick(r, askCommit, askCommit, askCommit, askCancel, askPause, askResume, askResume,
 				askUnplanned, askCleanup, askReverse, askRollback, askRollback, askPoint),
 				On: rt})
 		}
-		at = then + between(r, 20*time.Second, 90*time.Second)
+		at = then + between(r, 10*time.Second, 60*time.Second)
 	}
 	if r.IntN(4) == 0 {
 		s.Events = append(s.Events, Event{At: between(r, 20*time.Second, s.Horizon), What: askPermit, On: pick(r, hostNames...)})
@@ -149,53 +150,89 @@ func (s *Scenario) asks(r *rand.Rand) {
 // is under way.
 func (s *Scenario) permits(r *rand.Rand) {
 	for _, e := range slices.Clone(s.Events) {
-		if e.What == askRun && e.Word != runTest && r.IntN(4) == 0 {
-			s.Events = append(s.Events, Event{At: e.At + between(r, 500*time.Millisecond, pick(r, 4*time.Second, 20*time.Second)), What: askPermit, On: pick(r, par, par, lyo)})
+		if e.What == askRun && e.Word != runTest && r.IntN(3) == 0 {
+			s.Events = append(s.Events, Event{At: e.At + between(r, 300*time.Millisecond, pick(r, 3*time.Second, 8*time.Second, 20*time.Second)), What: askPermit, On: pick(r, par, par, lyo)})
 		}
 	}
 }
 
-// lost draws the loss of the site that is active at first: it is failed over,
-// and its host has power again before anybody reaches it.
+// lost draws the loss of the site that is active at first, which is failed over:
+// nobody reaches it any more, and it may have no power either, and have it again
+// before anybody reaches it; or it has no power, and is back while it is failed
+// over.
 func (s *Scenario) lost(r *rand.Rand) {
-	if r.IntN(6) != 0 {
+	if r.IntN(3) != 0 {
 		return
 	}
 	at := between(r, 15*time.Second, s.Horizon/2)
 	off := between(r, 5*time.Second, 40*time.Second)
-	s.Events = append(s.Events,
-		Event{At: at, What: faultPart, On: par, For: off + between(r, 30*time.Second, 2*time.Minute)},
-		Event{At: at + time.Second, What: faultPower, On: par, For: off},
-		Event{At: at + between(r, 2*time.Second, 10*time.Second), What: askRun, On: pick(r, controlNames...), Word: pick(r, runUnplanned, runNoShutdown)})
+	power, cut := r.IntN(3) > 0, r.IntN(3) > 0
+	if cut || !power {
+		s.Events = append(s.Events, Event{At: at, What: faultPart, On: par, For: off + between(r, 30*time.Second, 2*time.Minute)})
+	} else {
+		off = between(r, 10*time.Second, 22*time.Second)
+	}
+	if power {
+		s.Events = append(s.Events, Event{At: at + time.Second, What: faultPower, On: par, For: off})
+	}
+	s.Events = append(s.Events, Event{At: at + between(r, 1500*time.Millisecond, 8*time.Second), What: askRun, On: pick(r, controlNames...), Word: pick(r, runUnplanned, runNoShutdown)})
 }
 
-// faults draws what breaks.
+// breaks are the kinds of what breaks.
+var breaks = []string{faultKill, faultPower, faultPart, faultMute, faultFlaky, faultSlow, faultRuntime, faultFull, faultIO, faultClock, faultStop}
+
+// faults draws what breaks: of some kinds only, and those again and again. A
+// little of everything hides what a lot of one thing shows.
 func (s *Scenario) faults(r *rand.Rand) {
-	for range r.IntN(6) {
-		e := Event{At: between(r, 5*time.Second, s.Horizon-10*time.Second), On: pick(r, hostNames...), For: between(r, 300*time.Millisecond, 50*time.Second)}
-		if len(s.Events) > 0 && r.IntN(2) == 0 { // close to what somebody asks for
-			e.At = s.Events[r.IntN(len(s.Events))].At + between(r, 0, 8*time.Second)
+	var kinds []string
+	for _, k := range breaks {
+		if r.IntN(4) == 0 {
+			kinds = append(kinds, k)
 		}
-		switch e.What = pick(r, faultKill, faultKill, faultKill, faultPower, faultPower, faultPart, faultPart, faultRuntime, faultRuntime, faultFull, faultIO, faultClock, faultSlow, faultStop); e.What {
-		case faultKill, faultPower:
-			if r.IntN(3) > 0 {
-				e.N = 1 + r.IntN(pick(r, 10, 100, 600))
-			}
-		case faultRuntime:
-			e.On = pick(r, rtOne, rtOne, rtTwo)
-			if r.IntN(3) > 0 {
-				e.N = 1 + r.IntN(pick(r, 10, 80))
-			}
-		case faultIO:
-			e.N, e.For = 1+r.IntN(300), 0
-		case faultPart, faultSlow:
-			e.To = pick(r, par, lyo, rtOne, rtOne, rtTwo)
-			if e.To == e.On {
-				e.To = "" // from all
-			}
-		case faultClock:
-			e.For = between(r, -2*time.Minute, 2*time.Minute)
+	}
+	if len(kinds) == 0 {
+		kinds = breaks
+	}
+	for range r.IntN(8) {
+		e := Event{At: between(r, 5*time.Second, s.Horizon-10*time.Second), What: pick(r, kinds...), On: pick(r, hostNames...), For: between(r, 300*time.Millisecond, 50*time.Second)}
+		if len(s.Events) > 0 && r.IntN(3) > 0 { // close to what somebody asks for
+			e.At = s.Events[r.IntN(len(s.Events))].At + between(r, 0, pick(r, 2*time.Second, 8*time.Second))
 		}
+		e.draw(r)
 		s.Events = append(s.Events, e)
+	}
+}
+
+// draw fills in what belongs to the kind of what breaks.
+func (e *Event) draw(r *rand.Rand) {
+	switch e.What {
+	case faultKill, faultPower:
+		switch r.IntN(4) {
+		case 0, 1:
+			e.N = 1 + r.IntN(pick(r, 10, 100, 600))
+		case 2:
+			e.N, e.Word = 1+r.IntN(pick(r, 3, 30)), pick(r, atEffect, atRecord, atRecord)
+		}
+		if e.What == faultKill {
+			e.For = between(r, 100*time.Millisecond, pick(r, 3*time.Second, 50*time.Second))
+		}
+	case faultRuntime:
+		e.On = pick(r, rtOne, rtOne, rtTwo)
+		switch r.IntN(4) {
+		case 0, 1:
+			e.N = 1 + r.IntN(pick(r, 10, 80))
+		case 2:
+			e.N, e.Word = 1+r.IntN(3), atEffect
+		}
+		e.For = between(r, 100*time.Millisecond, pick(r, 3*time.Second, 50*time.Second))
+	case faultIO:
+		e.N, e.For = 1+r.IntN(300), 0
+	case faultPart, faultMute, faultFlaky, faultSlow:
+		e.To = pick(r, par, lyo, rtOne, rtOne, rtTwo)
+		if e.To == e.On {
+			e.To = "" // from all
+		}
+	case faultClock:
+		e.For = between(r, -2*time.Minute, 2*time.Minute)
 	}
 }

@@ -175,6 +175,8 @@ func (w *world) protectedOne(ctx context.Context, l *life, name string, st map[s
 			w.permit(ctx, w.hosts[from.Host])
 		}
 		return describe()
+	case w.runs(to.Host, name):
+		return fmt.Sprintf("%s runs on %s, too: %s", name, to.Host, describe())
 	case from.State != recovery.Protected || to.Tip == nil:
 		return describe()
 	}
@@ -185,6 +187,13 @@ func (w *world) protectedOne(ctx context.Context, l *life, name string, st map[s
 		return "no point since all was mended: " + describe()
 	}
 	return ""
+}
+
+// runs reports whether a machine runs in production at a host.
+func (w *world) runs(host, machine string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.hosts[host].production(w.models[machine]) != nil
 }
 
 // allDone checks at the end what runs say of themselves.

@@ -30,6 +30,7 @@ type witness struct {
 	begun    map[string]bool                             // operations that were asked for
 	changed  map[string]bool                             // runs: their point was to be changed
 	ran      map[string]bool                             // by run and machine: it was started by it
+	held     map[string]heldRecord                       // by host and machine: its authority record
 	both     map[string]time.Time                        // machines that run at two sites, since when somebody could tell
 }
 
@@ -44,6 +45,12 @@ type claimed struct {
 	run   string
 }
 
+// heldRecord is an authority record of a host, and since when it has it.
+type heldRecord struct {
+	epoch ident.Epoch
+	since time.Time
+}
+
 // reportedPoint is a point that somebody was told of.
 type reportedPoint struct {
 	recovery.Point
@@ -54,7 +61,7 @@ type reportedPoint struct {
 func newWitness() witness {
 	return witness{kinds: map[string]recovery.Type{}, targets: map[string]string{}, permits: map[string]time.Time{}, effects: map[string]int{}, last: map[string]*guest{},
 		reported: map[string]map[ident.PointID]*reportedPoint{}, claims: map[string]claimed{}, epochs: map[string]ident.Epoch{}, begun: map[string]bool{},
-		both: map[string]time.Time{}, ran: map[string]bool{}, changed: map[string]bool{}}
+		held: map[string]heldRecord{}, both: map[string]time.Time{}, ran: map[string]bool{}, changed: map[string]bool{}}
 }
 
 // record is what the product keeps of a machine on a host's disk.
@@ -68,7 +75,11 @@ type record struct {
 
 // record reads machine.json; false: there is none.
 func (h *host) record(machine string) (r record, ok bool) {
-	b, err := vfs.ReadFile(h.disk, filepath.Join(stateDir, "machines", machine, "machine.json"))
+	return h.recordIn(filepath.Join(stateDir, "machines", machine, recordFile))
+}
+
+func (h *host) recordIn(file string) (r record, ok bool) {
+	b, err := vfs.ReadFile(h.disk, file)
 	return r, err == nil && json.Unmarshal(b, &r) == nil
 }
 
@@ -126,7 +137,7 @@ func (w *world) started(g *guest) {
 	if o := w.other(g.h.name()).production(g.m); o != nil && !w.mayOverlap(g, o) {
 		w.violate(1, "%s is started (epoch %d, run %q) while it runs on %s, and nobody said that this site is down", g, g.launch.Epoch, g.launch.Run, o.h.name())
 	}
-	if now := w.newest(g.m.name); now.Active != g.h.peer.Site && !w.permitted(g) {
+	if now := w.newest(g.m.name); now.Active != g.h.peer.Site && !w.permitted(g) && !w.overtaken(g, now.Epoch) {
 		w.violate(1, "%s is started (epoch %d) although epoch %d gives the right to %s", g, g.launch.Epoch, now.Epoch, now.Active)
 	}
 	w.pointsStay(g.h, g.m, g.h.points(g.m.name))
@@ -223,6 +234,29 @@ func (w *world) mayOverlap(g, o *guest) bool {
 	return w.permitted(g)
 }
 
+// answerAge is for how long a host may act on the answer that confirmed its
+// right to run: it is under way, then the machine is started.
+const answerAge = 4 * time.Second
+
+// overtaken reports whether a person answers for a machine that is started where
+// a newer record forbids it, and its host could not know: the other one confirmed
+// its record, and stored the newer one while the answer was under way. It runs at
+// one site only: the other asks before it starts it (mayOverlap looks at that).
+func (w *world) overtaken(g *guest, epoch ident.Epoch) bool {
+	o := w.witness.held[w.other(g.h.name()).name()+" "+g.m.name]
+	return o.epoch == epoch && time.Since(o.since) < answerAge &&
+		slices.ContainsFunc(w.witness.stated, func(s statement) bool { return s.machine == g.m.name && s.site == g.h.peer.Site })
+}
+
+// holds notes the authority record that a host is about to have, from a file;
+// world.mu is held.
+func (w *world) holds(h *host, machine, file string) {
+	key := h.name() + " " + machine
+	if rec, ok := h.recordIn(file); ok && rec.Authority.Epoch != w.witness.held[key].epoch {
+		w.witness.held[key] = heldRecord{rec.Authority.Epoch, time.Now()}
+	}
+}
+
 func (w *world) permitted(g *guest) bool {
 	at, ok := w.witness.permits[g.h.name()+" "+g.m.name]
 	return ok && time.Since(at) < time.Minute
@@ -251,7 +285,7 @@ type asking struct {
 	rt, host, verb string
 	meta           command.Meta
 	fence          claimed     // what the host had confirmed by then
-	epoch          ident.Epoch // as well
+	epoch          ident.Epoch // what it had confirmed or stored
 	again          bool        // the operation had been asked for before
 }
 
@@ -260,6 +294,9 @@ func (w *world) asked(rt, host, verb string, meta command.Meta) asking {
 	defer w.mu.Unlock()
 	key := host + " " + meta.Machine
 	a := asking{rt: rt, host: host, verb: verb, meta: meta, fence: w.witness.claims[key], epoch: w.witness.epochs[key], again: w.witness.begun[meta.Op]}
+	if rec, ok := w.hosts[host].record(meta.Machine); ok && meta.Epoch != 0 {
+		a.epoch = max(a.epoch, rec.Authority.Epoch) // it may have learned of it from its peer
+	}
 	w.witness.begun[meta.Op] = meta.Op != ""
 	if verb != command.Status.Name {
 		w.log(rt, "→ %s %s %s %s", host, verb, meta.Machine, meta.Op)
@@ -282,7 +319,7 @@ func (w *world) answered(a asking, out any, err error) {
 		w.violate(9, "%s did %q of run %q with fencing number %d, and had confirmed %d of run %q before", a.host, a.verb, a.meta.Run, a.meta.Fence, a.fence.fence, a.fence.run)
 	}
 	if a.meta.Epoch != 0 && a.meta.Epoch < a.epoch && !a.again && a.verb != command.Grant.Name {
-		w.violate(9, "%s did %q of run %q for epoch %d, and had confirmed epoch %d before", a.host, a.verb, a.meta.Run, a.meta.Epoch, a.epoch)
+		w.violate(9, "%s did %q of run %q for epoch %d, and had epoch %d before", a.host, a.verb, a.meta.Run, a.meta.Epoch, a.epoch)
 	}
 	key := a.host + " " + a.meta.Machine
 	switch r := out.(type) {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
@@ -71,10 +72,11 @@ type world struct {
 	over      bool
 	rng       *rand.Rand
 	hash      hash.Hash64
+	line      []byte // of count
 	trace     []string
 	failed    *Violation
-	alarm     chan struct{} // closed with the first violation
-	cuts      map[string]map[string]bool
+	alarm     chan struct{}                // closed with the first violation
+	cuts      map[string]map[string]string // of links: why, and whose words are lost; "": of both
 	witness   witness
 	manifests manifests
 	stats     map[string]int
@@ -95,7 +97,10 @@ func (w *world) drawLocked(most time.Duration) time.Duration {
 
 // count makes something part of what has to repeat; w.mu is held.
 func (w *world) count(what, which string) {
-	fmt.Fprintf(w.hash, "%d %s %s\n", time.Since(w.began), what, which) // never fails
+	b := binary.LittleEndian.AppendUint64(w.line[:0], uint64(time.Since(w.began))) //nolint:gosec // not negative
+	b = append(append(append(b, what...), ' '), which...)
+	_, _ = w.hash.Write(b) // never fails
+	w.line = b
 }
 
 // log records what happened; w.mu is held.
@@ -171,36 +176,52 @@ func (w *world) peers(of string) []string {
 // one link apart. w.mu is held.
 func (w *world) isolate(name, why string, cut bool) {
 	for _, p := range w.peers(name) {
-		w.part(name, p, why, cut)
+		w.part(name, p, why, "", cut)
 	}
 }
 
-// part makes a link a black hole, or ends that; w.mu is held.
-func (w *world) part(a, b, why string, cut bool) {
+// part cuts the link between a and b, or the way from mute to the other only,
+// or ends that; why tells several cuts of one link apart. w.mu is held.
+func (w *world) part(a, b, why, mute string, cut bool) {
 	key := min(a, b) + " " + max(a, b)
 	if w.cuts[key] == nil {
-		w.cuts[key] = map[string]bool{}
+		w.cuts[key] = map[string]string{}
 	}
 	why += " " + a
-	if cut {
-		w.cuts[key][why] = true
+	switch {
+	case cut && mute == "":
+		w.cuts[key][why] = mute
 		w.net.Partition(a, b)
-		return
-	}
-	delete(w.cuts[key], why)
-	if len(w.cuts[key]) == 0 {
-		w.net.Heal(a, b)
+	case cut:
+		w.cuts[key][why] = mute
+		w.net.Silence(mute, otherOf(a, b, mute))
+	default:
+		delete(w.cuts[key], why)
+		if len(w.cuts[key]) == 0 { // else the link stays as it is
+			w.net.Heal(a, b)
+		}
 	}
 }
 
-// apart reports whether a link is cut; w.mu is held.
+func otherOf(a, b, name string) string {
+	if name == a {
+		return b
+	}
+	return a
+}
+
+// apart reports whether something does not arrive over a link; w.mu is held.
 func (w *world) apart(a, b string) bool { return len(w.cuts[min(a, b)+" "+max(a, b)]) > 0 }
 
-// cutOff reports whether a host is without power or reached by nobody; w.mu
-// is held.
+// cutOff reports whether a host is without power or reached by nobody, and
+// reaches nobody; w.mu is held.
 func (w *world) cutOff(name string) bool {
 	for _, p := range w.peers(name) {
-		if !w.apart(name, p) {
+		whole := false
+		for _, mute := range w.cuts[min(name, p)+" "+max(name, p)] {
+			whole = whole || mute == ""
+		}
+		if !whole {
 			return false
 		}
 	}
@@ -209,7 +230,7 @@ func (w *world) cutOff(name string) bool {
 
 func newWorld(sc *Scenario, verbose bool) *world {
 	w := &world{sc: sc, verbose: verbose, began: time.Now(), hosts: map[string]*host{}, controls: map[string]*control{}, models: map[string]*model{},
-		rng: stream(sc.Seed, "world"), hash: fnv.New64a(), alarm: make(chan struct{}), cuts: map[string]map[string]bool{}, stats: map[string]int{}}
+		rng: stream(sc.Seed, "world"), hash: fnv.New64a(), alarm: make(chan struct{}), cuts: map[string]map[string]string{}, stats: map[string]int{}}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.witness, w.manifests = newWitness(), manifests{}
 	w.net = simnet.New(sc.Seed)

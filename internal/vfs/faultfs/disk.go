@@ -106,7 +106,11 @@ func (d *Disk) nextGen() uint64 {
 }
 
 func split(name string) []string {
-	return strings.FieldsFunc(filepath.ToSlash(filepath.Clean(name)), func(r rune) bool { return r == '/' })
+	name = strings.Trim(filepath.ToSlash(filepath.Clean(name)), "/")
+	if name == "" {
+		return nil
+	}
+	return strings.Split(name, "/")
 }
 
 // find returns what stands at a path; d.mu is held.

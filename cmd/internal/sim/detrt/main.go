@@ -159,7 +159,7 @@ func write(dir, src string) error {
 	text["context/context.go"] += ordered
 	over := struct{ Replace map[string]string }{map[string]string{}}
 	for file, s := range text {
-		to := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
+		to := filepath.Join(dir, strings.ReplaceAll(file, "/", "_")+".txt") // no Go file: dir may lie in the module
 		if err := vfs.WriteFile(vfs.OS{}, to, []byte(s), 0o644); err != nil {
 			return err
 		}
