@@ -81,6 +81,15 @@ func GoldenState(p recovery.Point) state {
 	}
 }
 
+// StatesWithFlags are golden states that only a program may take that knows
+// their flag.
+func StatesWithFlags(p recovery.Point) map[string]state {
+	back, over := GoldenState(p), GoldenState(p)
+	back.Live.Phase = phaseBack
+	over.Live, over.Discarded = nil, &discarded{Tip: over.Applied, Point: true, Begun: true}
+	return map[string]state{"overlay-back": back, "discarded-over": over}
+}
+
 // WriteGoldenSums writes a small sums file: hashes 11, 12, 13 for blocks 1, 2
 // and 9, five zero blocks from 20.
 func WriteGoldenSums(fsys vfs.FS, path string) error {

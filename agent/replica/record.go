@@ -32,10 +32,29 @@ const (
 // would begin anew.
 const maxSeq = 1 << 53
 
+// The must flags of replica.json: what a program that does not know them would
+// take for something else.
+const (
+	mustBack = "overlay-back"   // the overlay goes and the base takes its place
+	mustOver = "discarded-over" // the heads may hold bytes of the point over one that was given up
+)
+
+// must are the flags that a reader of the state has to understand.
+func (s *state) must() []string {
+	flags := []string{}
+	if s.Live != nil && s.Live.Phase == phaseBack {
+		flags = append(flags, mustBack)
+	}
+	if s.Discarded != nil && s.Discarded.Begun {
+		flags = append(flags, mustOver)
+	}
+	return flags
+}
+
 // What this program makes of records of other versions. Manifests are never
 // rewritten for it.
 var (
-	stateFormat = durable.Format{Version: RecordVersion, Program: "drrun-agent"}
+	stateFormat = durable.Format{Version: RecordVersion, Must: []string{mustBack, mustOver}, Program: "drrun-agent"}
 	pointFormat = durable.Format{Version: RecordVersion, Program: "drrun-agent"}
 )
 
@@ -66,8 +85,12 @@ func encodeRecord(format string, body any, k kept) ([]byte, error) {
 	if k.may == nil {
 		k.may = []string{}
 	}
+	must := []string{}
+	if s, ok := body.(state); ok {
+		must = s.must()
+	}
 	out, err := json.Marshal(envelope{
-		Format: format, Version: RecordVersion, Must: []string{}, May: k.may,
+		Format: format, Version: RecordVersion, Must: must, May: k.may,
 		CRC: crc32.Checksum(b, castagnoli), Body: b,
 	})
 	if err != nil {

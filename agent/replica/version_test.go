@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -63,6 +64,28 @@ func TestNewerRecordsAreLeftAlone(t *testing.T) {
 			if after := tree(t, w.dir); after != before {
 				t.Errorf("%s: the store was touched:\n%s\nwas\n%s", name, after, before)
 			}
+		}
+	}
+}
+
+// TestOlderProgramLeavesADiscardAlone: one that does not know what is given up
+// refuses the state by the flag's name; without one it would take the overlay for
+// half made, or disks that are half overwritten for a point.
+//
+//nolint:paralleltest // it takes the flags away
+func TestOlderProgramLeavesADiscardAlone(t *testing.T) {
+	known := replica.StateFormat.Must
+	defer func() { replica.StateFormat.Must = known }()
+	for flag, s := range replica.StatesWithFlags(goldenPoint()) {
+		data, err := replica.EncodeState(s)
+		must(t, err)
+		replica.StateFormat.Must = known
+		if got, err := replica.DecodeState("replica.json", data); err != nil || !reflect.DeepEqual(got.Live, s.Live) || !reflect.DeepEqual(got.Discarded, s.Discarded) {
+			t.Errorf("%s: %+v, %v", flag, got, err)
+		}
+		replica.StateFormat.Must = nil
+		if _, err := replica.DecodeState("replica.json", data); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%s: an older program says %v", flag, err)
 		}
 	}
 }
