@@ -175,7 +175,7 @@ func (d *desk) types(s string) { _, _ = d.keyboard.WriteString(s) } // a lost ke
 // Write is what the command prints on the terminal.
 func (d *desk) Write(p []byte) (int, error) {
 	n, err := d.safeBuffer.Write(p)
-	if strings.Contains(string(p), " to go on: ") || strings.Contains(string(p), "[y/N] ") {
+	if strings.Contains(string(p), " to go on: ") || strings.Contains(string(p), "[y/N] ") || strings.Contains(string(p), "Passphrase") {
 		d.asked++
 		if len(d.answers) == 0 {
 			d.types("\x04")

@@ -289,7 +289,10 @@ func holds(ctx context.Context, dir string) (what string, held bool, err error) 
 // moveAside keeps what was in a state folder in one of its own.
 func moveAside(dir string, clk clock.Clock) (string, error) {
 	fsys := vfs.OS{}
-	aside := filepath.Join(dir, "replaced-"+clk.Now().UTC().Format("20060102T150405Z"))
+	aside, err := unused(filepath.Join(dir, "replaced-"), clk, "")
+	if err != nil {
+		return "", err
+	}
 	moved := ""
 	for _, name := range []string{store.FileName, "ca"} {
 		from := filepath.Join(dir, name)
@@ -307,4 +310,19 @@ func moveAside(dir string, clk clock.Clock) (string, error) {
 		moved = aside
 	}
 	return moved, nil
+}
+
+// unused is the name of what is kept of a state: the time, and a number where
+// another was kept in the same second. That one stays.
+func unused(prefix string, clk clock.Clock, suffix string) (string, error) {
+	stem := prefix + clk.Now().UTC().Format("20060102T150405Z")
+	name := stem + suffix
+	for n := 2; ; n++ {
+		if _, err := (vfs.OS{}).Stat(name); errors.Is(err, fs.ErrNotExist) {
+			return name, nil
+		} else if err != nil {
+			return "", err
+		}
+		name = fmt.Sprintf("%s-%d%s", stem, n, suffix)
+	}
 }

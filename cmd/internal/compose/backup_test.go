@@ -112,6 +112,34 @@ func TestBackupAndBack(t *testing.T) {
 	}
 }
 
+// TestRestoreTwiceInASecond: each state that made way is kept by itself.
+func TestRestoreTwiceInASecond(t *testing.T) {
+	t.Parallel()
+	dir, file := madeState(t)
+	first, err := os.ReadFile(filepath.Join(dir, store.FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	clk := clock.Func(func() time.Time { return now })
+	var kept []string
+	for range 3 {
+		res, err := Restore(t.Context(), file, dir, "correct horse", true, clk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, res.Replaced)
+	}
+	if got, err := os.ReadFile(filepath.Join(kept[0], store.FileName)); err != nil || !bytes.Equal(got, first) {
+		t.Errorf("what was there first is not in %s: %v", kept[0], err)
+	}
+	for _, d := range kept {
+		if _, err := os.Stat(filepath.Join(d, "ca/ca.key")); err != nil {
+			t.Errorf("kept in %v: %v", kept, err)
+		}
+	}
+}
+
 func FuzzBackup(f *testing.F) {
 	file, err := encodeBackup(backupHeader{Program: "test"}, map[string][]byte{sectionState: []byte("state"), sectionCert: []byte("cert"), sectionKey: []byte("key")})
 	if err != nil {

@@ -241,7 +241,10 @@ func (r *recoverer) keep(ctx context.Context) error {
 	if err := r.store.Backup(&b); err != nil {
 		return fmt.Errorf("cannot copy the state before it is changed: %w", err)
 	}
-	name := filepath.Join(r.o.State, "before-recover-"+r.o.Clock.Now().UTC().Format("20060102T150405Z")+".db")
+	name, err := unused(filepath.Join(r.o.State, "before-recover-"), r.o.Clock, ".db")
+	if err != nil {
+		return fmt.Errorf("cannot copy the state before it is changed: %w", err)
+	}
 	if err := vfs.WriteFile(vfs.OS{}, name, b.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("cannot copy the state before it is changed: %w", err)
 	}
