@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -25,9 +26,21 @@ type source struct {
 	fset  *token.FileSet
 }
 
-// tree parses every Go file of the module.
+// tree returns every Go file of the module.
 func tree(t *testing.T) []source {
 	t.Helper()
+	files, err := parseTree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 10 {
+		t.Fatalf("found only %d Go files: the rules would hold for nothing", len(files))
+	}
+	return files
+}
+
+// parseTree reads and parses the files, once for all rules: they only look.
+var parseTree = sync.OnceValues(func() ([]source, error) {
 	root := filepath.Join("..", "..")
 	var files []source
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
@@ -60,14 +73,8 @@ func tree(t *testing.T) []source {
 		})
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) < 10 {
-		t.Fatalf("found only %d Go files: the rules would hold for nothing", len(files))
-	}
-	return files
-}
+	return files, err
+})
 
 func (s source) imports() []string {
 	var out []string
