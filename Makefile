@@ -4,6 +4,9 @@ GO ?= go
 TESTFLAGS ?=
 SEED ?= 1
 export CGO_ENABLED ?= 0
+# One set of flags for every build and test, also for the programs that tests
+# build: what one target has compiled the next one finds in the cache.
+export GOFLAGS := $(strip $(filter-out -trimpath,$(GOFLAGS)) -trimpath)
 
 .PHONY: help
 help: ## print this help
@@ -15,16 +18,20 @@ demo: build ## the main job on this machine: two sites, failovers and back, unde
 	$(GO) build -o bin/erp-demo ./examples/erp/demo
 	bin/erp-demo --bin bin $(DEMOFLAGS)
 
+# The packages whose tests take longest begin first, so that none of them is
+# left alone at the end.
+LONGEST = ./cmd/internal/e2e ./agent ./runtime ./cmd/drrun ./agent/replica
+
 .PHONY: test
 test: ## all tests (TESTFLAGS=-race for the race detector; what was skipped is listed)
 	@set -o pipefail; CGO_ENABLED=$(if $(findstring -race,$(TESTFLAGS)),1,$(CGO_ENABLED)) \
-		$(GO) test -parallel 4 $(TESTFLAGS) ./... | grep --line-buffered -v 'no test files' ; code=$$?; \
+		$(GO) test -parallel 4 $(TESTFLAGS) $(LONGEST) ./... | grep --line-buffered -v 'no test files' ; code=$$?; \
 		if [ $$code -eq 0 ] && [ -z "$$DRRUN_NO_SKIP" ]; then echo "what a test skipped, and how to get it: go test -v ./... | grep -A1 'SKIP'"; fi; exit $$code
 
 .PHONY: build
 build: ## bin/drrun and bin/drrun-agent
-	$(GO) build -trimpath -o bin/drrun ./cmd/drrun
-	$(GO) build -trimpath -o bin/drrun-agent ./cmd/drrun-agent
+	$(GO) build -o bin/drrun ./cmd/drrun
+	$(GO) build -o bin/drrun-agent ./cmd/drrun-agent
 
 .PHONY: check
 check: ## formatting, vet, other platforms, modules
@@ -57,14 +64,14 @@ test-crash: ## every operation of the replica's disk failed; agents and runtime 
 .PHONY: sim
 sim: ## the deterministic simulation: SEEDS seeds (default 10000) from FROM (default 1), shared by JOBS processes
 	$(GO) run ./cmd/internal/sim/detrt bin/detrt
-	$(GO) test -c -trimpath -tags detrt,planted -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
+	$(GO) test -c -tags detrt,planted -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
 	bin/sim.test -test.run '^TestSeedsRepeat$$' -seeds $${REPEAT:-10} -from $${FROM:-1}
 	@$(call share,TestSim,-seeds $${SEEDS:-10000} -from $${FROM:-1})
 
 .PHONY: sim-planted
 sim-planted: ## which seed of the simulation finds each planted fault (all within MOST, default 500)
 	$(GO) run ./cmd/internal/sim/detrt bin/detrt
-	$(GO) test -c -trimpath -tags detrt,planted -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
+	$(GO) test -c -tags detrt,planted -overlay bin/detrt/overlay.json -o bin/sim.test ./cmd/internal/sim
 	@$(call share,TestPlanted,-test.v -most $${MOST:-500})
 
 # share runs a test of the simulation in JOBS processes.

@@ -140,7 +140,9 @@ var buildAgent = sync.OnceValues(func() (dir string, err error) {
 	if err := lab.Sources("../.."); err != nil {
 		return dir, err
 	}
-	out, err := exec.Command("go", "build", "-o", dir, "../drrun-agent").CombinedOutput()
+	cmd := exec.Command("go", "build", "-o", dir, "../drrun-agent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile builds it, so mostly from the cache
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return dir, fmt.Errorf("cannot build drrun-agent: %w\n%s", err, out)
 	}
