@@ -113,7 +113,18 @@ func (r *rig) start(req runtime.Request) string {
 // settle waits until the run does nothing by itself any more.
 func (r *rig) settle(id string) *report.Run {
 	r.t.Helper()
-	for range 100_000 {
+	var seen int64
+	for n := range 100_000 {
+		// Nothing was written: nothing to see, or no more than every five seconds.
+		rev, err := r.store.Rev(r.t.Context())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if rev == seen && n%20 != 0 {
+			<-time.After(250 * time.Millisecond)
+			continue
+		}
+		seen = rev
 		run, err := r.engine.Show(r.t.Context(), id)
 		if err != nil {
 			r.t.Fatal(err)
