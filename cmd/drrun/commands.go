@@ -10,7 +10,7 @@ func commands() []*command {
 	return []*command{
 		applyCommand, checkCommand, explainCommand,
 		statusCommand, pointsCommand,
-		failoverCommand, runsCommand, showCommand, watchCommand,
+		failoverCommand, runsCommand, showCommand, watchCommand, reportCommand,
 		answerCommand, pauseCommand, resumeCommand, cancelCommand, rollbackCommand, changePointCommand, commitCommand, cleanupCommand, reverseCommand,
 		drillCommand,
 		unprotectCommand, tokenCommand, serveCommand, recoverCommand, stateCommand, hrlCommand, versionCommand,
