@@ -67,7 +67,9 @@ func ledger(disk, promises string) {
 	}
 	// Often enough to write in the middle of everything; the agents need the rest.
 	tick := time.NewTicker(time.Millisecond)
-	for n := binary.LittleEndian.Uint64(block) + 1; ; n++ {
+	// A test that was killed leaves its machine behind: it does not run for ever.
+	limit := time.Now().Add(10 * time.Minute)
+	for n := binary.LittleEndian.Uint64(block) + 1; time.Now().Before(limit); n++ {
 		for i := 0; i < blockSize; i += 8 {
 			binary.LittleEndian.PutUint64(block[i:], n)
 		}
@@ -427,7 +429,7 @@ func (p *pair) status(host string) command.MachineStatus {
 // until polls the status of the machine at a host.
 func (p *pair) until(host, what string, ok func(command.MachineStatus) bool) command.MachineStatus {
 	p.t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(40 * time.Millisecond) // each look costs the agents something
 	defer tick.Stop()
 	deadline := time.After(time.Minute) // CI may be busy
 	for {
