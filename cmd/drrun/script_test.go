@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -177,12 +178,12 @@ func join(ts *testscript.TestScript, neg bool, args []string) {
 	exits(ts, neg, []string{code, "drrun-agent", "join", strings.TrimSpace(ts.ReadFile(args[0]))})
 }
 
-// listening ADDRESS waits, for at most ten seconds, until a UDP address is
+// listening ADDRESS waits, for at most a minute, until a UDP address is
 // taken.
 func listening(ts *testscript.TestScript, _ bool, args []string) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for giveUp := time.Now().Add(10 * time.Second); time.Now().Before(giveUp); <-tick.C {
+	for giveUp := time.Now().Add(time.Minute); time.Now().Before(giveUp); <-tick.C {
 		c, err := net.ListenPacket("udp", args[0])
 		if err != nil {
 			return
@@ -192,13 +193,15 @@ func listening(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("nothing listens at %s", args[0])
 }
 
-// again TEXT PROGRAM ARG… runs a program, for at most 90 seconds, until it
-// prints a text.
+// again PATTERN PROGRAM ARG… runs a program, for at most 90 seconds, until it
+// prints what matches. What was printed last is there for stdout.
 func again(ts *testscript.TestScript, _ bool, args []string) {
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for giveUp := time.Now().Add(90 * time.Second); time.Now().Before(giveUp); <-tick.C {
-		if err := ts.Exec(args[1], args[2:]...); err == nil && strings.Contains(ts.ReadFile("stdout"), args[0]) {
+		if err := ts.Exec(args[1], args[2:]...); err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
 			return
 		}
 	}
@@ -245,12 +248,12 @@ func must(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(name, data, 0o600))
 }
 
-// until FILE waits, for at most ten seconds, until a file exists.
+// until FILE waits, for at most a minute, until a file exists.
 func until(ts *testscript.TestScript, _ bool, args []string) {
 	name := ts.MkAbs(args[0])
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for giveUp := time.Now().Add(10 * time.Second); time.Now().Before(giveUp); <-tick.C {
+	for giveUp := time.Now().Add(time.Minute); time.Now().Before(giveUp); <-tick.C {
 		if _, err := os.Stat(name); err == nil {
 			return
 		}
