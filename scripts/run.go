@@ -12,11 +12,14 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/scripts/hostcall"
+	luadns "github.com/drrun/drrun/scripts/lua/dns"
 	luaexec "github.com/drrun/drrun/scripts/lua/exec"
 	luahttp "github.com/drrun/drrun/scripts/lua/http"
 	luajson "github.com/drrun/drrun/scripts/lua/json"
 	lualog "github.com/drrun/drrun/scripts/lua/log"
+	luare "github.com/drrun/drrun/scripts/lua/re"
 	luatcp "github.com/drrun/drrun/scripts/lua/tcp"
+	luatemplate "github.com/drrun/drrun/scripts/lua/template"
 	luatime "github.com/drrun/drrun/scripts/lua/time"
 	"github.com/drrun/drrun/scripts/registry"
 )
@@ -26,7 +29,8 @@ var httpClient = luahttp.Client()
 
 // openers are the modules of drrun by name.
 var openers = map[string]func(*hostcall.Env) map[string]lua.LGFunction{
-	"exec": luaexec.Open, "http": luahttp.Open, "json": luajson.Open, "log": lualog.Open, "tcp": luatcp.Open, "time": luatime.Open,
+	"dns": luadns.Open, "exec": luaexec.Open, "http": luahttp.Open, "json": luajson.Open, "log": lualog.Open, "re": luare.Open,
+	"tcp": luatcp.Open, "template": luatemplate.Open, "time": luatime.Open,
 }
 
 // RunFunc runs one function of a plan inside a run, in a state of its own.
@@ -73,7 +77,7 @@ func (l *Loader) RunFunc(ctx context.Context, b plans.Bundle, ref plans.FuncRef,
 }
 
 func (l *Loader) env(p *page, info plans.RunInfo, host plans.HostCalls) *hostcall.Env {
-	e := &hostcall.Env{Box: p.box, Host: host, Info: info, Secrets: l.o.Secrets, HTTP: l.o.HTTP, Dial: l.o.Dial}
+	e := &hostcall.Env{Box: p.box, Host: host, Info: info, Secrets: l.o.Secrets, HTTP: l.o.HTTP, Dial: l.o.Dial, Handle: p.handle}
 	if e.HTTP == nil {
 		e.HTTP = httpClient
 	}

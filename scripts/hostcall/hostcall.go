@@ -42,6 +42,8 @@ type Env struct {
 		Do(*http.Request) (*http.Response, error)
 	}
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Handle makes the value of Lua that a secret is.
+	Handle func(Secret) lua.LValue
 
 	opened []string // values of opened secrets, never shown
 	notes  int

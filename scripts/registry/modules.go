@@ -54,10 +54,14 @@ func ModuleNames() []string {
 }
 
 // Later are modules of the language that this build does not have.
-var Later = []string{"drrun.dns", "drrun.re", "drrun.ssh", "drrun.template", "drrun.testing"}
+var Later = []string{"drrun.ssh", "drrun.testing"}
 
 // Modules is every module of this build.
 var Modules = []ModuleDoc{
+	{Name: "dns", Doc: "Names: asked for, and pointed at the site that is active (RFC 2136, signed by TSIG).", Functions: []Function{
+		{"lookup", "name, { type =, server =, within = }", "read", "List of values of a name, sorted; A and AAAA unless type (A, AAAA, CNAME, TXT) is said, from the controller's resolver unless server is. A name that does not exist has none."},
+		{"update", "{ server =, name =, a =, aaaa =, cname =, txt =, ttl =, key =, zone =, within = }", "idempotent", "Puts the values in place of those of their types; false removes a type. key is a secret as nsupdate -y takes it: hmac-sha256:NAME:BASE64."},
+	}},
 	{Name: "exec", Doc: "Programs on the hosts of the estate.", Functions: []Function{
 		{"run", "{ on =, cmd =, within =, accept = }", "unsafe", "Runs a program on the host of a machine, or a host; returns { exit, output }. An exit code that is not accepted (0) is an error."},
 	}},
@@ -76,8 +80,18 @@ var Modules = []ModuleDoc{
 		{"info", "text, …", "", "A line."},
 		{"warn", "text, …", "", "A line about something to look at."},
 	}},
+	{Name: "re", Doc: "Regular expressions of RE2: time in proportion to the text.", Functions: []Function{
+		{"escape", "text", "", "A pattern that matches just the text."},
+		{"find", "pattern, text", "", "Begin and end of the first match, from 1; nil when there is none."},
+		{"match", "pattern, text", "", "Captures of the first match: 0 is the whole, groups by number and by name; nil when there is none."},
+		{"replace", "pattern, text, with", "", "The text with every match replaced; $1 and ${name} are groups."},
+		{"split", "pattern, text", "", "List of what stands between the matches."},
+	}},
 	{Name: "tcp", Doc: "TCP from the controller.", Functions: []Function{
 		{"connect", "address, { within = }", "read", "true when a connection is accepted; else false and why."},
+	}},
+	{Name: "template", Doc: "Texts with places for values.", Functions: []Function{
+		{"render", "text, values", "", "Replaces {{name}} and {{a.b}}; a place without a value is an error, and a text with a secret in it is a secret."},
 	}},
 	{Name: "time", Doc: "The run's time; read once and the same after a resume.", Functions: []Function{
 		{"duration", "text", "", `Seconds of "5m".`},
