@@ -18,18 +18,19 @@ import (
 // guest is a machine that runs: it writes to its disks, survives the agent, and
 // dies with its host. All fields are under world.mu.
 type guest struct {
-	h       *host
-	m       *model
-	launch  provider.Launch
-	pid     int
-	started time.Time
-	rng     *rand.Rand
-	files   []vfs.File
-	from    *write // what was on its disks when it was started
-	head    *write // its last write
-	frozen  bool
-	hangs   bool // it does not stop by itself
-	running bool
+	h         *host
+	m         *model
+	launch    provider.Launch
+	pid       int
+	started   time.Time
+	rng       *rand.Rand
+	files     []vfs.File
+	from      *write // what was on its disks when it was started
+	head      *write // its last write
+	frozen    bool
+	hangs     bool // it does not stop by itself
+	running   bool
+	permitted bool // a person on its host had it started
 }
 
 func (g *guest) test() bool { return g.launch.Type == provider.Test }

@@ -151,7 +151,7 @@ func (w *world) breakLink(e Event) {
 // flaky lets the connections of links die again and again: requests that were
 // served lose their answers.
 func (w *world) flaky(ctx context.Context, e Event, others []string) {
-	for end := time.Now().Add(min(e.For, w.sc.Horizon-e.At)); time.Now().Before(end) && pause(ctx, w.draw(time.Second)) == nil; {
+	for end := time.Now().Add(min(e.For, w.sc.Horizon-e.At)); time.Now().Before(end) && pause(ctx, w.draw(600*time.Millisecond)) == nil; {
 		for _, o := range others {
 			w.net.Cut(e.On, o)
 		}
