@@ -400,6 +400,36 @@ func TestStoppedIsNotLocked(t *testing.T) {
 	})
 }
 
+// TestCancelLeavesWhatAnotherRunMoved: the old site, cut off, does not know that
+// another runtime has failed the machine over meanwhile, and would start it again.
+func TestCancelLeavesWhatAnotherRunMoved(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["par-1 stop db1"] = 1
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunStopped)
+		r.w.mu.Lock()
+		held := r.w.hosts["par-1"].machines["app1"]
+		if held.power != recovery.PowerStopped || !held.locked {
+			t.Fatalf("app1 is %s, locked %v", held.power, held.locked)
+		}
+		r.w.slow["par-1 unlock app2"] = time.Second // the cancel is under way
+		r.w.slow["par-1 unlock app1"] = time.Second
+		r.w.mu.Unlock()
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		r.w.mu.Lock()
+		there := r.w.hosts["lyo-1"].machines["app1"]
+		there.rec.Epoch, there.rec.Active, there.rec.Run, there.power = there.rec.Epoch+1, "lyon", "other", recovery.PowerRunning
+		r.w.mu.Unlock()
+		run := r.expect(id, report.RunCancelled)
+		if text := strings.Join(failures(run), "\n"); !strings.Contains(text, "not given back to par-1: lyo-1 holds epoch 2 of run other") {
+			t.Errorf("errors: %s", text)
+		}
+		if held.power == recovery.PowerRunning || !held.locked {
+			t.Errorf("app1 is %s on par-1, locked %v", held.power, held.locked)
+		}
+	})
+}
+
 func TestCancelGivesBackWhatWasStopped(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		before := r.w.summary()

@@ -33,7 +33,6 @@ const (
 	FoundSkipped    Fault = "found-skipped"     // an old primary's disks are kept as found
 	OverlayDropped  Fault = "overlay-dropped"   // what was written before a rollback or a change of the point is kept
 	ThinHeld        Fault = "thin-held"         // held and labelled points stay
-	ThinUsed        Fault = "thin-used"         // points that a run or a test uses stay
 	ExecRepeated    Fault = "exec-repeated"     // what may have been done is asked about
 	UnknownIsDone   Fault = "unknown-is-done"   // an unknown outcome is no success
 	TestOnHead      Fault = "test-on-head"      // a test has disks of its own
@@ -47,7 +46,7 @@ const (
 // All are the faults that the simulation has to find.
 func All() []Fault {
 	return []Fault{FenceCheck, NotLearnt, ManifestSync, SegmentSync, UndoAgain, HeadFirst, HeadSync, LockForgotten, RightNotAsked, StartNotAsked,
-		FinalSkipped, OpNotStored, HoldIgnored, FoundSkipped, OverlayDropped, ThinHeld, ThinUsed, ExecRepeated, UnknownIsDone, TestOnHead,
+		FinalSkipped, OpNotStored, HoldIgnored, FoundSkipped, OverlayDropped, ThinHeld, ExecRepeated, UnknownIsDone, TestOnHead,
 		NotFenced, NotFrozen, NotThawed, UnknownIsDown, StoppedIsLocked}
 }
 

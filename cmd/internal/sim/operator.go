@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime"
 	"github.com/drrun/drrun/runtime/report"
@@ -313,8 +314,11 @@ func (w *world) answer(ctx context.Context, c *control, eng *runtime.Engine, tri
 			if word == "" {
 				continue
 			}
-			w.said(c.name, fmt.Sprintf("answer %s %q %s (%s)", run.ID, q.Step, word, q.Ask),
-				eng.Answer(ctx, run.ID, runtime.Answer{Step: q.Step, Word: word, By: "ann"}))
+			err := eng.Answer(ctx, run.ID, runtime.Answer{Step: q.Step, Word: word, By: "ann"})
+			w.said(c.name, fmt.Sprintf("answer %s %q %s (%s)", run.ID, q.Step, word, q.Ask), err)
+			if strings.Contains(fault.Hint(err), "drrun cancel") { // it says what to do
+				w.said(c.name, "cancel "+run.ID, w.do(ctx, eng, run.ID, askCancel))
+			}
 		}
 	}
 }
