@@ -36,7 +36,7 @@ func Of(points []recovery.Point, now time.Time, pinned func(ident.PointID) bool)
 			ID: p.ID, Seq: p.Seq, Received: p.Received,
 			Preferred: p.Kind == recovery.App || p.Group != "",
 			Good:      p.Kind != recovery.Fuzzy && p.Suspect == "" && !p.Diverged,
-			Pinned: !planted.Is(planted.ThinHeld) && (p.Held || len(p.Labels) > 0) || p.LockedUntil.After(now) || p.Received.IsZero() || pinned(p.ID),
+			Pinned:    !planted.Is(planted.ThinHeld) && (p.Held || len(p.Labels) > 0) || p.LockedUntil.After(now) || p.Received.IsZero() || pinned(p.ID),
 		})
 	}
 	return out
