@@ -53,6 +53,19 @@ func TestOverlayOfAnOvertakenRun(t *testing.T) {
 // old site has learnt of it and stopped the machine.
 func TestSiteThatIsBackBeforeTheStart(t *testing.T) {
 	t.Parallel()
+	for range 5 {
+		// On a busy host a cycle may fail, be tried again, and tell the old site
+		// of the record before the start does.
+		if siteIsBack(t) > 0 {
+			return
+		}
+	}
+	t.Error("the old site was never asked")
+}
+
+// siteIsBack returns how often the start was refused until the old site had
+// stopped the machine.
+func siteIsBack(t *testing.T) (refused int) {
 	p := newPair(t)
 	p.protect()
 	p.as.Policy.Every = time.Hour // no cycle tells the old site of it
@@ -60,6 +73,9 @@ func TestSiteThatIsBackBeforeTheStart(t *testing.T) {
 	for _, h := range []string{"par-1", "lyo-1"} {
 		call(p, command.Assign, h, command.AssignRequest{Assignment: p.as, Authority: p.auth})
 	}
+	// A cycle that is still under way is refused by the new record, and the old
+	// site learns of it by that.
+	p.until("par-1", "no cycle under way", func(st command.MachineStatus) bool { return st.Progress == nil })
 	st := p.status("lyo-1")
 	points := call(p, command.Points, "lyo-1", command.PointsRequest{Machine: "erp"}).Points
 	p.fence++
@@ -67,7 +83,6 @@ func TestSiteThatIsBackBeforeTheStart(t *testing.T) {
 	call(p, command.Grant, "lyo-1", command.GrantRequest{Meta: p.meta("erp-1"), Expect: st.Authority, Next: next})
 	p.auth = next
 	call(p, command.Prepare, "lyo-1", command.PrepareRequest{Meta: p.meta("erp-1"), Point: points[len(points)-1].ID})
-	refused := 0
 	for {
 		meta := p.meta("erp-1")
 		_, err := try(p, command.Start, "lyo-1", command.StartRequest{Meta: meta})
@@ -82,7 +97,5 @@ func TestSiteThatIsBackBeforeTheStart(t *testing.T) {
 		}
 		refused++
 	}
-	if refused == 0 {
-		t.Error("the old site was not asked")
-	}
+	return refused
 }
