@@ -33,9 +33,13 @@ type Skewed struct {
 	base  Clock
 	mu    sync.Mutex
 	ahead time.Duration
+	slept time.Duration
 }
 
-var _ Monotonic = (*Skewed)(nil)
+var (
+	_ Monotonic = (*Skewed)(nil)
+	_ Booted    = (*Skewed)(nil)
+)
 
 // NewSkewed returns a clock that shows what base does until it is set.
 func NewSkewed(base Clock) *Skewed { return &Skewed{base: base} }
