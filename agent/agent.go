@@ -63,6 +63,10 @@ type Options struct {
 	// no local socket is made, and the processes of this machine are not looked
 	// at (simulations).
 	Embedded bool
+	// Guard makes sure that a Guard of the state folder watches in a process of
+	// its own; it is called before each renewal of a lease. nil: there is none
+	// (simulations, where a process that is killed takes its machines with it).
+	Guard func(ctx context.Context) error
 }
 
 // Agent is a running agent.
@@ -75,11 +79,12 @@ type Agent struct {
 	catalogue *catalogue
 	// Slots for machines that replicate at a time: first copies have one of
 	// their own, so that protected machines do not wait for them.
-	scan, seed lock
-	started    time.Time
-	instance   string // random at each start
-	assigning  lock   // one new assignment at a time
-	clocks     clocks // of others
+	scan, seed  lock
+	started     time.Time
+	startedMono time.Duration // the same, on the monotonic clock
+	instance    string        // random at each start
+	assigning   lock          // one new assignment at a time
+	clocks      clocks        // of others
 
 	ready chan struct{} // closed when it listens
 	addr  net.Addr
@@ -90,6 +95,7 @@ type Agent struct {
 
 	mu        sync.Mutex
 	peers     *client.Client    // made when the agent has joined
+	renews    *client.Client    // sessions for renewals of leases alone
 	instances map[string]string // of other agents, as they last said
 	machines  map[string]*machine
 	running   bool // the loops of machines have been started
@@ -124,7 +130,7 @@ func Open(ctx context.Context, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		o: o, log: o.Log, unlock: unlock, tracker: tracker.NewScan(o.FS, 0),
-		scan: make(lock, maxScanning), seed: make(lock, maxSeeding), started: o.Clock.Now(), instance: ident.NewID().String(), instances: map[string]string{},
+		scan: make(lock, maxScanning), seed: make(lock, maxSeeding), started: o.Clock.Now(), startedMono: clock.Mono(o.Clock), instance: ident.NewID().String(), instances: map[string]string{},
 		ready: make(chan struct{}), assigning: newLock(), machines: map[string]*machine{},
 	}
 	a.life, a.end = context.WithCancelCause(context.Background())
@@ -253,8 +259,10 @@ func (a *Agent) Close() error {
 	for _, m := range a.all() {
 		errs = append(errs, m.closeRoles()) // nobody is left who could hold the role lock
 	}
-	if a.peers != nil {
-		errs = append(errs, a.peers.Close())
+	for _, c := range []*client.Client{a.peers, a.renews} {
+		if c != nil {
+			errs = append(errs, c.Close())
+		}
 	}
 	errs = append(errs, a.unlock())
 	return errors.Join(errs...)
@@ -299,6 +307,21 @@ func (a *Agent) peer(host string) (*rpc.Client, error) {
 	c := a.peers
 	a.mu.Unlock()
 	return c.Session(host)
+}
+
+// renewals are the sessions for renewals of leases: no bulk is before them, and
+// one that is dropped costs nothing else.
+func (a *Agent) renewals() (*client.Client, error) {
+	p, joined := a.o.Self()
+	if !joined {
+		return nil, fault.Errorf(fault.Refused, "this agent has not joined an estate")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.renews == nil {
+		a.renews = client.New(a.o.Medium, p.Estate, a.hostAddr, rpc.Options{Info: a.info(), Log: a.log})
+	}
+	return a.renews, nil
 }
 
 // sawInstance ends the session with an agent that was started anew: what the

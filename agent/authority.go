@@ -67,6 +67,12 @@ func (m *machine) claim(meta command.Meta) (command.ClaimResult, error) {
 					m.name, r.FenceRun, r.Fence).WithHint("claim with a higher number")
 			}
 			r.Fence, r.FenceRun = meta.Fence, meta.Run
+			if l := r.Lets; l != nil && l.Closed != "" && l.Closed != meta.Run {
+				// The run that relied on it can grant nothing here any more.
+				next := *l
+				next.Closed = ""
+				r.Lets = &next
+			}
 			return nil
 		})
 		if err != nil {
@@ -104,6 +110,7 @@ func (m *machine) mayGrant(rec *record, in command.GrantRequest) error {
 // takeOverRecord puts a newer record in force.
 func (m *machine) takeOverRecord(r *record, next recovery.Authority) {
 	r.Authority, r.Conflict = next, nil
+	r.Lets, r.LeaseStop, r.Without = nil, nil, nil // they were of the record before
 	if next.Active == m.a.site() {
 		r.Locked = false // the record gives back the right that was given up
 		return
@@ -443,6 +450,9 @@ func (a *Agent) unassign(ctx context.Context, in command.UnassignRequest) error 
 	}
 	rec := m.snapshot()
 	if err := m.checkFence(&rec, in.Meta); err != nil {
+		return err
+	}
+	if err := m.releaseLease(ctx); err != nil {
 		return err
 	}
 	m.interrupt(fault.Errorf(fault.Interrupted, "machine %s is unprotected", m.name))

@@ -121,3 +121,18 @@ func (a *Agent) HoldRole(ctx context.Context, machine string) (release func(), e
 	}
 	return m.takeRole(ctx)
 }
+
+// EncodeLease makes the file of a lease.
+func EncodeLease(sent, length time.Duration) []byte {
+	b, err := encodeLease(leaseFile{Boot: "b", Epoch: 1, Rev: 1, Sent: sent, Length: length})
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// DecodeLease reads it.
+func DecodeLease(b []byte) (sent, length time.Duration, err error) {
+	l, err := decodeLease(b)
+	return l.Sent, l.Length, err
+}

@@ -37,6 +37,8 @@ const (
 type permitRequest struct {
 	Machine string `json:"machine"`
 	By      string `json:"by"`
+	// WithoutLease: it may run although its lease is not renewed.
+	WithoutLease bool `json:"without_lease,omitempty"`
 }
 
 // clockRequest is the body of a confirmed clock, clockAnswer its result.
@@ -81,7 +83,7 @@ func (a *Agent) listenLocal() (stop func() error, err error) {
 		if err := json.NewDecoder(io.LimitReader(r.Body, maxLocal)).Decode(&in); err != nil {
 			return nil, fault.Errorf(fault.Invalid, "cannot read request: %w", err)
 		}
-		return a.Permit(r.Context(), in.Machine, in.By)
+		return a.permit(r.Context(), in.Machine, in.By, in.WithoutLease)
 	})
 	handle("POST "+pathClock, func(r *http.Request) (any, error) {
 		var in clockRequest
@@ -146,6 +148,13 @@ func (l *Local) Status(ctx context.Context, machine string) (command.AgentStatus
 func (l *Local) Permit(ctx context.Context, machine, by string) (command.StartResult, error) {
 	var res command.StartResult
 	return res, l.ask(ctx, http.MethodPost, pathPermit, permitRequest{Machine: machine, By: by}, &res)
+}
+
+// PermitWithoutLease is Permit for a machine whose lease is not renewed; see
+// Agent.PermitWithoutLease.
+func (l *Local) PermitWithoutLease(ctx context.Context, machine, by string) (command.StartResult, error) {
+	var res command.StartResult
+	return res, l.ask(ctx, http.MethodPost, pathPermit, permitRequest{Machine: machine, By: by, WithoutLease: true}, &res)
 }
 
 // ConfirmClock says that the host's wall clock is right; by is who says so. It

@@ -32,7 +32,9 @@ type machine struct {
 	log  *slog.Logger
 	ops  *opStore
 	wake chan struct{} // the loop looks again
-	test chan struct{} // whoever ends tests looks again
+	// The loops of the lease look again.
+	renewWake, leaseWake chan struct{}
+	test                 chan struct{} // whoever ends tests looks again
 
 	role  lock // uses and changes of the replication role
 	power lock // start, stop, freeze
@@ -40,6 +42,8 @@ type machine struct {
 
 	looping bool          // guarded by Agent.mu
 	gone    chan struct{} // closed when the machine is no longer assigned
+
+	lease leaseHeld
 
 	mu     sync.Mutex
 	rec    record
@@ -58,6 +62,9 @@ type machine struct {
 	thawErr  error             // why the machine may stand still
 	fencing  bool              // it is being stopped because another site may run it
 	busyWith *command.Progress // prepare, found, …
+	// The newest renewal granted to the source by this agent, on the monotonic clock.
+	granted     time.Duration
+	grantedOnce bool
 }
 
 // lock is a mutex whose taking ends with a context.
@@ -78,7 +85,8 @@ func newMachine(a *Agent, name string) *machine {
 	dir := filepath.Join(a.o.State, "machines", name)
 	return &machine{
 		a: a, name: name, dir: dir, log: a.log.With(logkit.KeyMachine, name),
-		ops:  a.newOps(filepath.Join(dir, "ops")),
+		ops:       a.newOps(filepath.Join(dir, "ops")),
+		renewWake: make(chan struct{}, 1), leaseWake: make(chan struct{}, 1), lease: leaseHeld{renewing: newLock()},
 		wake: make(chan struct{}, 1), test: make(chan struct{}, 1), role: newLock(), power: newLock(), proof: newLock(), gone: make(chan struct{}),
 	}
 }
@@ -88,6 +96,7 @@ func newMachine(a *Agent, name string) *machine {
 // machines of the host do not wait for it. So is the rest, which may take long
 // (disks that turn into a replica).
 func (m *machine) open(ctx context.Context) error {
+	m.loadLease()
 	if err := m.adoptProcesses(ctx); err != nil {
 		return err
 	}
@@ -211,9 +220,11 @@ func (m *machine) busy(phase string, total int64) (progress func(bytes int64), d
 
 // nudge makes the loop look again.
 func (m *machine) nudge() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{m.wake, m.renewWake, m.leaseWake} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -275,6 +286,8 @@ func (m *machine) startLoop() {
 	m.looping = true
 	m.a.work.Go(func() { m.loop(m.a.life) })
 	m.a.work.Go(func() { m.resumePower(m.a.life) })
+	m.a.work.Go(func() { m.renewLoop(m.a.life) })
+	m.a.work.Go(func() { m.watchLease(m.a.life) })
 	m.a.work.Go(func() { m.watchTests(m.a.life) })
 }
 

@@ -142,6 +142,7 @@ func (m *machine) start(ctx context.Context, run string) (command.StartResult, e
 	if err := m.endedElsewhere(ctx); err != nil {
 		return command.StartResult{}, err
 	}
+	m.tryLease(ctx)
 	return m.startIf(ctx, run, m.mayStart)
 }
 
@@ -204,10 +205,14 @@ func (m *machine) startIf(ctx context.Context, run string, may func(*record) err
 	if err := may(&rec); err != nil {
 		return command.StartResult{}, err
 	}
+	if err := m.leaseAllows(&rec); err != nil {
+		m.setStartErr(err.Error())
+		return command.StartResult{}, err
+	}
 	switch st := m.state(ctx); st.Power {
 	case recovery.PowerRunning:
 		m.setStartErr("")
-		return command.StartResult{Power: st.Power, PID: st.PID}, m.update(func(r *record) { r.Desired = recovery.PowerRunning })
+		return command.StartResult{Power: st.Power, PID: st.PID}, m.update(func(r *record) { r.Desired, r.LeaseStop = recovery.PowerRunning, nil })
 	case recovery.PowerUnknown:
 		return command.StartResult{}, fault.Errorf(fault.Unknown, "cannot start machine %s: it is not known whether it runs: %s", m.name, st.Why)
 	}
@@ -233,6 +238,10 @@ func (m *machine) startIf(ctx context.Context, run string, may func(*record) err
 		if err := may(r); err != nil {
 			return err
 		}
+		if err := m.leaseAllows(r); err != nil {
+			return err
+		}
+		r.LeaseStop = nil
 		r.Desired, r.Launch, r.Process, r.Clean, r.Final = recovery.PowerRunning, &l, nil, false, ident.PointID{}
 		return nil
 	})
@@ -246,7 +255,7 @@ func (m *machine) startIf(ctx context.Context, run string, may func(*record) err
 			return command.StartResult{}, err // the launch stays noted and is looked for
 		}
 		m.setStartErr("not started: " + err.Error())
-		if err2 := m.update(func(r *record) { r.Launch, r.Desired = nil, recovery.PowerStopped }); err2 != nil {
+		if err2 := m.update(func(r *record) { r.Launch, r.Desired, r.LeaseStop = nil, recovery.PowerStopped, rec.LeaseStop }); err2 != nil {
 			m.log.Warn("cannot forget a failed start", logkit.KeyError, err2)
 		}
 		return command.StartResult{}, err
@@ -307,7 +316,7 @@ func (m *machine) stop(ctx context.Context, within time.Duration, force, giveUp 
 
 // stopHeld is stop with the power lock held.
 func (m *machine) stopHeld(ctx context.Context, within time.Duration, force, giveUp bool) (command.StopResult, error) {
-	err := m.update(func(r *record) { r.Desired = recovery.PowerStopped })
+	err := m.update(func(r *record) { r.Desired, r.LeaseStop = recovery.PowerStopped, nil })
 	if err == nil {
 		err = m.lookFor(ctx)
 	}
@@ -502,6 +511,7 @@ func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 		m.setStartErr("")
 		return true
 	}
+	m.tryLease(ctx)
 	if err := m.startAgain(ctx, rec.Authority.Run); err != nil {
 		if errors.Is(err, errStopped) {
 			return true
@@ -520,45 +530,4 @@ func waitsForPeer(rec *record, silent []string) string {
 		s += "; drrun-agent permit " + rec.Assignment.Machine + " starts it if you know that no other site runs it"
 	}
 	return s
-}
-
-// permitted reports whether an operator permitted this epoch since the agent
-// was started.
-func (r *record) permitted(since time.Time) bool {
-	for _, p := range r.Permits {
-		if p.Epoch == r.Authority.Epoch && !p.At.Before(since) {
-			return true
-		}
-	}
-	return false
-}
-
-// Permit records an operator's word that the machine may start although no
-// peer answers, and starts it.
-func (a *Agent) Permit(ctx context.Context, machine, by string) (command.StartResult, error) {
-	m, err := a.machine(machine)
-	if err != nil {
-		return command.StartResult{}, err
-	}
-	rec := m.snapshot()
-	if rec.Assignment.Policy.StartAlone == "never" {
-		return command.StartResult{}, fault.Errorf(fault.Refused, "the policy of machine %s never lets it start without its peer", machine).
-			WithHint(`bring the peer back, or apply start_alone = "ask"`)
-	}
-	if err := m.mayStart(&rec); err != nil {
-		return command.StartResult{}, err
-	}
-	if v := m.askPeers(ctx); v.newer != "" {
-		m.learn(ctx, v.record, v.newer)
-		return command.StartResult{}, fault.Errorf(fault.Refused, "machine %s is not started: host %s holds %s", machine, v.newer, describe(v.record))
-	}
-	err = m.update(func(r *record) {
-		r.Permits = append(r.Permits, permit{By: by, At: a.o.Clock.Now().UTC(), Epoch: r.Authority.Epoch})
-		r.Permits = r.Permits[max(0, len(r.Permits)-maxPermits):]
-	})
-	if err != nil {
-		return command.StartResult{}, err
-	}
-	m.log.Warn("an operator permitted the machine to start without its peer", "by", by, logkit.KeyEpoch, uint64(rec.Authority.Epoch))
-	return m.start(ctx, rec.Authority.Run)
 }

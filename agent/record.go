@@ -22,7 +22,7 @@ import (
 const RecordVersion = 1
 
 // recordFormat is what this program makes of machine.json of other versions.
-var recordFormat = durable.Format{Version: RecordVersion, Program: Program}
+var recordFormat = durable.Format{Version: RecordVersion, Must: []string{featureLease}, Program: Program}
 
 const (
 	recordName = "machine.json"
@@ -81,6 +81,13 @@ type record struct {
 	// Tests that stand here, by id.
 	Tests   map[string]testRecord `json:"tests,omitempty"`
 	Permits []permit              `json:"permits,omitempty"`
+	// Obeys is the lease that this host keeps, Lets the one that it grants. What
+	// they point at is replaced, never changed.
+	Obeys *obligation `json:"obeys,omitempty"`
+	Lets  *letting    `json:"lets,omitempty"`
+	// LeaseStop: the machine is to run and was stopped when its lease ended.
+	LeaseStop *leaseStop    `json:"lease_stop,omitempty"`
+	Without   *withoutLease `json:"without_lease,omitempty"`
 	// extra are fields of a newer program, which may be ignored and are kept.
 	extra durable.Extra
 }
@@ -114,6 +121,8 @@ type permit struct {
 	By    string      `json:"by"`
 	At    time.Time   `json:"at"`
 	Epoch ident.Epoch `json:"epoch"`
+	// WithoutLease: it may run on although its lease is not renewed.
+	WithoutLease bool `json:"without_lease,omitempty"`
 }
 
 // clone copies what update may change in place.
@@ -191,6 +200,10 @@ func (r *record) write(fsys vfs.FS, dir string) error {
 	}
 	if r.May == nil {
 		r.May = []string{}
+	}
+	r.Must = slices.DeleteFunc(slices.Clone(r.Must), func(f string) bool { return f == featureLease })
+	if r.owes() {
+		r.Must = append(r.Must, featureLease)
 	}
 	b, err := durable.Marshal(*r, r.extra)
 	if err != nil {

@@ -101,8 +101,12 @@ func (m *machine) status(ctx context.Context) command.MachineStatus {
 	if busy != nil {
 		st.Progress = busy
 	}
+	if st.Lease = m.letStatus(&rec); st.Lease == nil {
+		st.Lease = m.oweStatus(&rec)
+	}
+	st.Notes = append(st.Notes, m.leaseNotes(&rec, st.Lease)...)
 	late := m.late(&rec, &st)
-	st.State = lifeState(&rec, &st, m.a.site(), sendErr != nil || roleErr != nil || applyErr != nil || late != "")
+	st.State = lifeState(&rec, &st, m.a.site(), sendErr != nil || roleErr != nil || applyErr != nil || late != "" || rec.LeaseStop != nil)
 	st.Reason = reason(&rec, m.a.site(), power, startErr, roleErr, sendErr, applyErr, late)
 	return st
 }
@@ -152,7 +156,7 @@ func (m *machine) late(rec *record, st *command.MachineStatus) string {
 func lifeState(rec *record, st *command.MachineStatus, site string, troubled bool) recovery.MachineState {
 	a := rec.Authority
 	switch {
-	case a.Uncommitted && a.Active == site && (!rec.Own || rec.Desired != recovery.PowerRunning):
+	case a.Uncommitted && a.Active == site && (!rec.Own || rec.Desired != recovery.PowerRunning && rec.LeaseStop == nil):
 		return recovery.FailingOver
 	case a.Uncommitted:
 		return recovery.FailedOver
@@ -181,6 +185,8 @@ func reason(rec *record, site string, power provider.State, startErr string, rol
 		return fmt.Sprintf("two records of epoch %d: %s here, %s at its peer", rec.Authority.Epoch, describe(rec.Authority), describe(*rec.Conflict))
 	case startErr != "":
 		return startErr
+	case rec.LeaseStop != nil && rec.Obeys != nil:
+		return leaseOver(rec)
 	case power.Power == recovery.PowerUnknown && power.Why != "":
 		return "it is not known whether the machine runs: " + power.Why
 	case rec.Authority.Active == site && rec.Desired == recovery.PowerRunning && power.Power == recovery.PowerStopped:

@@ -182,6 +182,10 @@ func (a *Agent) runtimeVerbs(mux *rpc.Mux) {
 
 // failoverVerbs registers what a run does to a machine.
 func (a *Agent) failoverVerbs(mux *rpc.Mux) {
+	onMachine(a, mux, command.Lease, func(in command.LeaseRequest) command.Meta { return in.Meta },
+		func(_ context.Context, m *machine, in command.LeaseRequest) (command.LeaseResult, error) {
+			return m.closeLease(in)
+		})
 	asOperation(a, mux, command.Drain, doAgain, func(in command.DrainRequest) command.Meta { return in.Meta },
 		func(ctx context.Context, m *machine, in command.DrainRequest) (command.DrainResult, error) {
 			res, err := m.cycle(ctx, cycleOptions{final: in.Final, labels: in.Labels})
@@ -292,7 +296,14 @@ func (a *Agent) agentVerbs(mux *rpc.Mux) {
 		if in.Authority.Epoch != 0 {
 			m.learn(ctx, in.Authority, p.Host)
 		}
-		return command.ConfirmResult{Authority: m.snapshot().Authority, Power: m.state(ctx).Power}, nil
+		return command.ConfirmResult{Authority: m.snapshot().Authority, Power: m.state(ctx).Power, Leases: true}, nil
+	})
+	rpc.Handle(mux, command.Renew.Name, func(ctx context.Context, p transport.Peer, in command.RenewRequest) (command.RenewResult, error) {
+		m, err := a.fromHost(p, in.Machine)
+		if err != nil {
+			return command.RenewResult{}, err
+		}
+		return m.renew(ctx, p.Host, in)
 	})
 	rpc.Handle(mux, command.Tip.Name, a.tip)
 	rpc.Handle(mux, command.Clock.Name, a.answerClock)

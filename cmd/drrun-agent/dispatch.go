@@ -83,6 +83,9 @@ func (c *cli) dispatch(ctx context.Context) error {
 	if word == "version" || word == "--version" {
 		return c.printf("drrun-agent %s\n", version)
 	}
+	if word == guardWord {
+		return c.guard(ctx, c.Args[1:])
+	}
 	for _, cmd := range commands() {
 		if cmd.name == word {
 			return c.run(ctx, cmd, c.Args[1:])

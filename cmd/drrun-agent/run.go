@@ -80,6 +80,7 @@ func (a *runAction) run(ctx context.Context, c *cli, args []string) error {
 	ag, err := agent.Open(ctx, agent.Options{
 		FS: vfs.OS{}, State: state, Store: a.store, Medium: medium, Listen: a.listen, Self: selfOf(keeper),
 		Clock: clock.Real{}, Log: log, Version: version, Env: c.Environ,
+		Guard: (&guards{state: state, log: log, stderr: c.Stderr, env: c.Environ}).ensure,
 	})
 	if err != nil {
 		return errors.Join(err, medium.Close())

@@ -177,6 +177,8 @@ type MachineStatus struct {
 	// Notes are what a person should look at although the machine is protected,
 	// each with what to do.
 	Notes []string `json:"notes,omitempty"`
+	// Lease is the machine's lease as this host knows it; nil: it has none.
+	Lease *LeaseStatus `json:"lease,omitempty"`
 }
 
 // TestInfo is a test that stands at a host.
@@ -464,6 +466,8 @@ type ConfirmResult struct {
 	Authority recovery.Authority `json:"authority"`
 	// Power is the machine's at this host, where another host is to start it.
 	Power recovery.Power `json:"power,omitempty"`
+	// Leases says that the agent understands Renew.
+	Leases bool `json:"leases,omitempty"`
 }
 
 // TipRequest opens a session for a machine. The receiver adopts a newer

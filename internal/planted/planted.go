@@ -39,6 +39,7 @@ const (
 	NotFenced       Fault = "not-fenced"        // a machine is stopped where a newer record forbids it
 	NotFrozen       Fault = "not-frozen"        // a machine is held still while its disks are read
 	NotThawed       Fault = "not-thawed"        // a machine that an agent left held still is let go by the next
+	LeaseIgnored    Fault = "lease-ignored"     // a source stops its machine when its lease ends
 	UnknownIsDown   Fault = "unknown-is-down"   // what is not known to be stopped is stated by a person
 	StoppedIsLocked Fault = "stopped-is-locked" // a source that stands still is locked before another site may run it
 )
