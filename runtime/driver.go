@@ -466,7 +466,7 @@ func (d *driver) cancelLocked(by string) error {
 	}
 	for id, f := range d.flying { // questions and delays need not end by themselves
 		switch d.st.Steps[id].Kind {
-		case program.Check, program.Ready, program.Delay:
+		case program.Check, program.Ready, program.Delay, program.Right:
 			f.cancel(fault.Errorf(fault.Failed, "cancelled by %s", nobody(by)))
 		}
 	}
@@ -514,7 +514,7 @@ func (d *driver) beginSection(name, by string) error {
 	case program.SectionCleanup:
 		p = program.CleanupOf(main)
 	case program.SectionCancel:
-		p = program.CancelOf(main, d.st.Held(), d.st.Down())
+		p = program.CancelOf(main, d.st.Held(), d.st.Down(), d.st.Leased())
 	case program.SectionRollback:
 		p = d.rollbackProgram()
 	default:

@@ -205,7 +205,7 @@ var errWithin = errors.New("time is up")
 func (j *job) execute(ctx context.Context) outcome {
 	within := j.step.Within
 	switch {
-	case j.copies():
+	case j.copies(), j.step.Kind == program.Right: // that one waits for as long as a lease lasts
 		return j.do(ctx)
 	case j.step.Kind == program.Delay:
 		within += time.Minute // it ends by itself

@@ -51,7 +51,7 @@ func (j *job) preflight(ctx context.Context) outcome {
 		no = append(no, l.allowedNow(m, j.typ, j.run.Kind, j.object(ctx, l, m, room))...)
 	}
 	no = append(no, room.object()...)
-	out := outcome{data: data, detail: "nothing speaks against it", notes: room.notes()}
+	out := outcome{data: data, detail: "nothing speaks against it", notes: append(room.notes(), j.leaseNotes(l)...)}
 	var texts []string
 	hint := ""
 	for _, o := range no {
@@ -173,7 +173,7 @@ func objectPlanned(l looked, m program.Machine, rec recovery.Authority) []object
 func (j *job) objectUnplanned(l looked, m program.Machine) []objection {
 	ms, known := l.machine(m.FromHost, m.Name)
 	switch {
-	case !l.answers(m.FromHost) && !j.run.SourceIsDown:
+	case !l.answers(m.FromHost) && !j.run.SourceIsDown && l.lease(m) == nil:
 		return []objection{{text: fmt.Sprintf("%s does not answer: nobody knows whether %s still runs there", m.FromHost, m.Name),
 			hint: fmt.Sprintf("make sure that %s is down or isolated and say so with --source-is-down", m.FromSite)}}
 	case known && ms.Power == recovery.PowerRunning && j.run.NoShutdown:

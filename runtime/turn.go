@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/drrun/drrun/internal/fault"
-	"github.com/drrun/drrun/runtime/report"
 )
 
 // turnFlights ends the steps in flight that a planned run which goes on as
@@ -31,7 +30,17 @@ func (d *driver) turnFlights() {
 
 // statedDown reports whether a person has said that the source is down.
 func (d *driver) statedDown() bool {
+	return d.downBy() != ""
+}
+
+// downBy is who has said so last; empty: nobody.
+func (d *driver) downBy() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.ContainsFunc(d.st.Statements, func(s report.Statement) bool { return s.What == SourceIsDown })
+	for _, s := range slices.Backward(d.st.Statements) {
+		if s.What == SourceIsDown {
+			return nobody(s.By)
+		}
+	}
+	return ""
 }

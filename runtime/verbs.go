@@ -116,6 +116,9 @@ func (j *job) verb(ctx context.Context) outcome {
 			return outcome{skip: j.step.Host + " does not know of the failover yet; it learns of it from its peer"}
 		}
 		return call(ctx, j, command.Commit, asMeta, plain("committed"))
+	case program.Lease:
+		return call(ctx, j, command.Lease, func(m command.Meta) command.LeaseRequest { return command.LeaseRequest{Meta: m, Open: true} },
+			func(command.LeaseResult) outcome { return outcome{detail: "it may be renewed"} })
 	case program.Unlock:
 		if err := j.stillOurs(ctx); err != nil {
 			return failed(err)
@@ -330,13 +333,11 @@ func (j *job) right(ctx context.Context) outcome {
 	if planted.Is(planted.UnknownIsDown) {
 		return outcome{detail: "taken for stopped"}
 	}
-	d := j.d
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, s := range slices.Backward(d.st.Statements) {
-		if s.What == SourceIsDown {
-			return outcome{detail: fmt.Sprintf("%s states that %s is down or isolated", nobody(s.By), j.machine.FromSite)}
-		}
+	if by := j.d.downBy(); by != "" {
+		return outcome{detail: fmt.Sprintf("%s states that %s is down or isolated", by, j.machine.FromSite)}
+	}
+	if out, has := j.waitForLease(ctx); has {
+		return out
 	}
 	if power == recovery.PowerStopped {
 		return failed(fault.Errorf(fault.Refused, "%s is stopped on %s and not locked: its agent may start it again", j.step.Machine, j.machine.FromHost).

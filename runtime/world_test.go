@@ -59,6 +59,7 @@ type fakeMachine struct {
 	noStop  bool                  // it cannot be stopped
 	live    string                // the point under the overlay
 	life    recovery.MachineState // what its agents say, whatever it is
+	lease   *fakeLease            // that it grants; nil: none
 	missed  bool                  // its tracker missed a write: what is on the medium is not what was sent
 }
 
@@ -213,7 +214,7 @@ func (w *world) status(h *fakeHost, host string) json.RawMessage {
 	for _, name := range slices.Sorted(maps.Keys(h.machines)) {
 		m := h.machines[name]
 		ms := command.MachineStatus{Machine: name, Host: host, Site: h.site, Authority: m.rec, Fence: m.fence,
-			Power: m.power, Locked: m.locked, State: m.state(h.site), Tests: m.tests}
+			Power: m.power, Locked: m.locked, State: m.state(h.site), Tests: m.tests, Lease: m.lease.status()}
 		if w.moving[host+" "+name] {
 			ms.Progress = &command.Progress{Phase: "send", Done: time.Since(began).Milliseconds()}
 		}
@@ -268,6 +269,8 @@ func (w *world) do(h *fakeHost, host, verb string, m *fakeMachine, raw []byte) (
 		m.power, m.locked = recovery.PowerStopped, into[command.StopRequest](raw).Lock
 		w.happened("%s stop %s", host, name)
 		return mustJSON(command.StopResult{Power: m.power}), nil
+	case command.Lease.Name:
+		return w.doLease(host, m, into[command.LeaseRequest](raw))
 	case command.Unlock.Name:
 		m.locked = false
 		w.happened("%s unlock %s", host, name)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/control"
+	"github.com/drrun/drrun/runtime/estate"
 	"github.com/drrun/drrun/runtime/report"
 )
 
@@ -228,12 +230,29 @@ func (c *cli) askSourceIsDown(ctx context.Context, s *session, r *control.StartR
 			silent = append(silent, h.Host)
 		}
 	}
-	if len(silent) == 0 {
+	if len(silent) == 0 || allLeased(&st, &ex, silent) {
 		return nil
 	}
 	r.SourceIsDown, err = c.asker.Type(ctx, fmt.Sprintf("%s of site %s does not answer. If you know that the site is down or isolated, state it:\n"+
 		"its machines must not run there any more; that you said so is recorded.", strings.Join(silent, ", "), ex.From), ex.From)
 	return err
+}
+
+// allLeased reports whether every machine of the run that lives on a silent host
+// has a lease that the run waits out: then nobody is asked.
+func allLeased(st *estate.Status, ex *report.Explain, silent []string) bool {
+	in := map[string]bool{}
+	for i := range ex.Steps {
+		in[ex.Steps[i].Machine] = true
+	}
+	for i := range st.Machines {
+		m := &st.Machines[i]
+		lives := slices.ContainsFunc(m.Hosts, func(h estate.MachineHost) bool { return h.Site == ex.From && slices.Contains(silent, h.Host) })
+		if in[m.Machine] && lives && (m.Lease == nil || m.Lease.Length == 0) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *cli) printRunID(run report.Run) error {

@@ -169,6 +169,33 @@ func roleWord(role string) string {
 	return role
 }
 
+// leaseText says how long a lease is and when it ends.
+func leaseText(l *estate.Lease) string {
+	if l == nil {
+		return ""
+	}
+	if l.Length == 0 {
+		return "none yet" + whyText(l.Why)
+	}
+	text := fmt.Sprintf("%s, renewed by %s %s ago", seconds(l.Length), l.Target, seconds(l.Age))
+	switch {
+	case l.Without != "":
+		text += "; " + l.Without + " permitted " + l.Source + " to run the machine without it"
+	case l.Closed != "":
+		text += fmt.Sprintf("; renewed no more for run %s, which may count on the stop in %s", l.Closed, seconds(l.Left))
+	case !l.Granted:
+		text += fmt.Sprintf("; a run may count on the stop in %s", seconds(l.Left)) + whyText(l.Why)
+	}
+	return text
+}
+
+func whyText(why string) string {
+	if why == "" {
+		return ""
+	}
+	return " (" + why + ")"
+}
+
 // machineText shows one machine in full.
 func machineText(m *estate.MachineStatus) string {
 	t := newTable()
@@ -194,6 +221,7 @@ func machineText(m *estate.MachineStatus) string {
 			quantity.FormatSize(cy.Changed), quantity.FormatSize(cy.Wire)))
 		add("cycle error", cy.Error)
 	}
+	add("lease", leaseText(m.Lease))
 	add("run", m.LiveRun)
 	add("remark", remark(m))
 	for _, h := range m.Hosts {

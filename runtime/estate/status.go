@@ -55,6 +55,8 @@ type MachineStatus struct {
 	// Uncommitted: a failover that nobody has committed yet.
 	Uncommitted bool              `json:"uncommitted,omitempty"`
 	Progress    *command.Progress `json:"progress,omitempty"`
+	// Lease is what the target has on record, or else what the source says.
+	Lease *Lease `json:"lease,omitempty"`
 	// Left says that the machine is not in the estate's file any more.
 	Left bool `json:"left,omitempty"`
 	// Allowed are the operations the machine's state allows now.
@@ -80,6 +82,22 @@ type MachineHost struct {
 	TipSeq    ident.Seq      `json:"tip_seq,omitempty"`
 	Applied   ident.Seq      `json:"applied_seq,omitempty"`
 	Reason    string         `json:"reason,omitempty"`
+}
+
+// Lease is the word of a machine's source to stop it when the target did not
+// renew it for so long. Times in seconds.
+type Lease struct {
+	Source  string  `json:"source"` // host
+	Target  string  `json:"target"` // host
+	Length  float64 `json:"length"` // 0: the policy asks for one and there is none yet
+	Granted bool    `json:"granted"`
+	Age     float64 `json:"age"` // since it was renewed last
+	// Left is the time until a run may count on the stop, if it is not renewed any
+	// more; of a lease that only the source told, until it stops the machine.
+	Left    float64 `json:"left"`
+	Closed  string  `json:"closed,omitempty"`  // the run for which it is renewed no more
+	Without string  `json:"without,omitempty"` // who permitted the machine to run without it
+	Why     string  `json:"why,omitempty"`     // it is not granted
 }
 
 // Cycle is the last replication cycle of a machine. Times in seconds, sizes in
@@ -316,10 +334,28 @@ func (m *MachineStatus) merge(s command.MachineStatus) {
 		m.Newest = &report.Point{ID: t.ID.String(), Seq: uint64(t.Seq), Instant: t.Instant, Kind: t.Kind, Labels: t.Labels, Suspect: t.Suspect}
 		m.RPONow = s.TipAge.Seconds()
 	}
+	m.mergeLease(s.Host, s.Lease)
 	m.Points = max(m.Points, s.Points)
 	if m.Progress == nil {
 		m.Progress = s.Progress
 	}
+}
+
+// mergeLease takes in what a host says of the lease: what the target counts is
+// what a run goes by, why it is not renewed the source knows.
+func (m *MachineStatus) mergeLease(host string, l *command.LeaseStatus) {
+	if l == nil {
+		return
+	}
+	next := &Lease{Source: l.Source, Target: l.Target, Length: l.Length.Seconds(), Granted: l.Granted, Age: l.Age.Seconds(), Left: l.Left.Seconds(),
+		Closed: l.Closed, Without: l.Without, Why: l.Why}
+	if was := m.Lease; was != nil {
+		if host != l.Target {
+			was, next = next, was
+		}
+		next.Without, next.Why = cmp.Or(next.Without, was.Without), cmp.Or(next.Why, was.Why)
+	}
+	m.Lease = next
 }
 
 // settle fills what follows from the rest.

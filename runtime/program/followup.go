@@ -55,9 +55,16 @@ func CleanupOf(p *Program) *Program {
 // CancelOf leaves no machine between two states. Those that were stopped and
 // not failed over (held) are given back: their source is unlocked and started
 // again. Those that were failed over and do not run yet (over) are started at
-// the new site, without the plan's steps. Both in group order.
-func CancelOf(p *Program, held, over []string) *Program {
-	groups := finish(p, over)
+// the new site, without the plan's steps. Both in group order. Before that the
+// leases that the run has ended (leased) go on.
+func CancelOf(p *Program, held, over, leased []string) *Program {
+	var opens []Node
+	for _, name := range leased {
+		m, _ := p.Machine(name)
+		opens = append(opens, one(Step{ID: "cancel/" + name + "/lease", Kind: Lease, Machine: name, Host: m.ToHost, Site: m.ToSite, OnFail: OnFailContinue,
+			Title: fmt.Sprintf("let %s renew the lease of %s on %s again", m.ToHost, name, m.FromHost)}))
+	}
+	groups := append([]Node{par(0, opens...)}, finish(p, over)...)
 	byGroup := p.Groups()
 	seen := map[string]bool{}
 	for _, m := range p.Machines {

@@ -48,6 +48,7 @@ const (
 	Cleanup    Kind = "cleanup"
 	Unlock     Kind = "unlock"
 	Restart    Kind = "restart" // the source machine on its own disks
+	Lease      Kind = "lease"   // the target may renew the source's lease again
 	Learn      Kind = "learn"   // an old site that comes back gets the record in force
 	Found      Kind = "found"
 	Reseed     Kind = "reseed" // first point in the new direction

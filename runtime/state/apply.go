@@ -26,6 +26,7 @@ const (
 const (
 	WordDiverged = "diverged" // Unknown: the replay made another call than the recorded one
 	WordAttach   = "attach"   // Resumed: another process looks after the run; nothing is tried again
+	WordLease    = "lease"    // Noted: the step ends the renewals of its machine's lease
 	WordHandOver = "handover" // Paused: the controller ended; the next one goes on
 )
 
@@ -55,6 +56,9 @@ func (s *State) Apply(r Record) error {
 		err = s.applyAnswer(r)
 	case Noted:
 		s.note(r.Time, r.Step, r.Text)
+		if st := s.Steps[r.Step]; st != nil && r.Word == WordLease {
+			st.Leased = true
+		}
 	case Paused:
 		s.paused, s.handOver = true, r.Word == WordHandOver
 		s.note(r.Time, "", "paused by "+r.By)

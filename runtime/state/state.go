@@ -86,6 +86,8 @@ type Step struct {
 	Passed bool
 	// Unclear says that the last attempt failed and may have been done.
 	Unclear bool
+	// Leased says that the step ended the renewals of its machine's lease.
+	Leased bool
 }
 
 // Settled reports whether the step holds nothing up any more.
@@ -297,6 +299,19 @@ func (s *State) Held() []string {
 	for _, st := range s.Ordered() {
 		touched := st.Kind == program.Stop && st.Status != report.StepPending && st.Status != report.StepSkipped
 		if touched && st.Section == program.SectionFailover && !slices.Contains(granted, st.Machine) {
+			out = append(out, st.Machine)
+		}
+	}
+	return out
+}
+
+// Leased returns the machines whose lease the run has ended, or may have, and
+// which it has not failed over.
+func (s *State) Leased() []string {
+	granted := s.Granted()
+	var out []string
+	for _, st := range s.Ordered() {
+		if st.Leased && !slices.Contains(granted, st.Machine) && !slices.Contains(out, st.Machine) {
 			out = append(out, st.Machine)
 		}
 	}
