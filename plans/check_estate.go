@@ -64,6 +64,10 @@ func (c *estateCheck) name(p Pos, kind, name string) {
 // minEvery is the shortest time between two cuts.
 const minEvery = 100 * time.Millisecond
 
+// minLease is the shortest lease: a connection that died is found, and dialled
+// again, within it.
+const minLease = 10 * time.Second
+
 var clockTime = regexp.MustCompile(`^([01][0-9]|2[0-3]):[0-5][0-9]$`)
 
 func (c *estateCheck) policy(p *recovery.Policy) {
@@ -90,6 +94,15 @@ func (c *estateCheck) policy(p *recovery.Policy) {
 	}
 	if p.AppEvery != 0 && p.AppEvery < p.Every {
 		c.fs.add(pos, "%s: app_every is shorter than every (%s < %s)", what, p.AppEvery, p.Every)
+	}
+	switch {
+	case p.Lease == 0:
+	case p.Lease < minLease:
+		c.fs.add(pos, "%s: lease is %s, want %s or more", what, p.Lease, minLease)
+	case p.StartAlone == "allow":
+		c.fs.add(pos, `%s: start_alone = "allow" and a lease exclude each other: with a lease only the target gives the right to run`, what)
+	case p.Fence == "alarm":
+		c.fs.add(pos, `%s: fence = "alarm" and a lease exclude each other: at the end of its lease a machine is stopped`, what)
 	}
 	var last time.Duration
 	for i, k := range p.Keep {

@@ -12,7 +12,7 @@ func policyFields() []Field {
 		{Name: "initial", Type: String, Default: `"now"`, Later: "a first copy goes over the network", LaterWords: []string{"import"}, Doc: `The first copy: "now", "22:00", "import" or "existing".`},
 		{Name: "consistency", Type: Word, Words: []string{"crash", "app", "fuzzy"}, Default: `"crash"`, Later: "choose app points by point = \"latest-app\"", LaterWords: []string{"app"}, Doc: "The least that a point must be."},
 		{Name: "fence", Type: Word, Words: []string{"stop", "alarm"}, Default: `"stop"`, Doc: "What a host does with a machine that runs elsewhere now."},
-		{Name: "lease", Type: Duration, Later: "an unplanned run asks a person whether the source is down", Doc: "The source stops its machine when nobody answered for so long."},
+		{Name: "lease", Type: Duration, Doc: "The source stops its machine when the target did not answer for so long; an unplanned run waits for that instead of asking. 10s or more."},
 		{Name: "start_alone", Type: Word, Words: []string{"ask", "never", "allow"}, Default: `"ask"`, Doc: "May a host start a machine that no peer confirms."},
 	}
 }
