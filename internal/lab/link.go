@@ -34,6 +34,7 @@ type Link struct {
 	cut    Way
 	lost   [2]int // datagrams, in and out
 	ways   map[netip.AddrPort]*net.UDPConn
+	parted map[netip.AddrPort]bool // clients that are cut off
 	closed bool
 	loops  sync.WaitGroup
 }
@@ -71,11 +72,22 @@ func (k *Link) Cut(w Way) {
 	k.cut |= w
 }
 
+// Part loses from now on what goes to and from everybody who has come by this
+// link so far; who comes for the first time gets through.
+func (k *Link) Part() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.parted = map[netip.AddrPort]bool{}
+	for client := range k.ways {
+		k.parted[client] = true
+	}
+}
+
 // Heal passes everything on again.
 func (k *Link) Heal() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.cut = 0
+	k.cut, k.parted = 0, nil
 }
 
 // Lost returns how many datagrams were lost each way, ever.
@@ -86,10 +98,10 @@ func (k *Link) Lost() (in, out int) {
 }
 
 // passes reports whether a datagram goes through, and counts it if it does not.
-func (k *Link) passes(w Way) bool {
+func (k *Link) passes(w Way, client netip.AddrPort) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.cut&w == 0 {
+	if k.cut&w == 0 && !k.parted[client] {
 		return true
 	}
 	k.lost[w-In]++
@@ -103,7 +115,7 @@ func (k *Link) passIn() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil || !k.passes(In) {
+		if err != nil || !k.passes(In, client) {
 			continue
 		}
 		if way := k.way(client); way != nil {
@@ -146,7 +158,7 @@ func (k *Link) passOut(client netip.AddrPort, c *net.UDPConn) {
 			return
 		case err != nil:
 			continue // nobody listens at the moment
-		case k.passes(Out):
+		case k.passes(Out, client):
 			_, _ = k.front.WriteToUDPAddrPort(p[:n], client) // as in passIn
 		}
 	}

@@ -47,14 +47,16 @@ var (
 	reclaimedPoints = []string{"agent.rollback.recorded"}
 	heldPoints      = []string{"replica.rollback.recorded"}
 	foundPoints     = []string{"replica.found.read"}
-	runtimePoints   = []string{"runtime.record.before", "runtime.record.after", "runtime.effect.done"}
+	// Of a lease: at the source, and twice at the target.
+	leasePoints   = []string{"agent.lease.obeyed", "agent.lease.stored", "agent.lease.closed"}
+	runtimePoints = []string{"runtime.record.before", "runtime.record.after", "runtime.effect.done"}
 )
 
 // TestCrashPointsAreTried: each point of the tree is one at which a test kills.
 func TestCrashPointsAreTried(t *testing.T) {
 	t.Parallel()
 	tried := slices.Concat(sendingPoints, receivingPoints, testingPoints, leavingPoints, arrivingPoints,
-		keptPoints, reclaimedPoints, heldPoints, foundPoints, runtimePoints)
+		keptPoints, reclaimedPoints, heldPoints, foundPoints, leasePoints, runtimePoints)
 	for _, p := range crash.Points {
 		if !slices.Contains(tried, p.Name) {
 			t.Errorf("no test kills at %s", p.Name)
