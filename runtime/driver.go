@@ -480,7 +480,21 @@ func (d *driver) commit(by string) error {
 	if !standing || !d.st.Uncommitted() || d.st.HasSection(program.SectionCommit) {
 		return notAllowed(d.st, report.OpCommit)
 	}
+	for _, name := range d.st.Granted() {
+		if !d.prepared(name) {
+			return fault.Errorf(fault.Refused, "run %s cannot be committed: %s was failed over and has no disks at its new site yet", d.id, name).
+				WithHint("drrun resume %s prepares them again; drrun change-point %[1]s takes another point, drrun rollback %[1]s takes it back", d.id)
+		}
+	}
 	return d.beginSection(program.SectionCommit, by)
+}
+
+// prepared reports whether a machine has disks at its new site: committed
+// without, it could run nowhere. Callers hold d.mu.
+func (d *driver) prepared(machine string) bool {
+	return slices.ContainsFunc(d.st.Ordered(), func(st *state.Step) bool {
+		return st.Kind == program.Prepare && st.Machine == machine && st.Status == report.StepDone
+	})
 }
 
 func (d *driver) cleanup(by string) error {

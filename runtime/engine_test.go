@@ -400,6 +400,25 @@ func TestStoppedIsNotLocked(t *testing.T) {
 	})
 }
 
+// TestCommitNeedsDisks: a machine that was failed over and has no disks at its
+// new site could run nowhere after a commit.
+func TestCommitNeedsDisks(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 prepare app1"] = 1
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Unplanned})
+		r.expect(id, report.RunWaiting)
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
+		r.expect(id, report.RunPartial)
+		if err := r.engine.Commit(t.Context(), id, "ann"); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "app1 was failed over and has no disks") {
+			t.Errorf("commit: %v", err)
+		}
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		r.expect(id, report.RunUncommitted)
+		r.must(r.engine.Commit(t.Context(), id, "ann"))
+		r.expect(id, report.RunCommitted)
+	})
+}
+
 // TestCancelLeavesWhatAnotherRunMoved: the old site, cut off, does not know that
 // another runtime has failed the machine over meanwhile, and would start it again.
 func TestCancelLeavesWhatAnotherRunMoved(t *testing.T) {

@@ -118,6 +118,7 @@ func New(seed uint64) *Scenario {
 	s.faults(r)
 	s.permits(stream(seed, "permits"))
 	s.lost(stream(seed, "lost"))
+	s.silent(stream(seed, "silent"))
 	s.Events = slices.DeleteFunc(s.Events, func(e Event) bool { return e.At >= s.Horizon })
 	slices.SortStableFunc(s.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return s
@@ -176,6 +177,16 @@ func (s *Scenario) lost(r *rand.Rand) {
 		s.Events = append(s.Events, Event{At: at + time.Second, What: faultPower, On: par, For: off})
 	}
 	s.Events = append(s.Events, Event{At: at + between(r, 1500*time.Millisecond, 8*time.Second), What: askRun, On: pick(r, controlNames...), Word: pick(r, runUnplanned, runNoShutdown)})
+}
+
+// silent draws that nobody reaches the source any more right after an unplanned
+// run has looked at it: it runs on, and nobody has said anything of it.
+func (s *Scenario) silent(r *rand.Rand) {
+	for _, e := range slices.Clone(s.Events) {
+		if e.What == askRun && (e.Word == runUnplanned || e.Word == runNoShutdown) && r.IntN(6) == 0 {
+			s.Events = append(s.Events, Event{At: e.At + between(r, 50*time.Millisecond, 1500*time.Millisecond), What: faultPart, On: par, For: between(r, 20*time.Second, 90*time.Second)})
+		}
+	}
 }
 
 // breaks are the kinds of what breaks.
