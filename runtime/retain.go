@@ -1,10 +1,14 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/runtime/journal"
@@ -16,13 +20,23 @@ import (
 // that have not ended stay, however old.
 const KeepRuns = 1000
 
-// keyDropped + run names a run that is being dropped: it is in no list any
+// KeepDropped is how many names of dropped runs are kept: an agent that was away
+// may still have a copy of one, which says of a state without that name that it
+// missed the run.
+const KeepDropped = 20 * KeepRuns
+
+// keyDropping + run names a run that is being dropped: it is in no list any
 // more, and what is left of it goes also when a crash came between.
-const keyDropped = "dropped/"
+const keyDropping = "dropped/"
 
 // dropped are the sources that a dropped run was started with.
 type dropped struct {
 	Blobs []string `json:"blobs"`
+}
+
+// gone is what stays of a dropped run, under journal.DroppedPrefix and its name.
+type gone struct {
+	At time.Time `json:"at"` // when it was dropped
 }
 
 // retain drops the oldest ended runs beyond the number that is kept, some at a
@@ -54,11 +68,15 @@ func (e *Engine) hide(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	op, err := jsonOp(keyDropped+id, dropped{Blobs: blobs})
+	op, err := jsonOp(keyDropping+id, dropped{Blobs: blobs})
 	if err != nil {
 		return err
 	}
-	_, _, err = e.store.Txn(ctx, store.Txn{Then: []store.Op{op, {Key: keyHead + id, Delete: true}}})
+	name, err := jsonOp(journal.DroppedPrefix+id, gone{At: e.now().UTC()})
+	if err != nil {
+		return err
+	}
+	_, _, err = e.store.Txn(ctx, store.Txn{Then: []store.Op{op, name, {Key: keyHead + id, Delete: true}}})
 	return err
 }
 
@@ -84,8 +102,8 @@ func (e *Engine) blobsOf(ctx context.Context, id string) ([]string, error) {
 // sweep deletes what is left of dropped runs: their journals, then the sources
 // that no other run was started with.
 func (e *Engine) sweep(ctx context.Context) error {
-	gone := map[string]dropped{}
-	for kv, err := range e.store.List(ctx, keyDropped) {
+	all := map[string]dropped{}
+	for kv, err := range e.store.List(ctx, keyDropping) {
 		if err != nil {
 			return err
 		}
@@ -93,9 +111,9 @@ func (e *Engine) sweep(ctx context.Context) error {
 		if err := json.Unmarshal(kv.Value, &d); err != nil {
 			return fault.Errorf(fault.Corrupt, "cannot read %q in the state: %w", kv.Key, err)
 		}
-		gone[strings.TrimPrefix(kv.Key, keyDropped)] = d
+		all[strings.TrimPrefix(kv.Key, keyDropping)] = d
 	}
-	if len(gone) == 0 {
+	if len(all) == 0 {
 		return nil
 	}
 	used := map[string]bool{"": true}
@@ -111,13 +129,13 @@ func (e *Engine) sweep(ctx context.Context) error {
 			used[b] = true
 		}
 	}
-	for id, d := range gone {
+	for id, d := range all {
 		if err := e.erase(ctx, id, d, used); err != nil {
 			return fmt.Errorf("cannot drop run %s: %w", id, err)
 		}
 	}
-	e.log.Info("old runs dropped", "runs", len(gone), "kept", e.keepRuns)
-	return nil
+	e.log.Info("old runs dropped", "runs", len(all), "kept", e.keepRuns)
+	return e.forget(ctx, KeepDropped)
 }
 
 // erase deletes the journal of a dropped run in parts, and last the note.
@@ -144,6 +162,35 @@ func (e *Engine) erase(ctx context.Context, id string, d dropped, used map[strin
 			ops = append(ops, store.Op{Key: keyBlob + b, Delete: true})
 		}
 	}
-	ops = append(ops, store.Op{Key: keyDropped + id, Delete: true})
+	ops = append(ops, store.Op{Key: keyDropping + id, Delete: true})
 	return flush()
+}
+
+// forget lets the oldest names of dropped runs go, some at a time.
+func (e *Engine) forget(ctx context.Context, keep int) error {
+	at := map[string]time.Time{}
+	for kv, err := range e.store.List(ctx, journal.DroppedPrefix) {
+		if err != nil {
+			return err
+		}
+		var g gone
+		if err := json.Unmarshal(kv.Value, &g); err != nil {
+			return fault.Errorf(fault.Corrupt, "cannot read %q in the state: %w", kv.Key, err)
+		}
+		at[kv.Key] = g.At
+	}
+	if len(at) <= keep+keep/10 {
+		return nil
+	}
+	keys := slices.SortedFunc(maps.Keys(at), func(a, b string) int { return cmp.Or(at[a].Compare(at[b]), cmp.Compare(a, b)) })
+	for part := range slices.Chunk(keys[:len(keys)-keep], store.MaxOps) {
+		var ops []store.Op
+		for _, k := range part {
+			ops = append(ops, store.Op{Key: k, Delete: true})
+		}
+		if _, _, err := e.store.Txn(ctx, store.Txn{Then: ops}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

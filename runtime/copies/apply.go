@@ -87,7 +87,7 @@ func (r *recovering) finish(ctx context.Context) error {
 // claims gives every machine to the newest real run that has not ended; runs
 // that only this state has come last.
 func (r *recovering) claims(ctx context.Context) (map[string]string, error) {
-	kept, _, err := heads(ctx, r.Store) // the newest first
+	kept, err := heads(ctx, r.Store) // the newest first
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,6 @@ type local struct {
 
 	fence  ident.Fence
 	estate serials
-	ended  int // runs that have ended
 }
 
 func readLocal(ctx context.Context, s store.Store) (*local, error) {
@@ -50,8 +49,7 @@ func readLocal(ctx context.Context, s store.Store) (*local, error) {
 	if err := getJSON(ctx, s, keySerial, &l.estate); err != nil {
 		return nil, err
 	}
-	_, l.ended, err = heads(ctx, s)
-	return l, err
+	return l, nil
 }
 
 // behind says in what this state is older than an agent's item, or of another
@@ -93,9 +91,10 @@ func (l *local) runBehind(id string, it command.CatalogueItem, at string) string
 	switch {
 	case err != nil:
 		return fmt.Sprintf("run %s cannot be read here: %v", id, err)
-	case seq == 0 && l.ended >= KeepEnded:
-		return "" // it was dropped here as the oldest
 	case seq == 0:
+		if _, err := l.store.Get(l.ctx, journal.DroppedPrefix+id); err == nil {
+			return "" // it was here, and was dropped as the oldest
+		}
 		return fmt.Sprintf("run %s is%s and not here", id, at)
 	}
 	return fmt.Sprintf("run %s has %d records%s, here it has %d", id, it.Version, at, seq)

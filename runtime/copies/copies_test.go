@@ -245,9 +245,8 @@ func TestOldRunsThatGoOn(t *testing.T) {
 	}
 }
 
-// TestDroppedRunIsNotMissed: a run at an agent that is not here may be an old
-// one that this state has dropped, if it holds as many as are copied; one run
-// less, and it missed something.
+// TestDroppedRunIsNotMissed: a run at an agent that is not here was dropped here
+// if its name is kept; else this state missed it, however many others it has.
 func TestDroppedRunIsNotMissed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -257,7 +256,12 @@ func TestDroppedRunIsNotMissed(t *testing.T) {
 	w.keeper.Round(t.Context())
 	w.run("new-1", "committed", 2, "a", time.Hour)
 	w.drop("old-000", 2)
+	_, err := store.Put(t.Context(), w.store, journal.DroppedPrefix+"old-000", []byte(`{}`))
+	w.no(err)
 	w.no(w.keeper.Check(t.Context()))
+	for i := range 10 {
+		w.run(fmt.Sprintf("more-%d", i), "committed", 2, "a", time.Hour)
+	}
 	w.drop("old-001", 2)
 	if err := w.keeper.Check(t.Context()); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "run old-001 is at") {
 		t.Errorf("a run that is missing: %v", err)

@@ -272,25 +272,26 @@ func number(ctx context.Context, s store.Store, content []byte) (serials, error)
 
 // heads lists the runs that are copied: all that have not ended and the newest
 // KeepEnded of the others.
-func heads(ctx context.Context, s store.Store) (kept []head, ended int, err error) {
+func heads(ctx context.Context, s store.Store) (kept []head, err error) {
 	for e, err := range s.List(ctx, journal.HeadPrefix) {
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		h, err := readHead(e.Value)
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		kept = append(kept, h)
 	}
 	sort.SliceStable(kept, func(i, j int) bool { return kept[i].Created.After(kept[j].Created) })
+	ended := 0
 	kept = slices.DeleteFunc(kept, func(h head) bool {
 		if h.ended() {
 			ended++
 		}
 		return h.ended() && ended > KeepEnded
 	})
-	return kept, ended, nil
+	return kept, nil
 }
 
 // lastRecord finds the newest record of a run without reading the others; 0:

@@ -381,7 +381,7 @@ func (k *Keeper) wanted(ctx context.Context) ([]wanted, error) {
 }
 
 func (k *Keeper) wantedRuns(ctx context.Context) (out []wanted, err error) {
-	kept, _, err := heads(ctx, k.o.Store)
+	kept, err := heads(ctx, k.o.Store)
 	if err != nil {
 		return nil, err
 	}

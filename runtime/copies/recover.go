@@ -392,7 +392,7 @@ func (r *recovering) planRuns(ctx context.Context) error {
 			return err
 		}
 	}
-	kept, _, err := heads(ctx, r.Store)
+	kept, err := heads(ctx, r.Store)
 	if err != nil {
 		return err
 	}
