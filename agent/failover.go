@@ -48,6 +48,42 @@ func (m *machine) room(_ context.Context, in command.PrepareRequest) (command.Ro
 	return rep.Room(in.Point)
 }
 
+// roomBack says what ending the failover would take here: see command.RoomBack.
+func (m *machine) roomBack(ctx context.Context, point ident.PointID) (command.RoomResult, error) {
+	rec, rep := m.snapshot(), m.replica()
+	if rep == nil {
+		return command.RoomResult{}, nil // the disks are the machine's own, and stay as they are
+	}
+	if _, _, live := rep.Live(); live && !reclaimed(&rec, rep) {
+		progress, done := m.busy("written", m.proofSize(&rec))
+		defer done()
+		return rep.RoomBack(ctx, point, progress)
+	}
+	if p, ok := m.toReclaim(&rec, rep); ok && !reclaimed(&rec, rep) && !m.onlySent(p, rep) {
+		return rep.Room(p.ID)
+	}
+	return command.RoomResult{}, nil
+}
+
+// toReclaim is the point that the machine's disks became when they were a
+// replica's heads.
+func (m *machine) toReclaim(rec *record, rep *replica.Machine) (recovery.Point, bool) {
+	points, applied := rep.Points(), rep.Applied()
+	i := slices.IndexFunc(points, func(p recovery.Point) bool { return p.Seq == applied })
+	if !rep.Held() && !reclaimed(rec, rep) || i < 0 {
+		return recovery.Point{}, false
+	}
+	return points[i], true
+}
+
+// onlySent reports whether nothing here is older than the machine's own disks:
+// the replica is only what the other site sent since, and can go.
+func (m *machine) onlySent(own recovery.Point, rep *replica.Machine) bool {
+	points := rep.Points()
+	locked := slices.ContainsFunc(points, func(p recovery.Point) bool { return p.LockedUntil.After(m.a.o.Clock.Now()) })
+	return points[0].ID == own.ID && !locked && len(rep.Tests()) == 0
+}
+
 // prepare puts the disks of a point in their places, for a real failover.
 func (m *machine) prepare(ctx context.Context, in command.PrepareRequest) (command.PrepareResult, error) {
 	m.interrupt(fault.Errorf(fault.Interrupted, "run %s prepares machine %s", in.Run, m.name))
@@ -327,9 +363,8 @@ func reclaimed(rec *record, rep *replica.Machine) bool {
 // failover that had turned the direction was rolled back. What was received
 // meanwhile was stored and not applied, and goes.
 func (m *machine) reclaim(ctx context.Context, rec *record, rep *replica.Machine) error {
-	points, applied := rep.Points(), rep.Applied()
-	i := slices.IndexFunc(points, func(p recovery.Point) bool { return p.Seq == applied })
-	if !rep.Held() && !reclaimed(rec, rep) || i < 0 {
+	own, ok := m.toReclaim(rec, rep)
+	if !ok {
 		return fault.Errorf(fault.Refused, "the disks of machine %s at host %s are a replica that has moved on", m.name, m.a.host()).
 			WithHint("prepare a recovery point")
 	}
@@ -337,10 +372,7 @@ func (m *machine) reclaim(ctx context.Context, rec *record, rep *replica.Machine
 	if err := m.dropProof(); err != nil {
 		return err
 	}
-	locked := slices.ContainsFunc(points, func(p recovery.Point) bool { return p.LockedUntil.After(m.a.o.Clock.Now()) })
-	if i == 0 && !reclaimed(rec, rep) && !locked && len(rep.Tests()) == 0 {
-		// Nothing here is older than the machine's own disks: the replica was
-		// only what the other site sent since.
+	if !reclaimed(rec, rep) && m.onlySent(own, rep) {
 		if err := m.update(func(r *record) { r.Own, r.Found, r.Leaving = true, nil, true }); err != nil {
 			return err
 		}
@@ -348,7 +380,7 @@ func (m *machine) reclaim(ctx context.Context, rec *record, rep *replica.Machine
 		return m.finishLeaving()
 	}
 	run := rollbackRun(rec)
-	if _, err := rep.Prepare(ctx, run, points[i].ID, nil); err != nil {
+	if _, err := rep.Prepare(ctx, run, own.ID, nil); err != nil {
 		return err
 	}
 	for _, step := range []func() error{

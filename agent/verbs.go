@@ -186,6 +186,10 @@ func (a *Agent) failoverVerbs(mux *rpc.Mux) {
 		func(_ context.Context, m *machine, in command.LeaseRequest) (command.LeaseResult, error) {
 			return m.closeLease(in)
 		})
+	onMachine(a, mux, command.RoomBack, func(in command.RoomBackRequest) command.Meta { return in.Meta },
+		func(ctx context.Context, m *machine, in command.RoomBackRequest) (command.RoomResult, error) {
+			return m.roomBack(ctx, in.Point)
+		})
 	asOperation(a, mux, command.Drain, doAgain, func(in command.DrainRequest) command.Meta { return in.Meta },
 		func(ctx context.Context, m *machine, in command.DrainRequest) (command.DrainResult, error) {
 			res, err := m.cycle(ctx, cycleOptions{final: in.Final, labels: in.Labels})

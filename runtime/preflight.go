@@ -50,7 +50,7 @@ func (j *job) preflight(ctx context.Context) outcome {
 		}
 		no = append(no, l.allowedNow(m, j.typ, j.run.Kind, j.object(ctx, l, m, room))...)
 	}
-	no = append(no, room.object()...)
+	no = append(no, room.object("prepare")...)
 	out := outcome{data: data, detail: "nothing speaks against it", notes: append(room.notes(), j.leaseNotes(l)...)}
 	var texts []string
 	hint := ""
@@ -100,12 +100,13 @@ func (r rooms) notes() (out []string) {
 	return out
 }
 
-func (r rooms) object() []objection {
+// object says where there is too little to do what is named.
+func (r rooms) object(what string) []objection {
 	var no []objection
 	for _, host := range slices.Sorted(maps.Keys(r)) {
 		if h := r[host]; h.needed > h.free {
-			no = append(no, objection{text: fmt.Sprintf("%s needs %s to prepare %s and has %s", host, quantity.FormatSize(h.needed),
-				strings.Join(h.machines, ", "), quantity.FormatSize(h.free)), hint: "make room in the store of " + host, force: true})
+			no = append(no, objection{text: fmt.Sprintf("%s needs %s to %s %s and has %s", host, quantity.FormatSize(h.needed),
+				what, strings.Join(h.machines, ", "), quantity.FormatSize(h.free)), hint: "make room in the store of " + host, force: true})
 		}
 	}
 	return no

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -54,10 +55,11 @@ func (e *Engine) Rollback(ctx context.Context, id, by string) error {
 		return err
 	}
 	look := e.look(ctx, hostsOf(st)) // before the run is locked: hosts may take their time
+	room := e.roomBack(ctx, st, look, nil)
 	return e.with(ctx, st.Run.ID, by, report.OpRollback, func(d *driver) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if err := d.mayRollBack(look); err != nil {
+		if err := d.mayRollBack(look, room); err != nil {
 			return err
 		}
 		return d.beginSection(program.SectionRollback, by)
@@ -74,7 +76,7 @@ func (e *Engine) ChangePoint(ctx context.Context, id, point, by string) error {
 	if err != nil {
 		return err
 	}
-	var no []string
+	var no []objection
 	if st.PointChangeable() {
 		if no, err = e.pointsThere(ctx, st, point); err != nil {
 			return err
@@ -93,6 +95,12 @@ func (e *Engine) peek(ctx context.Context, id string) (*state.State, error) {
 	return st, err
 }
 
+func (d *driver) hosts() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return hostsOf(d.st)
+}
+
 func hostsOf(st *state.State) map[string]bool {
 	hosts := map[string]bool{}
 	for _, h := range st.Main().Hosts() {
@@ -105,7 +113,7 @@ func hostsOf(st *state.State) map[string]bool {
 // changed. Both ends of every machine must answer: what runs at the new site
 // has to be stopped there, and the old site must be known not to have moved on.
 // Callers hold d.mu.
-func (d *driver) mayRollBack(look looked) error {
+func (d *driver) mayRollBack(look looked, room []objection) error {
 	if !d.st.Rollbackable() {
 		return notAllowed(d.st, report.OpRollback)
 	}
@@ -139,52 +147,106 @@ func (d *driver) mayRollBack(look looked) error {
 			object("look at the machine on "+m.FromHost, "nobody knows whether %s runs on %s", m.Name, m.FromHost)
 		}
 	}
+	for _, o := range room {
+		object(o.hint, "%s", o.text)
+	}
 	if len(no) == 0 {
 		return nil
 	}
 	return fault.Errorf(fault.Refused, "rollback of run %s: %s; nothing was changed", d.id, strings.Join(no, "; ")).WithHint("%s", hint)
 }
 
-// pointsThere says which machines of a run do not have the point that is asked
-// for.
-func (e *Engine) pointsThere(ctx context.Context, st *state.State, selector string) (no []string, err error) {
-	src, err := e.sources(ctx, &st.Run)
-	if err != nil {
-		return nil, err
+// roomBack says which hosts have too little room to end the failover: to keep
+// what the machines wrote at the new site and, for a rollback, to give the old
+// site its disks back; for a change, to start on the points to. Hosts read their
+// disks for it; one that has not said it in time, or that an older program runs
+// on, holds nothing up.
+func (e *Engine) roomBack(ctx context.Context, st *state.State, look looked, to map[string]ident.PointID) []objection {
+	ctx, cancel := context.WithTimeout(ctx, writtenTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	room := rooms{}
+	ask := func(host, machine string) {
+		wg.Go(func() {
+			res, err := command.RoomBack.Call(ctx, e.caller, host, command.RoomBackRequest{Meta: command.Meta{Machine: machine, Run: st.Run.ID}, Point: to[machine]})
+			if err != nil {
+				e.log.Info("a host does not say which room it needs", "run", st.Run.ID, "host", host, "machine", machine, "cause", err.Error())
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			room.add(host, machine, res)
+		})
 	}
 	for _, m := range st.Main().Active() {
 		if !slices.Contains(st.Granted(), m.Name) {
 			continue
 		}
-		if err := e.pointThere(ctx, src, m, selector); err != nil {
-			no = append(no, err.Error())
+		if to != nil || look.answers(m.ToHost) {
+			ask(m.ToHost, m.Name)
+		}
+		if to == nil && look.answers(m.FromHost) {
+			ask(m.FromHost, m.Name)
 		}
 	}
-	return no, nil
+	wg.Wait()
+	what := "roll back"
+	if to != nil {
+		what = "change the point of"
+	}
+	return room.object(what)
 }
 
-func (e *Engine) pointThere(ctx context.Context, src sources, m program.Machine, selector string) error {
+// pointsThere says which machines of a run do not have the point that is asked
+// for, and which hosts no room to change to it.
+func (e *Engine) pointsThere(ctx context.Context, st *state.State, selector string) (no []objection, err error) {
+	src, err := e.sources(ctx, &st.Run)
+	if err != nil {
+		return nil, err
+	}
+	to := map[string]ident.PointID{}
+	for _, m := range st.Main().Active() {
+		if !slices.Contains(st.Granted(), m.Name) {
+			continue
+		}
+		if to[m.Name], err = e.pointThere(ctx, src, m, selector); err != nil {
+			no = append(no, objection{text: err.Error(), hint: "list them with: drrun points MACHINE"})
+		}
+	}
+	if len(no) > 0 {
+		return no, nil
+	}
+	return e.roomBack(ctx, st, nil, to), nil
+}
+
+func (e *Engine) pointThere(ctx context.Context, src sources, m program.Machine, selector string) (ident.PointID, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	res, err := command.Points.Call(ctx, e.caller, m.ToHost, command.PointsRequest{Machine: m.Name})
 	if err != nil {
-		return fmt.Errorf("cannot read the points of %s on %s: %w", m.Name, m.ToHost, err)
+		return ident.PointID{}, fmt.Errorf("cannot read the points of %s on %s: %w", m.Name, m.ToHost, err)
 	}
-	if _, err := recovery.Select(res.Points, selector, src.estate.PolicyOf(m.Name).Consistency == recovery.Fuzzy); err != nil {
-		return fmt.Errorf("%s on %s: %w", m.Name, m.ToHost, err)
+	p, err := recovery.Select(res.Points, selector, src.estate.PolicyOf(m.Name).Consistency == recovery.Fuzzy)
+	if err != nil {
+		return ident.PointID{}, fmt.Errorf("%s on %s: %w", m.Name, m.ToHost, err)
 	}
-	return nil
+	return p.ID, nil
 }
 
-func (d *driver) changePoint(point, by string, no []string) error {
+func (d *driver) changePoint(point, by string, no []objection) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case !d.st.PointChangeable():
 		return notAllowed(d.st, report.OpChangePoint)
 	case len(no) > 0:
-		return fault.Errorf(fault.Refused, "change of the recovery point of run %s: %s; nothing was changed", d.id, strings.Join(no, "; ")).
-			WithHint("list them with: drrun points MACHINE")
+		var texts []string
+		for _, o := range no {
+			texts = append(texts, o.text)
+		}
+		return fault.Errorf(fault.Refused, "change of the recovery point of run %s: %s; nothing was changed", d.id, strings.Join(texts, "; ")).
+			WithHint("%s", no[0].hint)
 	}
 	p := program.ChangePointOf(d.st.Main(), d.st.Granted(), point, len(d.st.Programs), d.readiness())
 	return d.append(state.Record{Kind: state.Section, By: nobody(by), Program: p})
@@ -216,10 +278,11 @@ func (d *driver) rollbackProgram() *program.Program {
 // windowRollback rolls back because the commit window ended: only if that can
 // be done now and the source is still locked. Else a person decides.
 func (d *driver) windowRollback() {
-	d.mu.Lock()
-	hosts := hostsOf(d.st)
-	d.mu.Unlock()
-	look := d.e.look(d.e.ctx, hosts)
+	look := d.e.look(d.e.ctx, d.hosts())
+	var room []objection
+	if st, err := d.e.peek(d.e.ctx, d.id); err == nil { // else the rollback says so itself
+		room = d.e.roomBack(d.e.ctx, st, look, nil)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer d.nudge()
@@ -227,7 +290,7 @@ func (d *driver) windowRollback() {
 	if d.dead != nil || d.parked || d.st.CommitDue().IsZero() || d.st.CommitDue().After(d.e.now()) {
 		return // a person was quicker
 	}
-	err := d.mayRollBack(look)
+	err := d.mayRollBack(look, room)
 	for _, m := range d.st.Main().Active() {
 		if ms, ok := look.machine(m.FromHost, m.Name); err == nil && ok && !ms.Locked {
 			err = fault.Errorf(fault.Refused, "%s is not locked on %s any more", m.Name, m.FromHost)

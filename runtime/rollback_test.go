@@ -269,6 +269,37 @@ func TestWindowThatRollsBack(t *testing.T) {
 	})
 }
 
+// TestNoRoomToGoBack: what a rollback or a change of the point has to write has
+// no room: it is refused before any machine is stopped. An agent that cannot say
+// it holds nothing up.
+func TestNoRoomToGoBack(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.attended(recovery.Unplanned)
+		r.expect(id, report.RunUncommitted)
+		before := len(r.w.effects())
+		for host, back := range map[string]func() error{
+			"lyo-1": func() error { return r.engine.ChangePoint(t.Context(), id, "latest-processed", "ann") },
+			"par-1": func() error { return r.engine.Rollback(t.Context(), id, "ann") },
+		} {
+			r.w.set(func() { r.w.back = map[string]int64{host: 50} }) // each has room, not all of them
+			err := back()
+			if want := host + " needs 150 B to "; !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "nothing was changed") ||
+				!strings.Contains(fault.Hint(err), "make room in the store of "+host) {
+				t.Errorf("no room on %s: %v (%s)", host, err, fault.Hint(err))
+			}
+			r.expect(id, report.RunUncommitted)
+		}
+		if n := len(r.w.effects()); n != before {
+			t.Errorf("changed: %v", r.w.effects()[before:])
+		}
+		r.w.set(func() { r.w.back = map[string]int64{"lyo-1": 33, "par-1": -1} })
+		r.must(r.engine.ChangePoint(t.Context(), id, "latest-processed", "ann"))
+		r.expect(id, report.RunUncommitted)
+		r.must(r.engine.Rollback(t.Context(), id, "ann"))
+		r.expect(id, report.RunRolledBack)
+	})
+}
+
 func TestChangePoint(t *testing.T) {
 	t.Run("moves", func(t *testing.T) {
 		bubble(t, func(t *testing.T, r *rig) {

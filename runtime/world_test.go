@@ -36,6 +36,7 @@ type world struct {
 	needs  int64               // room for one machine
 	moving map[string]bool     // "host machine": its progress moves with the clock
 	drains command.DrainResult // what a drain says beside its point
+	back   map[string]int64    // room that a host needs to take a failover back
 	source string              // where a proof reads from; empty: the medium
 }
 
@@ -150,6 +151,11 @@ func (w *world) serve(h *fakeHost, host, verb string, meta command.Meta, raw []b
 		return mustJSON(command.PointsResult{Points: m.points}), nil
 	case command.Written.Name, command.ProofRanges.Name:
 		return w.do(h, host, verb, m, raw)
+	case command.RoomBack.Name:
+		if w.back[host] < 0 {
+			return nil, fault.Errorf(fault.Invalid, "unknown verb %q", verb) // an older agent
+		}
+		return mustJSON(command.RoomResult{Mode: "copy", Needed: w.back[host], Free: 100}), nil
 	case command.Room.Name:
 		return mustJSON(command.RoomResult{Mode: "reflink", Needed: w.needs, Free: 100}), nil
 	}

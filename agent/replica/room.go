@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,56 @@ func (m *Machine) Room(point ident.PointID) (command.RoomResult, error) {
 	}
 	r.Time = time.Duration(float64(r.Needed) / copyRate * float64(time.Second))
 	return r, nil
+}
+
+// RoomBack says what ending the overlay here would take: as undo logs what the
+// machine wrote on it, which is counted by reading, and then the disks of a point
+// to change to, if one is given. The base goes between the two, so that its space
+// is there for the second. Where a file system has too little the result is that
+// one's. fault.Refused: no overlay stands here.
+func (m *Machine) RoomBack(ctx context.Context, point ident.PointID, progress func(done int64)) (command.RoomResult, error) {
+	written, err := m.Written(ctx, progress)
+	if err != nil {
+		return command.RoomResult{}, err
+	}
+	undo := written.Blocks * undoBlock
+	free, err := m.fs.Free(m.cfg.Dir)
+	if err != nil {
+		return command.RoomResult{}, fmt.Errorf("cannot ask for the free space of %s: %w", m.cfg.Dir, err)
+	}
+	res := command.RoomResult{Mode: ModeReflink, Needed: undo, Free: max(0, free-m.cfg.Reserve)}
+	if point.IsZero() || res.Needed > res.Free {
+		return res, nil
+	}
+	p, err := m.point(point)
+	if err != nil {
+		return command.RoomResult{}, err
+	}
+	needs, mode, err := m.roomNeeds(p, false)
+	if err != nil {
+		return command.RoomResult{}, err
+	}
+	for _, n := range needs {
+		for _, d := range m.names {
+			if m.sameFS(filepath.Dir(m.disks[d].Head), n.dir) {
+				base, err := m.allocated(d)
+				if err != nil {
+					return command.RoomResult{}, err
+				}
+				n.free += base
+			}
+		}
+		if m.sameFS(n.dir, m.cfg.Dir) {
+			n.free -= undo
+		}
+		if n.bytes > n.free {
+			return command.RoomResult{Mode: mode, Needed: n.bytes, Free: max(0, n.free)}, nil
+		}
+		res.Needed += n.bytes
+		res.Free = max(res.Free, n.free)
+	}
+	res.Mode, res.Free = mode, max(res.Free, res.Needed)
+	return res, nil
 }
 
 // roomNeed is what disks take on one file system.

@@ -13,8 +13,11 @@ import (
 	"testing"
 
 	"github.com/drrun/drrun/agent/replica"
+	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
 )
 
 // twoFS says that paths below other lie on a file system of their own.
@@ -67,6 +70,77 @@ func apart(t *testing.T) (*world, twoFS, *replica.Machine) {
 	w.fs, w.segs = f, 1
 	f.setFree(plenty, plenty)
 	return w, f, open(t, w)
+}
+
+// TestRoomBack: what keeping an overlay and changing to another point would
+// take, on two file systems; the base that goes is room.
+func TestRoomBack(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w, f, m := apart(t)
+	for range 3 {
+		w.change()
+		must(t, w.cycle(m))
+	}
+	must(t, m.Apply(ctx))
+	_, err := m.RoomBack(ctx, w.order[0], nil)
+	wantKind(t, err, fault.Refused)
+	res, err := m.Prepare(ctx, "run-1", w.tip.ID, nil)
+	must(t, err)
+	for _, path := range res.Paths {
+		d, err := os.ReadFile(path)
+		must(t, err)
+		for i := range 10 {
+			d[i*block] ^= 0x55
+		}
+		must(t, os.WriteFile(path, d, 0o600))
+	}
+	ask := func(store, heads int64, to ident.PointID) command.RoomResult {
+		t.Helper()
+		f.setFree(store, heads)
+		r, err := m.RoomBack(ctx, to, nil)
+		must(t, err)
+		return r
+	}
+	for _, enough := range []bool{true, false} {
+		store := int64(20 * (block + 64))
+		if !enough {
+			store--
+		}
+		if r := ask(store, 0, ident.PointID{}); (r.Needed <= r.Free) != enough || r.Needed != 20*(block+64) {
+			t.Errorf("a rollback with %d bytes: %+v", store, r)
+		}
+		if r := ask(store, plenty, w.order[0]); (r.Needed <= r.Free) != enough {
+			t.Errorf("a change of the point with %d bytes in the store: %+v", store, r)
+		}
+	}
+	all := ask(plenty, plenty, w.order[0])
+	base := int64(0)
+	for _, n := range w.names {
+		f, err := vfs.OS{}.OpenFile(w.head(n)+".base", vfs.ReadOnly, 0)
+		must(t, err)
+		for off := int64(0); ; {
+			start, end, err := f.NextData(off)
+			if err != nil {
+				break // the end
+			}
+			base, off = base+end-start, end
+		}
+		must(t, f.Close())
+	}
+	heads := all.Needed - 20*(block+64) - base // beside what the base leaves
+	if all.Mode != replica.ModeCopy || heads <= 0 {
+		t.Fatalf("the whole change: %+v, the base has %d", all, base)
+	}
+	if r := ask(plenty, heads, w.order[0]); r.Needed > r.Free {
+		t.Errorf("just enough beside the base: %+v", r)
+	}
+	if r := ask(plenty, heads-1, w.order[0]); r.Needed <= r.Free {
+		t.Errorf("a byte too little beside the base: %+v", r)
+	}
+	if _, p, live := m.Live(); !live || p.ID != w.tip.ID {
+		t.Error("a question has ended the overlay")
+	}
 }
 
 // TestRoomOfAllHeads: the heads of two disks share a file system; what is

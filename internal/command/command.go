@@ -69,6 +69,11 @@ var (
 	Points = Verb[PointsRequest, PointsResult]{"points"}
 	// Room says what preparing a point would take: mode, bytes, time.
 	Room = Verb[PrepareRequest, RoomResult]{"room"}
+	// RoomBack says what ending a failover that is not committed would take at
+	// this host: at the new site keeping what was written there, and with a
+	// point to change to its disks; at the old one what its own disks need that
+	// are a replica's heads by now. It reads the disks.
+	RoomBack = Verb[RoomBackRequest, RoomResult]{"room-back"}
 	// Prepare makes the disks of a point ready to start on: the overlay of a
 	// real failover, or the throw-away view of a test.
 	Prepare = Verb[PrepareRequest, PrepareResult]{"prepare"}
@@ -294,6 +299,13 @@ type PrepareRequest struct {
 	// TTL is how long a test may stand: then the agent cleans it up by itself;
 	// 0: until it is asked to.
 	TTL time.Duration `json:"ttl,omitempty"`
+}
+
+// RoomBackRequest names the point to change to; zero: the failover is rolled
+// back.
+type RoomBackRequest struct {
+	Meta
+	Point ident.PointID `json:"point"`
 }
 
 // RoomResult is the cost of preparing.
