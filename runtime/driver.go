@@ -36,6 +36,7 @@ type driver struct {
 	progress map[string]report.Progress
 	watchers map[chan struct{}]bool // told when progress changed
 	deciding bool                   // windowRollback looks at the hosts
+	hurry    chan struct{}          // closed while a person waits for no silent host
 	parked   bool                   // no step starts; leave when none is in flight
 	dead     error                  // the journal cannot be written
 }
@@ -50,7 +51,7 @@ type flight struct {
 
 func newDriver(e *Engine, st *state.State, j *journal.Journal, src sources) *driver {
 	return &driver{e: e, id: st.Run.ID, src: src, st: st, j: j, done: make(chan struct{}), wake: make(chan struct{}, 1),
-		flying: map[string]*flight{}, progress: map[string]report.Progress{}, watchers: map[chan struct{}]bool{}}
+		hurry: make(chan struct{}), flying: map[string]*flight{}, progress: map[string]report.Progress{}, watchers: map[chan struct{}]bool{}}
 }
 
 func (e *Engine) now() time.Time { return e.clock.Now().UTC().Round(0) }
@@ -287,6 +288,11 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 		}
 		return
 	}
+	left := errors.As(out.err, new(leftError))
+	if left && !d.st.Stopping() { // the run was resumed meanwhile
+		d.launch(d.st.Steps[job.step.ID])
+		return
+	}
 	r := state.Record{Step: job.step.ID, Attempt: job.step.Attempt, Text: out.detail}
 	if out.data != nil {
 		r.Data = encode(out.data)
@@ -299,6 +305,9 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 		}
 	case out.err != nil:
 		r.Kind, r.Error, r.Unclear = state.Failed, asFault(out.err), job.unclear(out.err)
+		if left && r.Unclear {
+			r.Word = state.WordLeft
+		}
 	case out.skip != "":
 		r.Kind, r.Text = state.Skipped, out.skip
 	default:
@@ -412,6 +421,7 @@ func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	if err := d.append(r); err != nil {
 		return err
 	}
+	d.hurry = make(chan struct{}) // silent hosts are waited for again
 	if o.As != "" {
 		d.turnFlights()
 	}
@@ -423,32 +433,6 @@ func nobody(by string) string {
 		return "somebody"
 	}
 	return by
-}
-
-func (d *driver) pause(by string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.st.Status.Busy() && d.st.Status != report.RunWaiting {
-		return notAllowed(d.st, report.OpPause)
-	}
-	return d.append(state.Record{Kind: state.Paused, By: nobody(by)})
-}
-
-// park pauses a busy run because the runtime ends.
-func (d *driver) park() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var err error
-	if d.dead == nil && d.st.Status.Busy() && !d.st.Stopping() {
-		r := state.Record{Kind: state.Paused, By: "the end of the runtime"}
-		if d.e.handOver {
-			r.Word = state.WordHandOver
-		}
-		err = d.append(r)
-	}
-	d.parked = true
-	d.nudge()
-	return err
 }
 
 func (d *driver) cancelRun(by string) error {
@@ -464,6 +448,7 @@ func (d *driver) cancelLocked(by string) error {
 	if err := d.append(state.Record{Kind: state.Cancelled, By: nobody(by)}); err != nil {
 		return err
 	}
+	d.leaveSilent()
 	for id, f := range d.flying { // questions and delays need not end by themselves
 		switch d.st.Steps[id].Kind {
 		case program.Check, program.Ready, program.Delay, program.Right:
@@ -528,7 +513,7 @@ func (d *driver) beginSection(name, by string) error {
 	case program.SectionCleanup:
 		p = program.CleanupOf(main)
 	case program.SectionCancel:
-		p = program.CancelOf(main, d.st.Held(), d.st.Down(), d.st.Leased())
+		p = program.CancelOf(main, d.st.Held(), d.st.Down(), d.st.Leased(), d.st.UnclearGrants())
 	case program.SectionRollback:
 		p = d.rollbackProgram()
 	default:

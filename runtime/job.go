@@ -344,6 +344,8 @@ func (j *job) try(ctx context.Context, f func(context.Context) error) error {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return err
+		case <-j.hurried():
+			return leftError{err}
 		case <-closing: // the next process asks again, under the same operation id
 			return errLeaving
 		}

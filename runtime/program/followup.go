@@ -56,15 +56,17 @@ func CleanupOf(p *Program) *Program {
 // not failed over (held) are given back: their source is unlocked and started
 // again. Those that were failed over and do not run yet (over) are started at
 // the new site, without the plan's steps. Both in group order. Before that the
-// leases that the run has ended (leased) go on.
-func CancelOf(p *Program, held, over, leased []string) *Program {
+// leases that the run has ended (leased) go on. Of some of those that go over
+// nobody knows whether the new site was granted the authority (unclear): it is
+// asked again, under the same operation id.
+func CancelOf(p *Program, held, over, leased, unclear []string) *Program {
 	var opens []Node
 	for _, name := range leased {
 		m, _ := p.Machine(name)
 		opens = append(opens, one(Step{ID: "cancel/" + name + "/lease", Kind: Lease, Machine: name, Host: m.ToHost, Site: m.ToSite, OnFail: OnFailContinue,
 			Title: fmt.Sprintf("let %s renew the lease of %s on %s again", m.ToHost, name, m.FromHost)}))
 	}
-	groups := append([]Node{par(0, opens...)}, finish(p, over)...)
+	groups := slices.Concat([]Node{par(0, opens...)}, grantAgain(p, unclear), finish(p, over))
 	byGroup := p.Groups()
 	seen := map[string]bool{}
 	for _, m := range p.Machines {
@@ -84,6 +86,20 @@ func CancelOf(p *Program, held, over, leased []string) *Program {
 		groups = append(groups, par(0, branches...))
 	}
 	return follow(p, SectionCancel, seq(groups...))
+}
+
+// grantAgain are the failover's own steps that grant the authority.
+func grantAgain(p *Program, machines []string) []Node {
+	var grants []Node
+	for _, s := range p.Steps() {
+		if s.Kind == Grant && slices.Contains(machines, s.Machine) {
+			grants = append(grants, one(goOn(*s)))
+		}
+	}
+	if len(grants) == 0 {
+		return nil
+	}
+	return []Node{par(0, grants...)}
 }
 
 // finish is what has to be done before the first of the machines can start:

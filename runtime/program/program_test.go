@@ -113,7 +113,7 @@ func TestListings(t *testing.T) {
 		"nothing-to-do":      compile(t, program.Request{Type: recovery.Planned}, there),
 		"commit":             program.CommitOf(planned, all[:2]),
 		"cleanup":            program.CleanupOf(compile(t, program.Request{Type: recovery.Test}, nil)),
-		"cancel":             program.CancelOf(planned, []string{"app1", "lb1"}, []string{"db1"}, nil),
+		"cancel":             program.CancelOf(planned, []string{"app1", "lb1"}, []string{"db1"}, nil, nil),
 		"reverse":            program.Reverse("erp", back),
 		"reverse-of-nothing": program.Reverse("erp", back[1:]),
 	} {

@@ -28,6 +28,9 @@ const (
 	WordAttach   = "attach"   // Resumed: another process looks after the run; nothing is tried again
 	WordLease    = "lease"    // Noted: the step ends the renewals of its machine's lease
 	WordHandOver = "handover" // Paused: the controller ended; the next one goes on
+	// WordLeft says of a Failed that is not clear that a person did not wait for
+	// a silent host any longer: nothing is known, and it is asked for again.
+	WordLeft = "left"
 )
 
 // Apply folds one record. A record that does not fit the state is
@@ -242,6 +245,11 @@ func (s *State) fail(st *Step, r Record) {
 	if !r.Unclear {
 		st.OpNumber++
 		st.Ops = nil // a fresh attempt of an action is a fresh sequence of operations
+	}
+	if r.Word == WordLeft && r.Unclear && (s.paused || s.cancelled) && slices.Contains(s.current(), st) {
+		st.Status, st.Retry = report.StepPending, time.Time{}
+		s.note(r.Time, st.ID, "left without an answer, it may have been done: "+r.Error.Message)
+		return
 	}
 	if st.Tries <= st.Step.Retry.Times && s.stop == nil && st.Kind != program.Wait {
 		st.Status, st.Retry = report.StepPending, r.Time.Add(st.Step.Retry.Every)

@@ -180,7 +180,7 @@ func (s *State) addSteps(p *program.Program) {
 	for _, ps := range p.Steps() {
 		if old := s.Steps[ps.ID]; old != nil { // the same step under another rule
 			switch old.Step = ps; {
-			case ps.Skip != "" && old.Status == report.StepPending:
+			case ps.Skip != "" && old.Status == report.StepPending && !old.Unclear:
 				old.Status, old.Reason = report.StepSkipped, ps.Skip
 			case old.Status == report.StepFailed, old.Status == report.StepGivenUp:
 				old.reset()
@@ -241,6 +241,18 @@ func (s *State) committed() bool {
 // Granted returns the machines whose epoch was raised for the new site.
 func (s *State) Granted() []string { return s.withStep(program.Grant) }
 
+// UnclearGrants returns the machines of which nobody knows whether the new site
+// was granted the authority.
+func (s *State) UnclearGrants() []string {
+	var out []string
+	for _, st := range s.Ordered() {
+		if st.Kind == program.Grant && st.Unclear {
+			out = append(out, st.Machine)
+		}
+	}
+	return out
+}
+
 // Down returns the machines that were granted to the new site and not started
 // there.
 func (s *State) Down() []string {
@@ -297,7 +309,7 @@ func (s *State) Held() []string {
 	granted := s.Granted()
 	var out []string
 	for _, st := range s.Ordered() {
-		touched := st.Kind == program.Stop && st.Status != report.StepPending && st.Status != report.StepSkipped
+		touched := st.Kind == program.Stop && (st.Status != report.StepPending || st.Unclear) && st.Status != report.StepSkipped
 		if touched && st.Section == program.SectionFailover && !slices.Contains(granted, st.Machine) {
 			out = append(out, st.Machine)
 		}

@@ -91,7 +91,7 @@ func play(t *testing.T, typ recovery.Type, change func(string, *program.Step), r
 		case word == "cleanup":
 			r.Kind, r.Program = state.Section, program.CleanupOf(s.Main())
 		case word == "giveback":
-			r.Kind, r.Program = state.Section, program.CancelOf(s.Main(), s.Held(), s.Down(), s.Leased())
+			r.Kind, r.Program = state.Section, program.CancelOf(s.Main(), s.Held(), s.Down(), s.Leased(), s.UnclearGrants())
 		case strings.Contains(word, ":"):
 			r.Kind = state.Answered
 			r.Step, r.Word, _ = strings.Cut(word, ":")

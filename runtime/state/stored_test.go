@@ -184,7 +184,7 @@ func TestReverseCanBeCancelled(t *testing.T) {
 	if got := s.Follow(); got != program.SectionCancel {
 		t.Fatalf("follow: %q", got)
 	}
-	apply(state.Record{Kind: state.Section, By: "ann", Program: program.CancelOf(s.Main(), s.Held(), s.Down(), s.Leased())})
+	apply(state.Record{Kind: state.Section, By: "ann", Program: program.CancelOf(s.Main(), s.Held(), s.Down(), s.Leased(), s.UnclearGrants())})
 	if !s.Status.Ended() || !strings.Contains(s.Reason, "m1") {
 		t.Errorf("the run is %s: %s", s.Status, s.Reason)
 	}

@@ -184,14 +184,10 @@ func (p partition) waits(s *site, f *following) {
 	}
 }
 
-// leave interrupts the run as a person does who sees that it waits in vain: once
-// to pause it, and again not to wait for the host that is silent.
+// leave interrupts the run once, as a person does who sees that it waits in vain:
+// it pauses and waits no longer for the host that is silent.
 func (p partition) leave(ctx context.Context, s *site, f *following) {
 	s.t.Helper()
-	s.no(f.cmd.Process.Signal(syscall.SIGINT))
-	if !f.until(func(ev report.Event) bool { return ev.Kind == report.EventRun && strings.Contains(ev.Text, "pause") }) {
-		s.t.Fatalf("the run was not paused, it ended with %d\n%s", f.wait(s.t), &f.diag)
-	}
 	s.no(f.cmd.Process.Signal(syscall.SIGINT))
 	code := f.wait(s.t)
 	r := s.show(ctx, f.run)
