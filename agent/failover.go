@@ -45,6 +45,11 @@ func (m *machine) room(_ context.Context, in command.PrepareRequest) (command.Ro
 	if err != nil {
 		return command.RoomResult{}, err
 	}
+	if in.Test == "" { // a test stands on a view of its own
+		if err := rep.TakesOverlay(in.Point); err != nil {
+			return command.RoomResult{}, err
+		}
+	}
 	return rep.Room(in.Point)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -114,11 +115,26 @@ func (m *Machine) liveResult(l live) PrepareResult {
 	return r
 }
 
-// checkOverlay refuses what cannot take an overlay, before anything is done.
-func (m *Machine) checkOverlay(p recovery.Point) error {
+// TakesOverlay refuses (fault.Refused) a point whose disks cannot take the
+// overlay of a failover here, before anything is done.
+func (m *Machine) TakesOverlay(point ident.PointID) error {
+	if m.snapshot().Live != nil { // they have taken one
+		return nil
+	}
+	p, err := m.point(point)
+	if err != nil {
+		return err
+	}
+	return m.takesOverlay(p)
+}
+
+func (m *Machine) takesOverlay(p recovery.Point) error {
 	for _, d := range p.Disks {
 		disk := m.disks[d.Name]
 		fi, err := m.fs.Stat(disk.Head)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // nothing of it is applied yet
+		}
 		if err != nil {
 			return fmt.Errorf("cannot look at the head of disk %s: %w", d.Name, err)
 		}
@@ -134,6 +150,19 @@ func (m *Machine) checkOverlay(p recovery.Point) error {
 					WithHint("move it away; drrun needs that name while the machine runs here")
 			}
 		}
+	}
+	return nil
+}
+
+// checkOverlay refuses what cannot take an overlay, or has no room for it.
+func (m *Machine) checkOverlay(p recovery.Point) error {
+	for _, d := range p.Disks {
+		if _, err := m.fs.Stat(m.disks[d.Name].Head); err != nil {
+			return fmt.Errorf("cannot look at the head of disk %s: %w", d.Name, err)
+		}
+	}
+	if err := m.takesOverlay(p); err != nil {
+		return err
 	}
 	return m.checkPrepareRoom(p, false)
 }

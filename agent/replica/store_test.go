@@ -100,6 +100,31 @@ func TestDeviceThatGrowsAgain(t *testing.T) {
 	}
 }
 
+// TestDeviceTakesNoOverlay: that is said when it is asked for, not only when the
+// source has been stopped; a file takes one.
+func TestDeviceTakesNoOverlay(t *testing.T) {
+	t.Parallel()
+	for _, device := range []bool{true, false} {
+		w := newWorld(tempDir(t), 9, "data")
+		w.heads["data"] = filepath.Join(w.dir, "device")
+		if device {
+			w.fs = deviceFS{path: w.heads["data"]}
+			must(t, os.WriteFile(w.heads["data"], nil, 0o600))
+			must(t, os.Truncate(w.heads["data"], 200*block))
+		}
+		m := open(t, w)
+		must(t, w.cycle(m))
+		must(t, m.Apply(context.Background()))
+		err := m.TakesOverlay(w.tip.ID)
+		if !device {
+			must(t, err)
+			must(t, os.WriteFile(w.heads["data"]+".base", nil, 0o600))
+			err = m.TakesOverlay(w.tip.ID)
+		}
+		wantKind(t, err, fault.Refused)
+	}
+}
+
 // TestDiskThatEnded: points with a disk that newer ones do not have are read,
 // and verified.
 func TestDiskThatEnded(t *testing.T) {
