@@ -76,6 +76,9 @@ func (w *world) round(ctx context.Context, tries map[string]int) string {
 				if strings.Contains(fault.Hint(err), "drrun cancel") { // it says what to do
 					w.said(name, "settles: cancel "+run.ID, w.do(ctx, eng, run.ID, askCancel))
 				}
+				if strings.Contains(fault.Hint(err), "drrun rollback") {
+					w.said(name, "settles: roll back "+run.ID, w.do(ctx, eng, run.ID, askRollback))
+				}
 			}
 		}
 		if left != "" {
