@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +39,7 @@ type driver struct {
 	deciding bool                   // windowRollback looks at the hosts
 	hurry    chan struct{}          // closed while a person waits for no silent host
 	parked   bool                   // no step starts; leave when none is in flight
+	gone     map[string]string      // machines that other runs have moved: what is asked for now goes without them
 	dead     error                  // the journal cannot be written
 }
 
@@ -359,34 +361,6 @@ func (d *driver) rest() bool {
 	return true
 }
 
-// takeOver claims the machines of a run that nobody drives, with a fencing
-// number above any the agents have seen, and records that. A run whose machines
-// another one has moved since can only be cancelled.
-func (d *driver) takeOver(ctx context.Context, by, op string) error {
-	hosts := map[string]bool{}
-	for _, h := range d.st.Main().Hosts() {
-		hosts[h] = true
-	}
-	look := d.e.look(ctx, hosts)
-	over := d.movedOn(look)
-	if over != nil && op != report.OpCancel {
-		return over
-	}
-	fence, err := nextFence(ctx, d.e.store, max(d.st.Fence, look.fence()))
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.append(state.Record{Kind: state.Resumed, Word: state.WordAttach, By: by, Fence: fence}); err != nil {
-		return err
-	}
-	if over != nil { // agents refuse what it does with these records
-		return nil
-	}
-	return d.reclaim(ctx, look)
-}
-
 // resume lets the run go on.
 func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	d.mu.Lock()
@@ -465,7 +439,7 @@ func (d *driver) commit(by string) error {
 	if !standing || !d.st.Uncommitted() || d.st.HasSection(program.SectionCommit) {
 		return notAllowed(d.st, report.OpCommit)
 	}
-	for _, name := range d.st.Granted() {
+	for _, name := range d.ours(d.gone) {
 		if !d.prepared(name) {
 			return fault.Errorf(fault.Refused, "run %s cannot be committed: %s was failed over and has no disks at its new site yet", d.id, name).
 				WithHint("drrun resume %s prepares them again; drrun change-point %[1]s takes another point, drrun rollback %[1]s takes it back", d.id)
@@ -509,7 +483,7 @@ func (d *driver) beginSection(name, by string) error {
 	main := d.st.Main()
 	switch name {
 	case program.SectionCommit:
-		p = program.CommitOf(main, d.st.Granted())
+		p = program.CommitOf(main, d.ours(d.gone))
 	case program.SectionCleanup:
 		p = program.CleanupOf(main)
 	case program.SectionCancel:
@@ -518,6 +492,11 @@ func (d *driver) beginSection(name, by string) error {
 		p = d.rollbackProgram()
 	default:
 		return fault.Errorf(fault.Internal, "no section %q", name)
+	}
+	for _, m := range slices.Sorted(maps.Keys(d.gone)) {
+		if err := d.append(state.Record{Kind: state.Noted, Text: fmt.Sprintf("machine %s has moved on by run %s: it is no part of this commit", m, d.gone[m])}); err != nil {
+			return err
+		}
 	}
 	if name == program.SectionCommit && d.st.Type == "planned" {
 		if err := d.append(state.Record{Kind: state.Noted, Text: proofText(d.st)}); err != nil {

@@ -277,57 +277,6 @@ func (d *driver) claims() bool {
 	return st != nil && st.Status == report.StepDone && !isTest(d.st)
 }
 
-// movedOn says which machine another run has moved since this one claimed it.
-func (d *driver) movedOn(look looked) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.claims() {
-		return nil
-	}
-	for _, m := range d.st.Main().Active() {
-		mine := d.authorityLocked(m.Name)
-		for _, host := range []string{m.ToHost, m.FromHost} {
-			ms, ok := look.machine(host, m.Name)
-			if rec := ms.Authority; ok && rec.Epoch > mine.Epoch && rec.Run != d.id {
-				return fault.Errorf(fault.Conflict, "machine %s has moved on to epoch %d by run %s: run %s is over for it", m.Name, rec.Epoch, rec.Run, d.id).
-					WithHint("look at: drrun status %s; end this run with: drrun cancel %s", m.Name, d.id)
-			}
-		}
-	}
-	return nil
-}
-
-// reclaim raises the fencing number at the agents of a run that was taken
-// over. Callers hold d.mu. A host that does not answer learns of it with the
-// next command; one that knows a newer claim refuses.
-func (d *driver) reclaim(ctx context.Context, look looked) error {
-	if !d.claims() {
-		return nil
-	}
-	for _, m := range d.st.Main().Active() {
-		for _, host := range []string{m.ToHost, m.FromHost} {
-			if !look.answers(host) {
-				continue
-			}
-			if err := d.reclaimOne(ctx, m.Name, host); err != nil && !fault.Is(err, fault.Unreachable) {
-				return fault.Errorf(fault.KindOf(err), "cannot claim %s on %s for run %s: %w", m.Name, host, d.id, err)
-			}
-		}
-	}
-	return nil
-}
-
-func (d *driver) reclaimOne(ctx context.Context, machine, host string) error {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	op := fmt.Sprintf("%s/claim/%d/%s", d.id, d.st.Seq, machine)
-	_, err := command.Claim.Call(ctx, d.e.caller, host, command.Meta{Machine: machine, Op: op, Fence: d.st.Fence, Run: d.id})
-	if err != nil && ctx.Err() != nil {
-		err = fault.Wrap(fault.Unreachable, err)
-	}
-	return err
-}
-
 // asUnplanned compiles the run anew as an unplanned one; steps that are done
 // stay done. Callers hold d.mu.
 func (d *driver) asUnplanned(ctx context.Context, o ResumeOptions) (*program.Program, error) {

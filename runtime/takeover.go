@@ -1,0 +1,120 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/drrun/drrun/internal/command"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/state"
+)
+
+// takeOver claims the machines of a run that nobody drives, with a fencing
+// number above any the agents have seen, and records that. A run whose machines
+// another one has moved since can only be cancelled, or committed for those that
+// it still has.
+func (d *driver) takeOver(ctx context.Context, by, op string) error {
+	hosts := map[string]bool{}
+	for _, h := range d.st.Main().Hosts() {
+		hosts[h] = true
+	}
+	look := d.e.look(ctx, hosts)
+	over, gone := d.movedOn(look)
+	if op == report.OpCommit && len(d.ours(gone)) > 0 {
+		over, d.gone = nil, gone // what it still has can be made final without the others
+	}
+	if over != nil && op != report.OpCancel {
+		return over
+	}
+	fence, err := nextFence(ctx, d.e.store, max(d.st.Fence, look.fence()))
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.append(state.Record{Kind: state.Resumed, Word: state.WordAttach, By: by, Fence: fence}); err != nil {
+		return err
+	}
+	if over != nil { // agents refuse what it does with these records
+		return nil
+	}
+	return d.reclaim(ctx, look)
+}
+
+// movedOn says which machines other runs have moved since this one claimed
+// them, and by which run each.
+func (d *driver) movedOn(look looked) (over error, gone map[string]string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.claims() {
+		return nil, nil
+	}
+	gone = map[string]string{}
+	for _, m := range d.st.Main().Active() {
+		if d.without(m) {
+			continue
+		}
+		mine := d.authorityLocked(m.Name)
+		for _, host := range []string{m.ToHost, m.FromHost} {
+			ms, ok := look.machine(host, m.Name)
+			rec := ms.Authority
+			if !ok || rec.Epoch <= mine.Epoch || rec.Run == d.id {
+				continue
+			}
+			gone[m.Name] = rec.Run
+			if over == nil {
+				over = fault.Errorf(fault.Conflict, "machine %s has moved on to epoch %d by run %s: run %s is over for it", m.Name, rec.Epoch, rec.Run, d.id).
+					WithHint("look at: drrun status %s; end this run with: drrun cancel %s, or for the machines it has failed over: drrun commit %[2]s", m.Name, d.id)
+			}
+		}
+	}
+	return over, gone
+}
+
+// without reports whether the run is at a commit that goes without a machine.
+func (d *driver) without(m program.Machine) bool {
+	return d.st.HasSection(program.SectionCommit) && d.st.Steps["commit/"+m.Name+"/"+m.ToHost] == nil
+}
+
+// ours are the machines that the run has failed over and no other run has moved
+// since.
+func (d *driver) ours(gone map[string]string) []string {
+	return slices.DeleteFunc(d.st.Granted(), func(m string) bool { _, moved := gone[m]; return moved })
+}
+
+// reclaim raises the fencing number at the agents of a run that was taken
+// over. Callers hold d.mu. A host that does not answer learns of it with the
+// next command; one that knows a newer claim refuses.
+func (d *driver) reclaim(ctx context.Context, look looked) error {
+	if !d.claims() {
+		return nil
+	}
+	for _, m := range d.st.Main().Active() {
+		if d.gone[m.Name] != "" || d.without(m) {
+			continue
+		}
+		for _, host := range []string{m.ToHost, m.FromHost} {
+			if !look.answers(host) {
+				continue
+			}
+			if err := d.reclaimOne(ctx, m.Name, host); err != nil && !fault.Is(err, fault.Unreachable) {
+				return fault.Errorf(fault.KindOf(err), "cannot claim %s on %s for run %s: %w", m.Name, host, d.id, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (d *driver) reclaimOne(ctx context.Context, machine, host string) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	op := fmt.Sprintf("%s/claim/%d/%s", d.id, d.st.Seq, machine)
+	_, err := command.Claim.Call(ctx, d.e.caller, host, command.Meta{Machine: machine, Op: op, Fence: d.st.Fence, Run: d.id})
+	if err != nil && ctx.Err() != nil {
+		err = fault.Wrap(fault.Unreachable, err)
+	}
+	return err
+}

@@ -1,0 +1,54 @@
+package runtime_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// TestCommitWithoutWhatMovedOn: of a run whose machines another run has moved in
+// part, those that it still has are committed; nothing is done to the others.
+func TestCommitWithoutWhatMovedOn(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.start(runtime.Request{Machines: []string{"db1", "app1"}, Type: recovery.Planned})
+		r.expect(id, report.RunUncommitted)
+		r.close()
+		var fence ident.Fence
+		r.w.set(func() {
+			for _, h := range r.w.hosts {
+				m := h.machines["app1"]
+				m.rec, m.fence = recovery.Authority{Epoch: 9, Active: "lyon", Run: "other", Uncommitted: true}, m.fence+10
+				fence = m.fence
+			}
+		})
+		r.open()
+		for what, err := range map[string]error{"resume": r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}), "rollback": r.engine.Rollback(t.Context(), id, "ann")} {
+			if err == nil || fault.Is(err, fault.Conflict) && !strings.Contains(fault.Hint(err), "drrun commit "+id) {
+				t.Errorf("%s: %v (hint %s)", what, err, fault.Hint(err))
+			}
+		}
+		r.w.set(func() { r.w.faults["lyo-1 commit db1"] = 1 })
+		r.must(r.engine.Commit(t.Context(), id, "ann"))
+		r.settle(id)
+		r.close()
+		r.open()
+		if run, err := r.engine.Show(t.Context(), id); err != nil || !run.Status.Ended() { // the commit that stopped goes on
+			r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		}
+		run := r.expect(id, report.RunCommitted)
+		noted(t, run, "machine app1 has moved on by run other: it is no part of this commit")
+		for _, h := range r.w.hosts {
+			if m := h.machines["db1"]; m.rec.Uncommitted || m.rec.Run != id {
+				t.Errorf("db1 is not committed: %+v", m.rec)
+			}
+			if m := h.machines["app1"]; m.fence != fence || m.rec.Epoch != 9 || !m.rec.Uncommitted {
+				t.Errorf("app1 was touched: %+v, fence %d", m.rec, m.fence)
+			}
+		}
+	})
+}
