@@ -291,7 +291,8 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 		return
 	}
 	left := errors.As(out.err, new(leftError))
-	if left && !d.st.Stopping() { // the run was resumed meanwhile
+	if left && !d.st.Stopping() { // the run goes on meanwhile, or is at its next section
+		d.waitAgain()
 		d.launch(d.st.Steps[job.step.ID])
 		return
 	}
@@ -395,7 +396,7 @@ func (d *driver) resume(ctx context.Context, o ResumeOptions) error {
 	if err := d.append(r); err != nil {
 		return err
 	}
-	d.hurry = make(chan struct{}) // silent hosts are waited for again
+	d.waitAgain()
 	if o.As != "" {
 		d.turnFlights()
 	}
@@ -509,6 +510,7 @@ func (d *driver) beginSection(name, by string) error {
 			return err
 		}
 	}
+	d.waitAgain()
 	return d.append(state.Record{Kind: state.Section, By: nobody(by), Program: p})
 }
 

@@ -50,6 +50,16 @@ func (d *driver) leaveSilent() {
 	}
 }
 
+// waitAgain lets the steps to come wait for silent hosts as ever. Callers hold
+// d.mu.
+func (d *driver) waitAgain() {
+	select {
+	case <-d.hurry:
+		d.hurry = make(chan struct{})
+	default:
+	}
+}
+
 // hurried is closed when a step is to leave a silent host; nil: the step waits.
 // An action or a question would take it for the host's answer, and what is
 // optional does not wait for long.

@@ -97,3 +97,25 @@ func TestCancelLeavesASilentHost(t *testing.T) {
 		})
 	}
 }
+
+// TestCancelWaitsForASilentHost: what a cancel takes back waits for a host that
+// stays silent, as any step does; it does not ask it without a pause.
+func TestCancelWaitsForASilentHost(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const key = "lyo-1 start db1"
+		id := silent(t, r, recovery.Planned, key)
+		r.w.set(func() { r.w.hosts["lyo-1"].down = true })
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		<-time.After(10 * time.Second)
+		var before int
+		r.w.set(func() { before = r.w.asked })
+		<-time.After(time.Minute)
+		r.w.set(func() {
+			if n := r.w.asked - before; n > 500 {
+				t.Errorf("%d calls in a minute", n)
+			}
+			r.w.hosts["lyo-1"].down, r.w.lost[key] = false, 0
+		})
+		r.settle(id)
+	})
+}

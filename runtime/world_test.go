@@ -38,6 +38,7 @@ type world struct {
 	drains command.DrainResult // what a drain says beside its point
 	back   map[string]int64    // room that a host needs to take a failover back
 	source string              // where a proof reads from; empty: the medium
+	asked  int                 // calls of all hosts
 }
 
 type fakeHost struct {
@@ -98,6 +99,7 @@ func (w *world) Call(ctx context.Context, host, verb string, in, out any) error 
 	}
 	key := strings.TrimSpace(host + " " + verb + " " + meta.Machine)
 	w.mu.Lock()
+	w.asked++
 	delay := 10*time.Millisecond + time.Duration(len(meta.Machine)*7+int(last(meta.Machine)))*time.Millisecond/10 + time.Duration(host[0])*time.Microsecond + w.slow[key]
 	w.mu.Unlock()
 	select {
