@@ -495,7 +495,7 @@ func (d *driver) beginSection(name, by string) error {
 		return fault.Errorf(fault.Internal, "no section %q", name)
 	}
 	for _, m := range slices.Sorted(maps.Keys(d.gone)) {
-		if err := d.append(state.Record{Kind: state.Noted, Text: fmt.Sprintf("machine %s has moved on by run %s: it is no part of this commit", m, d.gone[m])}); err != nil {
+		if err := d.append(state.Record{Kind: state.Noted, Text: fmt.Sprintf("machine %s has moved on by run %s: it stays out of the %s", m, d.gone[m], name)}); err != nil {
 			return err
 		}
 	}

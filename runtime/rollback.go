@@ -125,10 +125,10 @@ func (d *driver) mayRollBack(look looked, room []objection) error {
 			hint = h
 		}
 	}
-	over := d.st.Granted()
+	over := d.ours(d.gone)
 	for _, m := range d.st.Main().Active() {
 		returned := slices.Contains(over, m.Name)
-		if !returned && !slices.Contains(d.st.Held(), m.Name) {
+		if d.gone[m.Name] != "" || !returned && !slices.Contains(d.st.Held(), m.Name) {
 			continue
 		}
 		if returned && !look.answers(m.ToHost) {
@@ -272,7 +272,8 @@ func (d *driver) rollbackProgram() *program.Program {
 			addresses[m.Name] = a.IP
 		}
 	}
-	return program.RollbackOf(main, d.st.Granted(), d.st.Held(), addresses, d.readiness())
+	held := slices.DeleteFunc(d.st.Held(), func(m string) bool { return d.gone[m] != "" })
+	return program.RollbackOf(main, d.ours(d.gone), held, addresses, d.readiness())
 }
 
 // windowRollback rolls back because the commit window ended: only if that can

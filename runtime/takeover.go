@@ -14,8 +14,8 @@ import (
 
 // takeOver claims the machines of a run that nobody drives, with a fencing
 // number above any the agents have seen, and records that. A run whose machines
-// another one has moved since can only be cancelled, or committed for those that
-// it still has.
+// another one has moved since can only be cancelled; what it still has can be
+// committed or rolled back.
 func (d *driver) takeOver(ctx context.Context, by, op string) error {
 	hosts := map[string]bool{}
 	for _, h := range d.st.Main().Hosts() {
@@ -23,8 +23,8 @@ func (d *driver) takeOver(ctx context.Context, by, op string) error {
 	}
 	look := d.e.look(ctx, hosts)
 	over, gone := d.movedOn(look)
-	if op == report.OpCommit && len(d.ours(gone)) > 0 {
-		over, d.gone = nil, gone // what it still has can be made final without the others
+	if (op == report.OpCommit || op == report.OpRollback) && len(d.ours(gone)) > 0 {
+		over, d.gone = nil, gone // what it still has is committed, or rolled back, without the others
 	}
 	if over != nil && op != report.OpCancel {
 		return over
@@ -67,16 +67,21 @@ func (d *driver) movedOn(look looked) (over error, gone map[string]string) {
 			gone[m.Name] = rec.Run
 			if over == nil {
 				over = fault.Errorf(fault.Conflict, "machine %s has moved on to epoch %d by run %s: run %s is over for it", m.Name, rec.Epoch, rec.Run, d.id).
-					WithHint("look at: drrun status %s; end this run with: drrun cancel %s, or for the machines it has failed over: drrun commit %[2]s", m.Name, d.id)
+					WithHint("look at: drrun status %s; end this run with: drrun cancel %s, or for the machines it still has: drrun commit %[2]s, drrun rollback %[2]s", m.Name, d.id)
 			}
 		}
 	}
 	return over, gone
 }
 
-// without reports whether the run is at a commit that goes without a machine.
+// without reports whether the run is at a commit or a rollback that goes without
+// a machine.
 func (d *driver) without(m program.Machine) bool {
-	return d.st.HasSection(program.SectionCommit) && d.st.Steps["commit/"+m.Name+"/"+m.ToHost] == nil
+	section := d.st.Section()
+	if section != program.SectionCommit && section != program.SectionRollback {
+		return false
+	}
+	return !slices.ContainsFunc(d.st.Ordered(), func(st *state.Step) bool { return st.Section == section && st.Machine == m.Name })
 }
 
 // ours are the machines that the run has failed over and no other run has moved
