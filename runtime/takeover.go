@@ -1,12 +1,15 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/planted"
+	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/state"
@@ -122,4 +125,44 @@ func (d *driver) reclaimOne(ctx context.Context, machine, host string) error {
 		err = fault.Wrap(fault.Unreachable, err)
 	}
 	return err
+}
+
+// stillOurs refuses to give a machine back to its old site where the new one says
+// that another run has moved it there since: the old site, cut off meanwhile, may
+// not know. A new site that does not answer cannot be asked.
+func (j *job) stillOurs(ctx context.Context) error {
+	m := j.machine
+	ms, ok := j.d.e.look(ctx, map[string]bool{m.ToHost: true}).machine(m.ToHost, j.step.Machine)
+	if rec := ms.Authority; ok && rec.Epoch > j.d.authority(j.step.Machine).Epoch && rec.Run != j.run.ID {
+		return fault.Errorf(fault.Conflict, "%s is not given back to %s: %s holds epoch %d of run %s", j.step.Machine, m.FromHost, m.ToHost, rec.Epoch, rec.Run).
+			WithHint("look at: drrun status %s", j.step.Machine)
+	}
+	return nil
+}
+
+// stillLocked makes sure that the source of a planned run stands as the run has
+// left it: stopped, and locked since its final delta. A run of another runtime may
+// have claimed the machine in between, given it back and started it: what it has
+// written since is in no point of this run. The claim of this run, which is the
+// newest, keeps it so from here on. A source that does not answer is waited for;
+// if it is lost, the run goes on as an unplanned one.
+func (j *job) stillLocked(ctx context.Context) error {
+	if j.step.Kind != program.Grant || j.d.runType() != recovery.Planned || j.d.statedDown() || planted.Is(planted.LockForgotten) {
+		return nil
+	}
+	m := j.machine
+	return j.try(ctx, func(ctx context.Context) error {
+		look := j.d.e.look(ctx, map[string]bool{m.FromHost: true})
+		ms, ok := look.machine(m.FromHost, m.Name)
+		switch {
+		case !look.answers(m.FromHost):
+			return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether %s is still stopped and locked there (%w)", m.FromHost, m.Name, look[m.FromHost].err).
+				WithHint("start the agent on %s, then: drrun resume %s; if the site is lost: drrun resume %[2]s --as unplanned --source-is-down", m.FromHost, j.run.ID)
+		case ok && ms.Authority.Run == j.run.ID: // it was granted already
+		case !ok || !ms.Locked || ms.Power != recovery.PowerStopped:
+			return fault.Errorf(fault.Conflict, "%s is %s on %s and not as this run has left it, stopped and locked: what it wrote since its final delta would be lost", m.Name, cmp.Or(ms.Power, recovery.PowerUnknown), m.FromHost).
+				WithHint("drrun cancel %s, and begin anew", j.run.ID)
+		}
+		return nil
+	})
 }

@@ -76,3 +76,48 @@ func TestRollbackWithoutWhatMovedOn(t *testing.T) {
 		}
 	})
 }
+
+// TestSourceThatWasGivenBack: another run unlocks and starts a machine between
+// the final delta of a planned run and its grant. The run does not go on with the
+// point it has: what was written since is not in it.
+func TestSourceThatWasGivenBack(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 grant db1"] = -1
+		id := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Planned})
+		r.expect(id, report.RunStopped)
+		m := r.w.hosts["par-1"].machines["db1"]
+		r.w.set(func() {
+			m.fence, m.locked, m.power = m.fence+10, false, recovery.PowerRunning
+			r.w.faults["lyo-1 grant db1"] = 0
+		})
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		run := r.expect(id, report.RunStopped)
+		if len(run.Errors) == 0 || !strings.Contains(run.Errors[len(run.Errors)-1].Error.Message, "would be lost") {
+			t.Errorf("errors: %v", failures(run))
+		}
+		if rec := r.w.hosts["lyo-1"].machines["db1"].rec; rec.Epoch != 1 || m.power != recovery.PowerRunning {
+			t.Errorf("lyo-1 holds %+v, par-1 is %s", rec, m.power)
+		}
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		r.expect(id, report.RunCancelled)
+	})
+}
+
+// TestGrantNeedsTheSource: of a silent source nobody knows whether another run
+// has given its machine back: the new site is not granted. A person may state
+// that the site is down.
+func TestGrantNeedsTheSource(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 grant db1"] = -1
+		id := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Planned})
+		r.expect(id, report.RunStopped)
+		r.w.set(func() { r.w.hosts["par-1"].down, r.w.faults["lyo-1 grant db1"] = true, 0 })
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		run := r.expect(id, report.RunStopped)
+		if rec := r.w.hosts["lyo-1"].machines["db1"].rec; rec.Epoch != 1 || !strings.Contains(run.Hint+fault.Hint(run.Errors[len(run.Errors)-1].Error), "--as unplanned") {
+			t.Errorf("lyo-1 holds %+v; %v, hint %s", rec, failures(run), run.Hint)
+		}
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{As: recovery.Unplanned, SourceIsDown: true, By: "ann"}))
+		r.expect(id, report.RunUncommitted)
+	})
+}

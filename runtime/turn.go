@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/recovery"
 )
 
 // turnFlights ends the steps in flight that a planned run which goes on as
@@ -43,4 +44,11 @@ func (d *driver) downBy() string {
 		}
 	}
 	return ""
+}
+
+// runType is what the run is now: a planned one may have become unplanned.
+func (d *driver) runType() recovery.Type {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.st.Type
 }

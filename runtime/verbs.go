@@ -67,19 +67,6 @@ func send[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in 
 
 func asMeta(m command.Meta) command.Meta { return m }
 
-// stillOurs refuses to give a machine back to its old site where the new one says
-// that another run has moved it there since: the old site, cut off meanwhile, may
-// not know. A new site that does not answer cannot be asked.
-func (j *job) stillOurs(ctx context.Context) error {
-	m := j.machine
-	ms, ok := j.d.e.look(ctx, map[string]bool{m.ToHost: true}).machine(m.ToHost, j.step.Machine)
-	if rec := ms.Authority; ok && rec.Epoch > j.d.authority(j.step.Machine).Epoch && rec.Run != j.run.ID {
-		return fault.Errorf(fault.Conflict, "%s is not given back to %s: %s holds epoch %d of run %s", j.step.Machine, m.FromHost, m.ToHost, rec.Epoch, rec.Run).
-			WithHint("look at: drrun status %s", j.step.Machine)
-	}
-	return nil
-}
-
 // at says in the error what was tried where.
 func (j *job) at(err error) error {
 	f := fault.Errorf(fault.KindOf(err), "%scannot %s: %w", j.where(), j.step.Title, err)
@@ -363,6 +350,9 @@ func (j *job) grant(ctx context.Context) outcome {
 	var learnt command.GrantResult
 	if j.d.result("reverse/"+j.step.Machine+"/learn", &learnt) && j.step.Kind == program.GrantPeer {
 		have = learnt.Authority
+	}
+	if err := j.stillLocked(ctx); err != nil {
+		return failed(err)
 	}
 	return j.moveTo(ctx, have, j.next(c.newest(j.step.Machine)))
 }
