@@ -1,10 +1,12 @@
 package runtime
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/state"
 )
 
 // turnFlights ends the steps in flight that a planned run which goes on as
@@ -34,16 +36,34 @@ func (d *driver) statedDown() bool {
 	return d.downBy() != ""
 }
 
-// downBy is who has said so last; empty: nobody.
+// downBy is who has said so last; empty: nobody, or a machine was seen running
+// there since.
 func (d *driver) downBy() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range slices.Backward(d.st.Statements) {
 		if s.What == SourceIsDown {
+			if !d.st.SeenRunning.IsZero() && !s.Time.After(d.st.SeenRunning) {
+				return ""
+			}
 			return nobody(s.By)
 		}
 	}
 	return ""
+}
+
+// seenRunning notes that a machine runs at its old site. A statement that it is
+// down, made before, does not hold any more: when the site is silent again, a
+// person has to look again.
+func (j *job) seenRunning() {
+	d := j.d
+	if d.downBy() == "" {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	text := fmt.Sprintf("%s runs on %s: the statement that %s is down does not hold", j.step.Machine, j.machine.FromHost, j.machine.FromSite)
+	_ = d.append(state.Record{Kind: state.Noted, Step: j.step.ID, Word: state.WordRunning, Text: text}) // what cannot be written stops the run
 }
 
 // runType is what the run is now: a planned one may have become unplanned.

@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,5 +64,31 @@ func TestTurnedInATellingOfTheEpoch(t *testing.T) {
 				t.Errorf("%s: the run says %.1f s of loss", m, got)
 			}
 		}
+	})
+}
+
+// TestStatementThatDoesNotHold: a person states that the old site is down, its
+// machine is seen running there, and the site falls silent again: the statement
+// of before does not start the machine at the new site, a fresh one does.
+func TestStatementThatDoesNotHold(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.hosts["par-1"].down, r.w.slow["lyo-1 claim db1"] = true, 20*time.Second
+		id := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Unplanned, SourceIsDown: true, NoShutdown: true})
+		<-time.After(10 * time.Second) // preflight is over
+		r.w.set(func() { r.w.hosts["par-1"].down = false })
+		if run := r.expect(id, report.RunWaiting); !strings.Contains(run.Waits[0].Ask, "known to run") {
+			t.Fatalf("waits: %+v", run.Waits)
+		}
+		r.w.set(func() { r.w.hosts["par-1"].down = true })
+		r.close()
+		r.restart() // the next runtime knows it, too
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "again", By: "ann"}))
+		run := r.expect(id, report.RunWaiting)
+		noted(t, run, "the statement that paris is down does not hold")
+		if !strings.Contains(run.Waits[0].Ask, "nobody knows") || r.w.hosts["lyo-1"].machines["db1"].rec.Epoch != 1 {
+			t.Fatalf("waits: %+v", run.Waits)
+		}
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: runtime.SourceIsDown, By: "ann"}))
+		r.expect(id, report.RunUncommitted)
 	})
 }

@@ -314,6 +314,7 @@ func (j *job) right(ctx context.Context) outcome {
 	case power == recovery.PowerStopped && !free:
 		return outcome{detail: "stopped on " + j.machine.FromHost}
 	case power == recovery.PowerRunning:
+		j.seenRunning()
 		return failed(fault.Errorf(fault.Refused, "%s is known to run on %s and could not be stopped", j.step.Machine, j.machine.FromHost).
 			WithHint("stop it there, then: drrun answer %s again", j.run.ID))
 	}

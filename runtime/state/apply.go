@@ -27,6 +27,7 @@ const (
 	WordDiverged = "diverged" // Unknown: the replay made another call than the recorded one
 	WordAttach   = "attach"   // Resumed: another process looks after the run; nothing is tried again
 	WordLease    = "lease"    // Noted: the step ends the renewals of its machine's lease
+	WordRunning  = "running"  // Noted: a machine was seen running at its old site
 	WordHandOver = "handover" // Paused: the controller ended; the next one goes on
 	// WordLeft says of a Failed that is not clear that a person did not wait for
 	// a silent host any longer: nothing is known, and it is asked for again.
@@ -61,6 +62,9 @@ func (s *State) Apply(r Record) error {
 		s.note(r.Time, r.Step, r.Text)
 		if st := s.Steps[r.Step]; st != nil && r.Word == WordLease {
 			st.Leased = true
+		}
+		if r.Word == WordRunning {
+			s.SeenRunning = r.Time
 		}
 	case Paused:
 		s.paused, s.handOver = true, r.Word == WordHandOver

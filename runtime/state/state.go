@@ -27,24 +27,27 @@ const (
 
 // State is where a run stands after some records.
 type State struct {
-	Run        Run
-	Type       recovery.Type // changes when a planned run goes on as unplanned
-	Seq        uint64        // last record
-	Created    time.Time
-	Changed    time.Time // time of the last record
-	SectionEnd time.Time // when the current section was through
-	Fence      ident.Fence
-	Resumes    int
-	ResumedAt  time.Time          // last Created or Resumed
-	TurnedAt   time.Time          // when it went on as another type; zero: it did not
-	Programs   []*program.Program // sections, in order; the last is current
-	Steps      map[string]*Step
-	Status     report.RunStatus
-	Reason     string
-	Hint       string
-	Errors     []report.Failure
-	Notes      []report.Note
-	Statements []report.Statement
+	Run  Run
+	Type recovery.Type // changes when a planned run goes on as unplanned
+	// SeenRunning is when a machine was last seen running at its old site: what a
+	// person stated of that site before does not hold any more.
+	SeenRunning time.Time
+	Seq         uint64 // last record
+	Created     time.Time
+	Changed     time.Time // time of the last record
+	SectionEnd  time.Time // when the current section was through
+	Fence       ident.Fence
+	Resumes     int
+	ResumedAt   time.Time          // last Created or Resumed
+	TurnedAt    time.Time          // when it went on as another type; zero: it did not
+	Programs    []*program.Program // sections, in order; the last is current
+	Steps       map[string]*Step
+	Status      report.RunStatus
+	Reason      string
+	Hint        string
+	Errors      []report.Failure
+	Notes       []report.Note
+	Statements  []report.Statement
 
 	ordered []*Step // steps of all sections
 	inForce []*Step // steps of the current section
