@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -202,7 +203,12 @@ func TestReverseKeepsWhatNeverLeft(t *testing.T) {
 	s.no(s.KillSite("par-1", "paris"))
 	disks := s.diskSums()
 	s.no(s.StartAgent("lyo-1"))
-	s.must(s.Drrun(ctx, "kill", "--unplanned", "--source-is-down", "--yes", "--commit"))
+	out, err := s.Drrun(ctx, "kill", "--unplanned", "--source-is-down", "--yes", "--commit")
+	for err != nil && strings.Contains(out+err.Error(), "nothing listens there; nobody knows where") && ctx.Err() == nil {
+		<-time.After(200 * time.Millisecond) // the agent is only starting
+		out, err = s.Drrun(ctx, "kill", "--unplanned", "--source-is-down", "--yes", "--commit")
+	}
+	s.must(out, err)
 	s.serving("lyon")
 	s.writeTo(ctx, "lyon", 10_000_000, 100)
 
