@@ -23,7 +23,7 @@ var page string
 
 var tmpl = template.Must(template.New("run").Funcs(template.FuncMap{
 	"stamp": stamp, "clock": func(t time.Time) string { return t.UTC().Format("15:04:05") }, "seconds": seconds, "size": quantity.FormatSize,
-	"aim": aim, "short": short,
+	"aim": aim,
 }).Parse(page))
 
 // HTML writes the record as one page. at is when it was written, program who
@@ -56,9 +56,6 @@ func stamp(t time.Time) string {
 func seconds(s float64) string {
 	return quantity.FormatDuration(time.Duration(s * float64(time.Second)))
 }
-
-// short is a hash that a person can compare.
-func short(hash string) string { return hash[:min(16, len(hash))] }
 
 func aim(m *report.Measure) string {
 	switch {
