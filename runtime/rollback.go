@@ -249,6 +249,7 @@ func (d *driver) changePoint(point, by string, no []objection) error {
 			WithHint("%s", no[0].hint)
 	}
 	p := program.ChangePointOf(d.st.Main(), d.st.Granted(), point, len(d.st.Programs), d.readiness())
+	d.waitAgain()
 	return d.append(state.Record{Kind: state.Section, By: nobody(by), Program: p})
 }
 
