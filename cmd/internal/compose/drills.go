@@ -56,7 +56,7 @@ func (d *drills) run(ctx context.Context) {
 		go func() {
 			for _, err := range d.store.Watch(ctx, prefix, 0) {
 				if err != nil {
-					return
+					return // ctx ended, or the watch fell behind: the loop looks by itself, too
 				}
 				d.loop.Kick()
 			}
