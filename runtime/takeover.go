@@ -144,14 +144,17 @@ func (j *job) stillOurs(ctx context.Context) error {
 // left it: stopped, and locked since its final delta. A run of another runtime may
 // have claimed the machine in between, given it back and started it: what it has
 // written since is in no point of this run. The claim of this run, which is the
-// newest, keeps it so from here on. A source that does not answer is waited for;
-// if it is lost, the run goes on as an unplanned one.
+// newest, keeps it so from here on. A source that does not answer is waited for,
+// until the run goes on as an unplanned one because it is lost.
 func (j *job) stillLocked(ctx context.Context) error {
-	if j.step.Kind != program.Grant || j.d.runType() != recovery.Planned || j.d.statedDown() || planted.Is(planted.LockForgotten) {
+	if j.step.Kind != program.Grant || planted.Is(planted.LockForgotten) {
 		return nil
 	}
 	m := j.machine
 	return j.try(ctx, func(ctx context.Context) error {
+		if j.d.runType() != recovery.Planned || j.d.statedDown() {
+			return nil
+		}
 		look := j.d.e.look(ctx, map[string]bool{m.FromHost: true})
 		ms, ok := look.machine(m.FromHost, m.Name)
 		switch {

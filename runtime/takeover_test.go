@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
@@ -119,5 +120,28 @@ func TestGrantNeedsTheSource(t *testing.T) {
 		}
 		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{As: recovery.Unplanned, SourceIsDown: true, By: "ann"}))
 		r.expect(id, report.RunUncommitted)
+	})
+}
+
+// TestGrantWaitsNoLongerForALostSource: a grant that waits for its silent source
+// goes on at once when a person lets the run go on as unplanned: it does not have
+// to give up first.
+func TestGrantWaitsNoLongerForALostSource(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 grant db1"] = -1
+		id := r.start(runtime.Request{Machines: []string{"db1"}, Type: recovery.Planned})
+		r.expect(id, report.RunStopped)
+		r.w.set(func() { r.w.hosts["par-1"].down, r.w.faults["lyo-1 grant db1"] = true, 0 })
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{By: "ann"}))
+		<-time.After(10 * time.Second)
+		if run, err := r.engine.Show(t.Context(), id); err != nil || run.Status != report.RunRunning {
+			t.Fatalf("the grant does not wait: %+v, %v", run, err)
+		}
+		stated := time.Now()
+		r.must(r.engine.Resume(t.Context(), id, runtime.ResumeOptions{As: recovery.Unplanned, SourceIsDown: true, By: "ann"}))
+		r.expect(id, report.RunUncommitted)
+		if took := time.Since(stated); took > time.Minute {
+			t.Errorf("the run went on for %s after it was said that the site is down", took)
+		}
 	})
 }
