@@ -503,7 +503,11 @@ func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 		m.log.Warn("no peer confirms the right to run, the policy allows to start alone", "silent", strings.Join(v.silent, "; "))
 	default:
 		if !running {
-			m.setStartErr(waitsForPeer(&rec, v.silent))
+			m.note(func(m *machine) {
+				if m.rec.Authority.Same(rec.Authority) { // else a peer has said meanwhile why it is not started
+					m.startErr = waitsForPeer(&rec, v.silent)
+				}
+			})
 		}
 		return false
 	}

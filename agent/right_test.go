@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -289,5 +290,30 @@ func TestStoppedWhileItIsToBeStartedAgain(t *testing.T) {
 	}
 	if st := p.status("par-1"); st.Power != recovery.PowerStopped {
 		t.Errorf("the machine was stopped, and is %s", st.Power)
+	}
+}
+
+// A peer says that another site may run the machine while this host still waits
+// for an answer to its own question: the reason is what the peer has said.
+func TestLateSilenceHidesNoReason(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	p.a.end()
+	killMachines(t, p.promises)
+	p.b.end()
+	deaf, err := net.ListenPacket("udp", p.b.listen) // lyo-1 is there, and answers nothing
+	must(t, err)
+	defer deaf.Close()
+	p.a.start()
+	_, _, err = deaf.ReadFrom(make([]byte, 1<<16)) // par-1 has asked
+	must(t, err)
+	var out command.ConfirmResult
+	next := recovery.Authority{Epoch: 2, Active: "lyon", Run: "erp-1", Uncommitted: true}
+	must(t, clientOf(t, p.b.id, p.a.listen).Call(t.Context(), "par-1", command.Confirm.Name, command.ConfirmRequest{Machine: "erp", Authority: next}, &out))
+	for asked := time.Now(); time.Since(asked) < 7*time.Second; <-time.After(100 * time.Millisecond) { // until its question is given up
+		if st := p.status("par-1"); !strings.Contains(st.Reason, "host lyo-1 holds epoch 2") {
+			t.Fatalf("%s after the answer the reason is %q", time.Since(asked), st.Reason)
+		}
 	}
 }
