@@ -62,6 +62,20 @@ const (
 	OpUnsafe     OpClass = "unsafe"     // ask a person: done, again or abort
 )
 
+// Question is a manual wait inside an action.
+type Question struct {
+	WaitStep
+	Within time.Duration `json:"within"`
+}
+
+// Reply is how a Question ended: a person said go, or nobody answered in time
+// and the question says that the action goes on.
+type Reply struct {
+	Go   bool   `json:"go"`
+	By   string `json:"by,omitempty"`
+	Text string `json:"text,omitempty"`
+}
+
 // HostCalls is what a running function's calls go through: the runtime journals
 // each one, answers from the journal on resume, and stops the run as diverged
 // when a call is not the recorded one.
@@ -74,6 +88,13 @@ type HostCalls interface {
 	Note(text string)
 	// Now is the journaled time of the run.
 	Now(ctx context.Context) (time.Time, error)
+	// Set keeps a JSON value for the actions of this run, Get returns the one
+	// that is kept; null: there is none. Both are operations.
+	Set(ctx context.Context, name string, value json.RawMessage) error
+	Get(ctx context.Context, name string) (json.RawMessage, error)
+	// Ask puts a question to a person. Its error ends the function, which is
+	// called again when there is an answer; Ask returns it then.
+	Ask(ctx context.Context, q Question) (Reply, error)
 	// Exec runs a program on the host of a machine or a host; journaled by its
 	// own Op around it.
 	Exec(ctx context.Context, key, on string, cmd []string) (exit int, output string, err error)

@@ -79,6 +79,9 @@ func (r *rig) operator(id string) *report.Run {
 			return run
 		case run.Status == report.RunWaiting && run.ExitCode == fault.ExitUnknown:
 			effect := map[string]string{"failover/before:tell the desk": "controller notify desk", "group:application/after:point DNS": "http.post ticket"}[run.Waits[0].Step]
+			if strings.Contains(run.Waits[0].Ask, "during close ticket") {
+				effect = "close ticket"
+			}
 			unknowns.Add(1)
 			word := "again"
 			if slices.Contains(r.w.effects(), effect) {

@@ -229,7 +229,7 @@ func (d *driver) act(eff state.Effect) error {
 
 // unattended answers a wait as the plan says for drills. Callers hold d.mu.
 func (d *driver) unattended(st *state.Step) error {
-	return d.append(state.Record{Kind: state.Answered, Step: st.ID, Word: state.Unattended(st.Plan), By: "the plan (unattended)"})
+	return d.append(state.Record{Kind: state.Answered, Step: st.ID, Word: st.Unattended(), By: "the plan (unattended)"})
 }
 
 // relaunch takes up the steps that another process left without a result:
@@ -301,6 +301,8 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 		r.Data = encode(out.data)
 	}
 	switch {
+	case out.ask != nil:
+		r.Kind, r.Op = state.Asked, out.ask
 	case out.unknown:
 		r.Kind, r.Error = state.Unknown, asFault(out.err)
 		if out.diverged {
@@ -323,6 +325,9 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 	}
 	if err := d.append(r); err != nil {
 		return
+	}
+	if r.Kind == state.Asked && d.st.Run.Unattended {
+		_ = d.unattended(d.st.Steps[r.Step]) // a journal that cannot be written stops the run
 	}
 	if r.Kind == state.Failed {
 		d.e.log.Warn("step failed", "run", d.id, "step", job.step.ID, "cause", r.Error.Message)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -72,15 +73,19 @@ func (h *hostCalls) condemn(o outcome) error {
 // Op implements plans.HostCalls.
 func (h *hostCalls) Op(ctx context.Context, name string, class plans.OpClass, args json.RawMessage,
 	do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {
+	return h.call(ctx, name, "", class, args, do)
+}
+
+// call is Op; set names the value of the run that the result is.
+func (h *hostCalls) call(ctx context.Context, name, set string, class plans.OpClass, args json.RawMessage,
+	do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {
 	h.mu.Lock()
 	if h.bad != nil {
 		defer h.mu.Unlock()
 		return nil, h.bad.err
 	}
-	h.next++
-	seq := h.next
-	text, hash := encodeArgs(args)
-	op := &state.Op{Seq: seq, Name: name, Class: class, Args: text, Hash: hash}
+	op := h.following(name, class, args)
+	op.Set = set
 	old, err := h.match(op)
 	h.mu.Unlock()
 	if err != nil {
@@ -98,6 +103,13 @@ func (h *hostCalls) Op(ctx context.Context, name string, class plans.OpClass, ar
 		}
 	}
 	return h.perform(ctx, op, do)
+}
+
+// following is the next operation; h.mu is held.
+func (h *hostCalls) following(name string, class plans.OpClass, args json.RawMessage) *state.Op {
+	h.next++
+	text, hash := encodeArgs(args)
+	return &state.Op{Seq: h.next, Name: name, Class: class, Args: text, Hash: hash}
 }
 
 // match compares a call with the journal; h.mu is held.
@@ -192,6 +204,75 @@ func (h *hostCalls) Now(ctx context.Context) (time.Time, error) {
 	return at, err
 }
 
+// MaxValues is how many values the actions of a run may keep.
+const MaxValues = 1000
+
+// Set implements plans.HostCalls.
+func (h *hostCalls) Set(ctx context.Context, name string, value json.RawMessage) error {
+	args, err := json.Marshal(map[string]any{"name": name, "value": value})
+	if err != nil {
+		return err
+	}
+	_, err = h.call(ctx, "run.set", name, plans.OpIdempotent, args, func(context.Context, string) (json.RawMessage, error) {
+		h.d.mu.Lock()
+		defer h.d.mu.Unlock()
+		if _, has := h.d.st.Values[name]; !has && len(h.d.st.Values) >= MaxValues {
+			return nil, fault.Errorf(fault.Failed, "the run keeps %d values already", MaxValues)
+		}
+		return value, nil
+	})
+	return err
+}
+
+// Get implements plans.HostCalls.
+func (h *hostCalls) Get(ctx context.Context, name string) (json.RawMessage, error) {
+	args, err := json.Marshal(name)
+	if err != nil {
+		return nil, err
+	}
+	return h.Op(ctx, "run.get", plans.OpRead, args, func(context.Context, string) (json.RawMessage, error) { return h.d.value(name), nil })
+}
+
+// value is what an action has kept; null: nothing.
+func (d *driver) value(name string) json.RawMessage {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if v, ok := d.st.Values[name]; ok {
+		return v
+	}
+	return json.RawMessage("null")
+}
+
+var errAsks = errors.New("the action waits for a person")
+
+// Ask implements plans.HostCalls. The action ends here, and holds nothing while
+// it waits; with the answer in the journal it is called again, as on a resume.
+func (h *hostCalls) Ask(_ context.Context, q plans.Question) (plans.Reply, error) {
+	args, err := json.Marshal(q)
+	if err != nil {
+		return plans.Reply{}, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.bad != nil {
+		return plans.Reply{}, h.bad.err
+	}
+	op := h.following("run.ask", plans.OpRead, args)
+	old, err := h.match(op)
+	if err != nil {
+		return plans.Reply{}, err
+	}
+	if old == nil || old.Open() {
+		op.Ask = &q
+		return plans.Reply{}, h.condemn(outcome{ask: op, err: errAsks})
+	}
+	var a plans.Reply
+	if err := json.Unmarshal(old.Result, &a); err != nil {
+		return a, h.condemn(failed(fault.Errorf(fault.Corrupt, "cannot read the recorded answer to %q: %w", q.Ask, err)))
+	}
+	return a, nil
+}
+
 // Exec implements plans.HostCalls.
 func (h *hostCalls) Exec(ctx context.Context, key, on string, cmd []string) (int, string, error) {
 	return h.job.execOn(ctx, key, on, cmd)
@@ -251,6 +332,23 @@ func (a *askCalls) Note(text string) {
 
 // Now implements plans.HostCalls.
 func (a *askCalls) Now(context.Context) (time.Time, error) { return a.d.e.now(), nil }
+
+func onlyAsks(what string) error {
+	return fault.Errorf(fault.Invalid, "%s: a check only asks the world", what).WithHint("put it into an action")
+}
+
+// Set implements plans.HostCalls.
+func (a *askCalls) Set(context.Context, string, json.RawMessage) error { return onlyAsks("run:set") }
+
+// Get implements plans.HostCalls.
+func (a *askCalls) Get(_ context.Context, name string) (json.RawMessage, error) {
+	return a.d.value(name), nil
+}
+
+// Ask implements plans.HostCalls.
+func (a *askCalls) Ask(context.Context, plans.Question) (plans.Reply, error) {
+	return plans.Reply{}, onlyAsks("run:ask")
+}
 
 // Exec implements plans.HostCalls.
 func (a *askCalls) Exec(ctx context.Context, key, on string, cmd []string) (int, string, error) {

@@ -49,6 +49,7 @@ type outcome struct {
 	err      error
 	unknown  bool // err, and nobody knows whether it was done
 	diverged bool
+	ask      *state.Op // a question to a person: no result yet
 }
 
 func failed(err error) outcome { return outcome{err: err} }

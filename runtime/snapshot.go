@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -150,10 +151,8 @@ func waitReport(st *state.State, s *state.Step) *report.Wait {
 	w := &report.Wait{Step: s.ID, Name: s.ID, Answers: answersOf(s), Since: s.Started}
 	switch {
 	case s.Status == report.StepWaiting:
-		w.Name, w.Ask, w.Role, w.Timeout = s.Plan.Name, s.Plan.Wait.Ask, s.Plan.Wait.Role, s.Plan.Wait.OnTimeout
-		if w.Timeout == "" {
-			w.Timeout = program.OnFailStop
-		}
+		q, since := s.Question()
+		w.Name, w.Since, w.Ask, w.Role, w.Timeout = s.Plan.Name, since, q.Ask, q.Role, cmp.Or(q.OnTimeout, program.OnFailStop)
 		w.Deadline = st.Deadline(s)
 	case s.Error != nil:
 		w.Ask = s.Error.Message

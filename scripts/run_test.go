@@ -27,6 +27,10 @@ type journal struct {
 	notes   []string
 	execs   []string
 	execErr error
+	values  map[string]json.RawMessage
+	asked   []plans.Question
+	reply   plans.Reply
+	askErr  error
 }
 
 type record struct {
@@ -60,6 +64,26 @@ func (j *journal) Op(ctx context.Context, name string, class plans.OpClass, args
 }
 
 func (j *journal) Note(text string) { j.notes = append(j.notes, text) }
+
+func (j *journal) Set(_ context.Context, name string, value json.RawMessage) error {
+	if j.values == nil {
+		j.values = map[string]json.RawMessage{}
+	}
+	j.values[name] = value
+	return nil
+}
+
+func (j *journal) Get(_ context.Context, name string) (json.RawMessage, error) {
+	if v, ok := j.values[name]; ok {
+		return v, nil
+	}
+	return json.RawMessage("null"), nil
+}
+
+func (j *journal) Ask(_ context.Context, q plans.Question) (plans.Reply, error) {
+	j.asked = append(j.asked, q)
+	return j.reply, j.askErr
+}
 
 func (j *journal) Now(context.Context) (time.Time, error) { return time.Unix(1_800_000_000, 0), nil }
 

@@ -72,6 +72,9 @@ func (p *page) runObject(env *hostcall.Env, names []string) lua.LValue {
 			env.Note(env.Box.Text(L, L.CheckAny(1)))
 			return 0
 		}),
+		"set": method(func(L *lua.LState) int { return setValue(env, L) }),
+		"get": method(func(L *lua.LState) int { return getValue(env, L) }),
+		"ask": method(func(L *lua.LState) int { return ask(env, L) }),
 		"machine": method(func(L *lua.LState) int {
 			name := L.CheckString(1)
 			m, ok := machines[name]

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 )
@@ -54,7 +56,7 @@ func (s *State) Apply(r Record) error {
 		err = s.applyCreated(r)
 	case Resumed:
 		s.applyResumed(r)
-	case Started, Done, Failed, Skipped, Unknown, TimedOut, OpStarted, OpDone:
+	case Started, Done, Failed, Skipped, Unknown, TimedOut, OpStarted, OpDone, Asked:
 		err = s.applyStep(r)
 	case Answered:
 		err = s.applyAnswer(r)
@@ -192,11 +194,16 @@ func (s *State) applyStep(r Record) error {
 		return nil
 	case OpStarted, OpDone:
 		return s.applyOp(st, r)
+	case Asked:
+		if st.Status != report.StepRunning || r.Attempt != st.Attempt || st.Kind != program.Action || r.Op == nil || r.Op.Ask == nil {
+			return bad()
+		}
+		return s.applyAsked(st, r)
 	}
 	if st.Status != report.StepRunning && st.Status != report.StepWaiting || r.Attempt != st.Attempt {
 		return bad()
 	}
-	if (r.Kind == Failed || r.Kind == Unknown) && r.Error == nil || r.Kind == TimedOut && st.Kind != program.Wait {
+	if (r.Kind == Failed || r.Kind == Unknown) && r.Error == nil || r.Kind == TimedOut && st.Status != report.StepWaiting {
 		return bad()
 	}
 	st.Ended, st.Error, st.Unclear = r.Time, nil, false
@@ -233,18 +240,24 @@ func (s *State) start(st *Step, r Record) {
 }
 
 func (s *State) timeout(st *Step, r Record) {
-	ask := st.Plan.Wait
+	ask, _ := st.Question()
 	if ask.OnTimeout == program.OnFailContinue {
-		st.Status, st.Detail = report.StepDone, "nobody answered in time; the plan says: continue"
+		const said = "nobody answered in time; the plan says: continue"
+		if st.reply(plans.Reply{Text: "nobody answered in time"}) {
+			s.note(r.Time, st.ID, said)
+			return
+		}
+		st.Status, st.Detail = report.StepDone, said
 		return
 	}
-	s.fail(st, Record{Seq: r.Seq, Time: r.Time, Error: fault.Errorf(fault.Stopped, "nobody answered %q within %s", st.Plan.Name, st.Within).
+	s.fail(st, Record{Seq: r.Seq, Time: r.Time, Error: fault.Errorf(fault.Stopped, "nobody answered %q within %s", st.Plan.Name, ask.Within).
 		WithHint("resume the run: it asks again")})
 }
 
 // fail decides what a failed attempt means: another attempt, a stop, a line
 // in the list of errors, or a question.
 func (s *State) fail(st *Step, r Record) {
+	asked := st.Status == report.StepWaiting // what a person said is not tried again
 	st.Error, st.Unclear = r.Error, r.Unclear
 	if !r.Unclear {
 		st.OpNumber++
@@ -255,7 +268,7 @@ func (s *State) fail(st *Step, r Record) {
 		s.note(r.Time, st.ID, "left without an answer, it may have been done: "+r.Error.Message)
 		return
 	}
-	if st.Tries <= st.Step.Retry.Times && s.stop == nil && st.Kind != program.Wait {
+	if st.Tries <= st.Step.Retry.Times && s.stop == nil && !asked {
 		st.Status, st.Retry = report.StepPending, r.Time.Add(st.Step.Retry.Every)
 		s.note(r.Time, st.ID, fmt.Sprintf("attempt %d failed: %s", st.Attempt, r.Error.Message))
 		return
@@ -334,7 +347,47 @@ func (s *State) applyOp(st *Step, r Record) error {
 	if op.Result == nil && op.Error == nil {
 		op.Result = []byte("null")
 	}
+	if op.Set != "" && op.Error == nil {
+		s.set(op.Set, op.Result)
+	}
 	return nil
+}
+
+func (s *State) set(name string, value json.RawMessage) {
+	if string(value) == "null" {
+		delete(s.Values, name)
+		return
+	}
+	if s.Values == nil {
+		s.Values = map[string]json.RawMessage{}
+	}
+	s.Values[name] = value
+}
+
+// applyAsked lets an action wait for a person: nothing of it runs until then.
+func (s *State) applyAsked(st *Step, r Record) error {
+	if err := s.applyOp(st, Record{Seq: r.Seq, Kind: OpStarted, Op: r.Op}); err != nil {
+		return err
+	}
+	st.Ops[len(st.Ops)-1].asked = r.Time
+	st.Status = report.StepWaiting
+	return nil
+}
+
+// reply gives an action the answer to its question and lets it go on; false:
+// the step is no action.
+func (st *Step) reply(a plans.Reply) bool {
+	op := st.openOp()
+	if op == nil || op.Ask == nil {
+		return false
+	}
+	raw, err := json.Marshal(a)
+	if err != nil { // strings and a bool
+		raw = []byte("null")
+	}
+	op.Result = raw
+	st.goOn()
+	return true
 }
 
 // Open reports whether an operation has started and has no result.
@@ -355,6 +408,9 @@ func (s *State) applyAnswer(r Record) error {
 	}
 	switch {
 	case st.Status == report.StepWaiting:
+		if r.Word == Go && st.reply(plans.Reply{Go: true, By: r.By, Text: r.Text}) {
+			return nil
+		}
 		st.Ended = r.Time
 		if r.Word == Go {
 			st.Status, st.Detail = report.StepDone, said

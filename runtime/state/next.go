@@ -1,13 +1,13 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
-	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 )
@@ -217,7 +217,8 @@ func (s *State) question(st *Step) (reason, hint string) {
 	if st.Asks {
 		return fmt.Sprintf("%s failed: %s", st.ID, st.Error.Message), fmt.Sprintf("drrun answer %s again|go|stop", s.Run.ID)
 	}
-	return "waits for an answer to: " + st.Plan.Wait.Ask, fmt.Sprintf("drrun answer %s go|stop", s.Run.ID)
+	q, _ := st.Question()
+	return "waits for an answer to: " + q.Ask, fmt.Sprintf("drrun answer %s go|stop", s.Run.ID)
 }
 
 func (s *State) because(err *fault.Error) {
@@ -401,11 +402,9 @@ func (s *State) giveUp() {
 }
 
 // Unattended returns the answer that a plan gives itself in a drill.
-func Unattended(ps *plans.Step) string {
-	if ps.Wait.Unattended == "" {
-		return Stop
-	}
-	return ps.Wait.Unattended
+func (s *Step) Unattended() string {
+	q, _ := s.Question()
+	return cmp.Or(q.Unattended, Stop)
 }
 
 // ExitCode is what a command that waits for the run exits with now.

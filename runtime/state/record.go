@@ -27,6 +27,7 @@ const (
 	TimedOut  Kind = "timed-out" // nobody answered in time
 	OpStarted Kind = "op-started"
 	OpDone    Kind = "op-done"
+	Asked     Kind = "asked" // the operation is a question to a person; its action is called again with the answer
 	Noted     Kind = "noted"
 	Paused    Kind = "paused"
 	Cancelled Kind = "cancelled"
@@ -88,7 +89,7 @@ type Run struct {
 	Unattended bool   `json:"unattended,omitempty"` // a drill: waits answer themselves
 }
 
-// Op is one journaled operation of an action or function check.
+// Op is one journaled operation of an action.
 type Op struct {
 	Seq    int             `json:"seq"` // within the step, from 1
 	Name   string          `json:"name"`
@@ -97,6 +98,12 @@ type Op struct {
 	Hash   string          `json:"hash"` // of the arguments
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  *fault.Error    `json:"error,omitempty"`
+	// Ask is the question that the operation is; its result is a plans.Reply.
+	Ask *plans.Question `json:"ask,omitempty"`
+	// Set names the value of the run that the result is.
+	Set string `json:"set,omitempty"`
+
+	asked time.Time
 }
 
 // Type of a run after a resume as another one.

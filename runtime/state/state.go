@@ -15,6 +15,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 )
@@ -48,6 +49,7 @@ type State struct {
 	Errors      []report.Failure
 	Notes       []report.Note
 	Statements  []report.Statement
+	Values      map[string]json.RawMessage // what actions keep for each other
 
 	ordered []*Step // steps of all sections
 	inForce []*Step // steps of the current section
@@ -367,10 +369,23 @@ func (s *State) Open() []*Step {
 // Deadline is when a manual wait ends by itself; zero: never. The time begins
 // again with every process that takes the run over.
 func (s *State) Deadline(st *Step) time.Time {
-	if st.Status != report.StepWaiting || st.Within <= 0 {
+	q, since := st.Question()
+	if st.Status != report.StepWaiting || q.Within <= 0 {
 		return time.Time{}
 	}
-	return later(st.Started, s.ResumedAt).Add(st.Within)
+	return later(since, s.ResumedAt).Add(q.Within)
+}
+
+// Question is what a step that waits asks a person, and since when: a wait
+// itself, or an action.
+func (s *Step) Question() (q plans.Question, since time.Time) {
+	switch op := s.openOp(); {
+	case op != nil && op.Ask != nil:
+		return *op.Ask, op.asked
+	case s.Plan != nil && s.Plan.Wait != nil:
+		return plans.Question{WaitStep: *s.Plan.Wait, Within: s.Within}, s.Started
+	}
+	return plans.Question{}, s.Started
 }
 
 // Allowed lists the operations that make sense now; live says that a runtime

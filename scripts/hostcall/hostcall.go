@@ -141,15 +141,12 @@ func (e *Env) Op(L *lua.LState, name string, class plans.OpClass, args, out any,
 		L.RaiseError("%s: %v", name, err)
 	}
 	var raw json.RawMessage
-	e.Box.Outside(func() {
+	e.Call(L, func() (err error) {
 		raw, err = e.Host.Op(e.Box.Context(), name, class, rawArgs, func(ctx context.Context, key string) (json.RawMessage, error) {
 			return e.outcome(ctx, key, do)
 		})
+		return err
 	})
-	if err != nil {
-		e.Box.Fatal(err)
-		L.RaiseError("%v", err)
-	}
 	var o outcome
 	if err := json.Unmarshal(raw, &o); err != nil {
 		err = fault.Errorf(fault.Corrupt, "cannot read the recorded result of %s: %w", name, err)
@@ -169,6 +166,17 @@ func (e *Env) Op(L *lua.LState, name string, class plans.OpClass, args, out any,
 	}
 }
 
+// Call runs f outside of the code's limits; its error ends the function, and no
+// pcall can swallow it.
+func (e *Env) Call(L *lua.LState, f func() error) {
+	var err error
+	e.Box.Outside(func() { err = f() })
+	if err != nil {
+		e.Box.Fatal(err)
+		L.RaiseError("%v", err)
+	}
+}
+
 func (e *Env) outcome(ctx context.Context, key string, do func(ctx context.Context, key string) (any, error)) (json.RawMessage, error) {
 	v, err := do(ctx, key)
 	switch {
@@ -180,14 +188,20 @@ func (e *Env) outcome(ctx context.Context, key string, do func(ctx context.Conte
 	case err != nil:
 		return json.Marshal(outcome{Failed: e.Hide(err.Error())})
 	}
+	raw, err := e.Shown(v)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(outcome{Value: raw})
+}
+
+// Shown is v as JSON, without the values of opened secrets.
+func (e *Env) Shown(v any) (json.RawMessage, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
-	if raw, err = e.hideIn(raw); err != nil {
-		return nil, err
-	}
-	return json.Marshal(outcome{Value: raw})
+	return e.hideIn(raw)
 }
 
 // hideIn replaces the values of opened secrets in the texts of a JSON value.

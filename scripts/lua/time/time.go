@@ -26,12 +26,10 @@ func Open(e *hostcall.Env) map[string]lua.LGFunction {
 // Now pushes the run's time in seconds since 1970; run.now() is it too.
 func Now(e *hostcall.Env, L *lua.LState) int {
 	var at time.Time
-	var err error
-	e.Box.Outside(func() { at, err = e.Host.Now(e.Box.Context()) })
-	if err != nil {
-		e.Box.Fatal(err)
-		L.RaiseError("%v", err)
-	}
+	e.Call(L, func() (err error) {
+		at, err = e.Host.Now(e.Box.Context())
+		return err
+	})
 	L.Push(lua.LNumber(float64(at.UnixMilli()) / 1000))
 	return 1
 }
