@@ -122,9 +122,7 @@ func (h *hostCalls) match(op *state.Op) (*state.Op, error) {
 	}
 	old := h.recorded[op.Seq-1]
 	if old.Name != op.Name || old.Hash != op.Hash {
-		return nil, h.condemn(outcome{unknown: true, diverged: true, err: fault.Errorf(fault.Unknown,
-			"%s%s diverged: operation %d was %s %s, now it is %s %s", h.where(), h.step.Title, op.Seq, old.Name, old.Args, op.Name, op.Args).
-			WithHint("the action must make the same calls each time; then: drrun answer %s done|again|abort", h.run.ID)})
+		return nil, h.condemn(h.diverged(old, fmt.Sprintf("it is %s %s", op.Name, op.Args)))
 	}
 	if old.Open() && old.Class == plans.OpUnsafe {
 		return nil, h.condemn(outcome{unknown: true, err: fault.Errorf(fault.Unknown,
@@ -132,6 +130,25 @@ func (h *hostCalls) match(op *state.Op) (*state.Op, error) {
 			WithHint("find out, then: drrun answer %s done|again|abort", h.run.ID)})
 	}
 	return old, nil
+}
+
+// rest is called when the action has ended: what it did before and has not done
+// now is a divergence; nil when there is none.
+func (h *hostCalls) rest() *outcome {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.next >= len(h.recorded) {
+		return nil
+	}
+	old := h.recorded[h.next]
+	_ = h.condemn(h.diverged(old, "the action ends before it"))
+	return h.bad
+}
+
+func (h *hostCalls) diverged(old *state.Op, now string) outcome {
+	return outcome{unknown: true, diverged: true, err: fault.Errorf(fault.Unknown,
+		"%s%s diverged: operation %d was %s %s, now %s", h.where(), h.step.Title, old.Seq, old.Name, old.Args, now).
+		WithHint("the action must make the same calls each time; then: drrun answer %s done|again|abort", h.run.ID)}
 }
 
 func (h *hostCalls) perform(ctx context.Context, op *state.Op, do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {

@@ -196,6 +196,37 @@ func TestDivergedActionWaitsForAPerson(t *testing.T) {
 	})
 }
 
+// TestActionThatEndsEarlyHasDiverged: what it did before the restart it has to do
+// again, or nobody knows what its result stands for.
+func TestActionThatEndsEarlyHasDiverged(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.lua.plan.Items[1].Wait.Skip = plans.AllTypes()
+		last := 2
+		r.lua.funcs[0] = func(ctx context.Context, _ plans.RunInfo, h plans.HostCalls) (bool, string, error) {
+			for i := range last {
+				if err := h.Set(ctx, "n", mustJSON(i)); err != nil {
+					return false, "", err
+				}
+			}
+			if last == 1 {
+				return true, "", nil
+			}
+			_, err := h.Ask(ctx, plans.Question{Within: time.Hour, WaitStep: plans.WaitStep{Ask: "well?"}})
+			return true, "", err
+		}
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunWaiting)
+		last = 1
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "go", By: "bob"}))
+		run := r.expect(id, report.RunWaiting)
+		if run.ExitCode != fault.ExitUnknown || !strings.Contains(run.Waits[0].Ask, `operation 2 was run.set {"name":"n","value":1}, now the action ends before it`) {
+			t.Fatalf("exit %d, waits %+v", run.ExitCode, run.Waits)
+		}
+		r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Word: "again", By: "bob"}))
+		r.expect(id, report.RunUncommitted)
+	})
+}
+
 func TestRunningSourceIsNeverStartedTwice(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.w.hosts["par-1"].machines["app1"].noStop = true

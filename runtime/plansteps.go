@@ -202,7 +202,11 @@ func (j *job) action(ctx context.Context) outcome {
 	}
 	calls := &hostCalls{job: j, recorded: slices.Clone(j.step.Ops)}
 	ok, detail, err := j.d.e.scripts.RunFunc(ctx, j.d.src.bundle, *j.step.Plan.Action, j.info(), calls)
-	if bad := calls.verdict(); bad != nil {
+	bad := calls.verdict()
+	if bad == nil && ctx.Err() == nil {
+		bad = calls.rest()
+	}
+	if bad != nil {
 		return *bad // whatever the function made of it
 	}
 	if err == nil && !ok {
