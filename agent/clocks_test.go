@@ -77,9 +77,11 @@ func TestJumpsChangeNoAge(t *testing.T) {
 		t.Helper()
 		p.points("lyo-1", 2)
 		for _, h := range []string{"par-1", "lyo-1"} {
-			st := p.status(h)
-			if st.State != recovery.Protected || st.Reason != "" || st.TipAge < 0 || st.TipAge > 35*time.Second {
-				t.Errorf("%s: %s is %s at %s: newest point %s old", what, st.Machine, st.State, h, st.TipAge)
+			st := p.until(h, "protected: "+what, func(st command.MachineStatus) bool { // a source hears of the points after its target
+				return st.State == recovery.Protected && st.Reason == ""
+			})
+			if st.TipAge < 0 || st.TipAge > 35*time.Second {
+				t.Errorf("%s: the newest point of %s is %s old at %s", what, st.Machine, st.TipAge, h)
 			}
 		}
 	}
