@@ -119,7 +119,6 @@ func goldenPair(t *testing.T) *pair {
 	p := newPair(t)
 	for _, n := range []*node{p.a, p.b} {
 		n.end()
-		n.keepPort()
 		n.fake, n.boot = &fakeProvider{power: recovery.PowerRunning}, "golden"
 	}
 	p.fence = 7

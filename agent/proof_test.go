@@ -92,7 +92,6 @@ func (p *pair) fakes(blocks int) {
 	p.t.Helper()
 	for _, n := range []*node{p.a, p.b} {
 		n.end()
-		n.keepPort()
 		n.fake = &fakeProvider{}
 		n.start()
 	}

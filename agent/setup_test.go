@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -158,7 +159,6 @@ func (p *pair) restart() {
 	p.t.Helper()
 	for _, n := range []*node{p.a, p.b} {
 		n.end()
-		n.keepPort()
 		n.start()
 	}
 	for _, h := range []string{"par-1", "lyo-1"} {
@@ -179,7 +179,6 @@ type node struct {
 	clk    *clock.Skewed // its wall clock can be set
 	// tracker finds what changed; nil: the agent's own.
 	tracker tracker.Tracker
-	port    net.PacketConn // held while the agent is started anew; nil: not
 
 	ag     *agent.Agent
 	cancel context.CancelFunc
@@ -257,10 +256,6 @@ func (n *node) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.ag, n.cancel, n.done = ag, cancel, make(chan error, 1)
-	if n.port != nil {
-		must(n.t, n.port.Close())
-		n.port = nil
-	}
 	listens, gaveUp := context.WithCancel(n.t.Context())
 	go func() {
 		err := ag.Run(ctx)
@@ -274,13 +269,25 @@ func (n *node) start() {
 	n.listen = addr.String() // the same again after a restart
 }
 
-// keepPort holds the port of an agent that is started again in a moment: nobody
-// else may get it meanwhile.
-func (n *node) keepPort() {
+// freed waits until nobody has the node's port: after an agent has ended, a program
+// that is just being started may hold its socket for a moment, until it is executed.
+func (n *node) freed() {
 	n.t.Helper()
-	port, err := net.ListenPacket("udp", n.listen)
-	must(n.t, err)
-	n.port = port
+	for {
+		port, err := net.ListenPacket("udp", n.listen)
+		if err == nil {
+			must(n.t, port.Close())
+			return
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			n.t.Fatal(err)
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-n.t.Context().Done(): // nobody starts it again
+			return
+		}
+	}
 }
 
 // end ends the agent as a shutdown does: machines go on running.
@@ -300,6 +307,7 @@ func (n *node) end() {
 		n.t.Errorf("close medium: %v", err)
 	}
 	n.ag = nil
+	n.freed()
 }
 
 func newPair(t *testing.T) *pair {
