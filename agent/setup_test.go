@@ -184,6 +184,7 @@ type node struct {
 	cancel context.CancelFunc
 	done   chan error
 	medium *quicnet.Medium
+	ended  func() // the agent has ended; may be nil
 }
 
 var nodes atomic.Uint32
@@ -308,6 +309,9 @@ func (n *node) end() {
 	}
 	n.ag = nil
 	n.freed()
+	if n.ended != nil {
+		n.ended()
+	}
 }
 
 func newPair(t *testing.T) *pair {
@@ -338,6 +342,8 @@ func newPair(t *testing.T) *pair {
 		addr, ok := map[string]string{"par-1": p.a.listen, "lyo-1": p.b.listen}[h]
 		return addr, ok
 	}, rpc.Options{})
+	p.a.ended = func() { _ = p.rt.Drop("par-1") } // it may not have heard yet that its session ended
+	p.b.ended = func() { _ = p.rt.Drop("lyo-1") }
 	t.Cleanup(func() {
 		must(t, p.rt.Close())
 		must(t, medium.Close())
