@@ -336,7 +336,7 @@ func TestChangePoint(t *testing.T) {
 }
 
 // TestChangePointThatFails: the machine can be put on yet another point, or
-// rolled back.
+// rolled back. Nobody starts it meanwhile: its disks are being replaced.
 func TestChangePointThatFails(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		id := r.attended(recovery.Unplanned)
@@ -347,8 +347,18 @@ func TestChangePointThatFails(t *testing.T) {
 		if got := strings.Join(run.Allowed, " "); got != "resume rollback change-point" {
 			t.Errorf("allowed %s", got)
 		}
+		for name, m := range r.w.hosts["lyo-1"].machines {
+			if m.power != recovery.PowerStopped || !m.locked {
+				t.Errorf("%s is %s, locked %v", name, m.power, m.locked)
+			}
+		}
 		r.must(r.engine.ChangePoint(t.Context(), id, "latest-processed", "ann"))
 		r.expect(id, report.RunUncommitted)
+		for name, m := range r.w.hosts["lyo-1"].machines {
+			if m.power != recovery.PowerRunning || m.locked {
+				t.Errorf("after the change %s is %s, locked %v", name, m.power, m.locked)
+			}
+		}
 		r.must(r.engine.Rollback(t.Context(), id, "ann"))
 		r.expect(id, report.RunRolledBack)
 	})

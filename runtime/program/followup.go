@@ -200,7 +200,7 @@ func RollbackOf(p *Program, over, held []string, addresses map[string]string, re
 		var halts []Node
 		for _, m := range g {
 			if slices.Contains(over, m.Name) {
-				halts = append(halts, one(halt(m, "rollback/", true)))
+				halts = append(halts, one(halt(m, "rollback/")))
 			}
 		}
 		nodes = append(nodes, par(0, halts...))
@@ -240,10 +240,10 @@ func (p *Program) inGroups() [][]Machine {
 }
 
 // halt stops what runs at the new site, by force if need be: it ends anyhow,
-// and its disks are kept as they are.
-func halt(m Machine, prefix string, lock bool) Step {
+// and its disks are kept as they are. Nobody starts it on them meanwhile.
+func halt(m Machine, prefix string) Step {
 	return Step{ID: prefix + m.Name + "/stop", Kind: Halt, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite,
-		Within: MinStop, Force: true, Lock: lock, Title: fmt.Sprintf("stop %s on %s", m.Name, m.ToHost)}
+		Within: MinStop, Force: true, Lock: true, Title: fmt.Sprintf("stop %s on %s", m.Name, m.ToHost)}
 }
 
 // returns gives the old site its authority back, first there: it is granted
@@ -290,7 +290,7 @@ func ChangePointOf(p *Program, machines []string, point string, number int, read
 	for _, g := range slices.Backward(groups) {
 		var halts []Node
 		for _, m := range g {
-			halts = append(halts, one(halt(m, prefix, false)))
+			halts = append(halts, one(halt(m, prefix)))
 		}
 		nodes = append(nodes, par(0, halts...))
 	}
@@ -317,9 +317,11 @@ func ChangePointOf(p *Program, machines []string, point string, number int, read
 }
 
 func startAgain(m Machine, prefix string, check *recovery.Check) Node {
+	unlock := Step{ID: prefix + m.Name + "/unlock", Kind: Unlock, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite, OnFail: OnFailContinue,
+		Requires: []string{prefix + m.Name + "/prepare"}, Title: fmt.Sprintf("unlock %s on %s", m.Name, m.ToHost)}
 	start := Step{ID: prefix + m.Name + "/start", Kind: Start, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite, OnFail: OnFailContinue,
-		Requires: []string{prefix + m.Name + "/prepare"}, Title: fmt.Sprintf("start %s on %s", m.Name, m.ToHost)}
-	nodes := []Node{one(start)}
+		Requires: []string{unlock.ID}, Title: fmt.Sprintf("start %s on %s", m.Name, m.ToHost)}
+	nodes := []Node{one(unlock), one(start)}
 	if check != nil {
 		nodes = append(nodes, one(Step{ID: prefix + m.Name + "/ready", Kind: Ready, Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite,
 			Ready: check, Within: check.Within, OnFail: OnFailContinue, Requires: []string{start.ID},
