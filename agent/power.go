@@ -128,7 +128,12 @@ func (m *machine) mayStart(rec *record) error {
 	case rec.inForce().Active != m.a.site():
 		return refused("%s", describe(rec.inForce())).WithHint("site %s may run it", rec.inForce().Active)
 	case rec.Locked:
-		return refused("it is locked, this host gave up the right to start it").WithHint("roll the run back, or fail back")
+		flags := "--planned"
+		if rec.Assignment.HomeSite == m.a.site() {
+			flags += " --failback"
+		}
+		return refused("it is locked, this host gave up the right to start it").
+			WithHint("resume, cancel or roll back the run that stopped it (drrun runs); if that is over: drrun failover %s %s", m.name, flags)
 	}
 	if !rec.Own {
 		return refused("its disks here are a replica, no recovery point is prepared").WithHint("prepare a recovery point first")

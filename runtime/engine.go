@@ -141,8 +141,14 @@ func (e *Engine) prepare(ctx context.Context, req *Request) (*prepared, error) {
 		}
 	}
 	p.program, err = program.Compile(p.plan, est, program.Request{Type: req.Type, Failback: req.Failback, NoShutdown: req.NoShutdown, NoProof: req.NoProof}, facts)
-	if err == nil && req.Type == recovery.Unplanned {
+	switch {
+	case err != nil:
+	case req.Type == recovery.Unplanned:
 		p.supersedes, err = e.lostRun(ctx, p)
+	case req.Type == recovery.Planned && p.program.Nothing != "":
+		if locked := look.locked(p.program); len(locked) > 0 {
+			p.program = program.StartThere(p.program, locked)
+		}
 	}
 	return p, err
 }
@@ -231,7 +237,7 @@ func (e *Engine) Explain(ctx context.Context, req Request) (*report.Explain, err
 		return nil, err
 	}
 	x := p.program.Explain()
-	if req.DryRun && x.Nothing == "" {
+	if req.DryRun && len(x.Steps) > 0 && x.Steps[0].Kind == string(program.Preflight) {
 		err = e.tryPreflight(ctx, &req, p, &x)
 	}
 	return &x, err

@@ -209,6 +209,19 @@ func (e *Engine) standing(ctx context.Context, req *Request, p *prepared) error 
 	return fault.Errorf(fault.Refused, "%s", strings.Join(texts, "; ")).WithHint("%s", hint)
 }
 
+// locked lists the machines that are where a run would take them, and that a run
+// has left stopped and locked there.
+func (l looked) locked(p *program.Program) (names []string) {
+	for _, m := range p.Machines {
+		ms, ok := l.machine(m.ToHost, m.Name)
+		rec, err := l.newest(m.Name)
+		if ok && err == nil && ms.Locked && ms.Power == recovery.PowerStopped && ms.Authority.Same(rec) && !rec.Uncommitted {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
 // held names the real runs that have not ended and have machines of a program.
 func (e *Engine) held(ctx context.Context, p *program.Program) (texts []string, hint string, err error) {
 	heads, err := e.heads(ctx)

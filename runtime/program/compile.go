@@ -155,6 +155,7 @@ func (c *compiler) place(name, group string, f Fact) (Machine, error) {
 		}
 	}
 	m.IP = c.address(name, m.ToSite)
+	m.Home, _ = c.estate.HomeSite(name)
 	switch {
 	case c.req.Type == recovery.Test || f.Active == m.FromSite || f.Active == "":
 	case f.Active == m.ToSite:

@@ -78,7 +78,8 @@ func CancelOf(p *Program, held, over, leased, unclear []string) *Program {
 		for _, name := range byGroup[m.Group] {
 			switch {
 			case slices.Contains(held, name):
-				branches = append(branches, giveBack(p, name))
+				m, _ := p.Machine(name)
+				branches = append(branches, giveBack("cancel/", name, m.FromHost, m.FromSite))
 			case slices.Contains(over, name):
 				branches = append(branches, startOver(p, name))
 			}
@@ -138,13 +139,28 @@ func goOn(s Step) Step {
 	return s
 }
 
-func giveBack(p *Program, name string) Node {
-	m, _ := p.Machine(name)
-	unlock := Step{ID: "cancel/" + name + "/unlock", Kind: Unlock, Machine: name, Host: m.FromHost, Site: m.FromSite,
-		Title: fmt.Sprintf("unlock %s on %s", name, m.FromHost), OnFail: OnFailContinue}
-	start := Step{ID: "cancel/" + name + "/start", Kind: Restart, Machine: name, Host: m.FromHost, Site: m.FromSite,
-		Title: fmt.Sprintf("start %s on %s again", name, m.FromHost), OnFail: OnFailContinue, Requires: []string{unlock.ID}}
+func giveBack(prefix, name, host, site string) Node {
+	unlock := Step{ID: prefix + name + "/unlock", Kind: Unlock, Machine: name, Host: host, Site: site,
+		Title: fmt.Sprintf("unlock %s on %s", name, host), OnFail: OnFailContinue}
+	start := Step{ID: prefix + name + "/start", Kind: Restart, Machine: name, Host: host, Site: site,
+		Title: fmt.Sprintf("start %s on %s again", name, host), OnFail: OnFailContinue, Requires: []string{unlock.ID}}
 	return seq(one(unlock), one(start))
+}
+
+// StartThere is what is left to do of a failover whose machines are where it
+// goes: those that a run which is over has left stopped and locked there are
+// given back.
+func StartThere(p *Program, locked []string) *Program {
+	q := *p
+	q.Machines = slices.Clone(p.Machines)
+	var branches []Node
+	for i := range q.Machines {
+		if m := &q.Machines[i]; slices.Contains(locked, m.Name) {
+			m.Skip = ""
+			branches = append(branches, giveBack("again/", m.Name, m.ToHost, m.ToSite))
+		}
+	}
+	return follow(&q, SectionFailover, seq(one(Step{ID: "claim", Kind: Claim, Title: "claim the machines at their agents"}), par(0, branches...)))
 }
 
 // Reverse replicates machines back after a committed unplanned failover.

@@ -103,6 +103,7 @@ type Machine struct {
 	FromHost string `json:"from_host"`
 	ToHost   string `json:"to_host"`
 	IP       string `json:"ip,omitempty"`   // in this run, at the new site
+	Home     string `json:"home,omitempty"` // its home site
 	Back     bool   `json:"back,omitempty"` // the old host has a store: it can receive afterwards
 	Skip     string `json:"skip,omitempty"` // why the run leaves it alone
 	// Discard, of a reverse: what only the old site has is not kept.

@@ -3,6 +3,8 @@ package state
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -308,7 +310,7 @@ func (s *State) endedCancel(bad int) {
 	s.Status, s.Reason = report.RunCancelled, "cancelled; nothing was changed"
 	switch {
 	case bad > 0:
-		s.Reason = "cancelled; not everything could be given back or started: see the errors"
+		s.Reason, s.Hint = "cancelled; not everything could be given back or started: see the errors", s.giveBackHint()
 	case len(s.withStep(program.Restart)) > 0:
 		s.Reason = "cancelled; given back: " + strings.Join(s.withStep(program.Restart), ", ")
 	case len(over) > 0:
@@ -323,8 +325,33 @@ func (s *State) endedCancel(bad int) {
 	if len(over) > 0 {
 		s.Status = report.RunPartial
 		s.Reason += "; failed over to " + s.Main().To + ", and uncommitted: " + strings.Join(over, ", ")
-		s.Hint = "drrun commit " + s.Run.ID
+		s.Hint = strings.TrimSuffix("drrun commit "+s.Run.ID+"; "+s.Hint, "; ")
 	}
+}
+
+// giveBackHint says how the machines are started that a cancel could not give
+// back; "" where it gave all back.
+func (s *State) giveBackHint() string {
+	locked := map[string][]string{} // the command that starts them → machines
+	var cmds []string
+	for _, st := range s.current() {
+		switch m, _ := s.Main().Machine(st.Machine); {
+		case st.OK():
+		case st.Kind == program.Unlock && m.Home == m.ToSite:
+			locked["--planned"] = append(locked["--planned"], st.Machine)
+		case st.Kind == program.Unlock:
+			locked["--planned --failback"] = append(locked["--planned --failback"], st.Machine)
+		case st.Kind == program.Restart && s.Steps[st.Requires[0]].OK():
+			cmds = append(cmds, fmt.Sprintf("drrun-agent permit %s on %s", st.Machine, st.Host))
+		}
+	}
+	for _, flags := range slices.Sorted(maps.Keys(locked)) {
+		cmds = append(cmds, fmt.Sprintf("drrun failover %s %s", strings.Join(locked[flags], " "), flags))
+	}
+	if len(cmds) == 0 {
+		return ""
+	}
+	return "mend the cause, then: " + strings.Join(cmds, ", ")
 }
 
 func (s *State) endedFailover(p *program.Program) {
@@ -338,6 +365,8 @@ func (s *State) endedFailover(p *program.Program) {
 		if test {
 			s.Hint = "then: drrun cleanup " + s.Run.ID
 		}
+	case len(s.withStep(program.Restart)) > 0: // they were there already
+		s.Status, s.Reason = report.RunDone, "started again at "+p.To+": "+strings.Join(s.withStep(program.Restart), ", ")
 	default:
 		s.Status = report.RunUncommitted
 		s.Reason, s.Hint = "the machines run at "+p.To, fmt.Sprintf("drrun commit %s (or: drrun rollback %[1]s)", s.Run.ID)

@@ -174,7 +174,13 @@ func (w *world) protectedOne(ctx context.Context, l *life, name string, st map[s
 	case !a.Authority.Same(b.Authority):
 		return fmt.Sprintf("two records: %+v and %s", to.Authority, describe())
 	case from.Power != recovery.PowerRunning:
-		if tries["permit "+name]++; tries["permit "+name] > 6 {
+		switch tries["permit "+name]++; {
+		case tries["permit "+name] <= 6:
+		case from.Locked: // as the hints of the run that stopped it say, and that of the permit
+			req := runtime.Request{Machines: []string{name}, Type: recovery.Planned, Failback: auth.Active == paris, By: "ann"}
+			id, err := l.engine.Start(ctx, req)
+			w.said(l.c.name, "settles: starts "+name+" where it is: "+id, err)
+		default:
 			w.permit(ctx, w.hosts[from.Host])
 		}
 		return describe()
