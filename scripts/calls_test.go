@@ -320,6 +320,20 @@ func TestModulesEndWithTheRunAndInTime(t *testing.T) {
 	}
 }
 
+// What a plan says may be run again is no question to a person when its time is
+// up: it is an error that the plan may handle.
+func TestExecThatMayBeRunAgain(t *testing.T) {
+	t.Parallel()
+	for _, class := range []plans.OpClass{plans.OpRead, plans.OpIdempotent} {
+		j := &waits{asked: make(chan struct{}, 1)}
+		ok, detail, err := loader().RunFunc(t.Context(), action(`
+local ok, why = pcall(exec.run, { on = "db1", cmd = { "sync" }, within = "10ms", class = "`+string(class)+`" }) return ok, why`), ref, testRun, j)
+		if ok || err != nil || !strings.Contains(detail, "sync on db1 did not end in time") || len(j.records) != 1 || j.records[0].class != class {
+			t.Errorf("%s: %v %q %v %+v", class, ok, detail, err, j.records)
+		}
+	}
+}
+
 // waits has programs that never end by themselves.
 type waits struct {
 	journal

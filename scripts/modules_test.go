@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drrun/drrun/internal/needs"
 	"github.com/drrun/drrun/scripts"
 )
 
@@ -91,7 +90,7 @@ func TestTemplates(t *testing.T) {
 // and returns where it listens.
 func knot(t *testing.T, secret string) string {
 	t.Helper()
-	program := needs.Program(t, "knotd", "apt-get install knot")
+	program := serverProgram(t, "knotd", "apt-get install knot")
 	dir := t.TempDir()
 	l, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	luajson "github.com/drrun/drrun/scripts/lua/json"
 	lualog "github.com/drrun/drrun/scripts/lua/log"
 	luare "github.com/drrun/drrun/scripts/lua/re"
+	luassh "github.com/drrun/drrun/scripts/lua/ssh"
 	luatcp "github.com/drrun/drrun/scripts/lua/tcp"
 	luatemplate "github.com/drrun/drrun/scripts/lua/template"
 	luatime "github.com/drrun/drrun/scripts/lua/time"
@@ -30,7 +31,7 @@ var httpClient = luahttp.Client()
 // openers are the modules of drrun by name.
 var openers = map[string]func(*hostcall.Env) map[string]lua.LGFunction{
 	"dns": luadns.Open, "exec": luaexec.Open, "http": luahttp.Open, "json": luajson.Open, "log": lualog.Open, "re": luare.Open,
-	"tcp": luatcp.Open, "template": luatemplate.Open, "time": luatime.Open,
+	"ssh": luassh.Open, "tcp": luatcp.Open, "template": luatemplate.Open, "time": luatime.Open,
 }
 
 // RunFunc runs one function of a plan inside a run, in a state of its own.

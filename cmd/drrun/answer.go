@@ -15,7 +15,8 @@ var answerCommand = &command{
 	name: "answer", args: "RUN [WAIT] go|stop|done|again|abort", short: "answer what a run waits for",
 	long: `Answers a run that waits for a person. A manual wait, and a question of an action
 (run:ask), takes go or stop. An operation whose outcome nobody knows takes done (it was done), again (do it
-again) or abort. Whether the source site is down is answered with source-is-down. A step of the plan that stopped the run takes go (on without it) or again.
+again) or abort. Whether the source site is down is answered with source-is-down. A step of the plan that
+stopped the run takes go (on without it) or again.
 WAIT is needed when the run waits for more than one answer. Who answered is recorded.
 Served by a controller, the command returns at once; else it becomes the runtime and follows the run.`,
 	examples: "drrun answer erp-3f9a01 go -m \"ledger checked\"\ndrrun answer erp-3f9a01 stop\ndrrun answer erp-3f9a01 \"business go/no-go\" go\ndrrun answer erp-3f9a01 \"group:databases/after:postgres answers\" go -m \"known, port moved\"",

@@ -54,7 +54,7 @@ func ModuleNames() []string {
 }
 
 // Later are modules of the language that this build does not have.
-var Later = []string{"drrun.ssh", "drrun.testing"}
+var Later = []string{"drrun.testing"}
 
 // Modules is every module of this build.
 var Modules = []ModuleDoc{
@@ -63,7 +63,7 @@ var Modules = []ModuleDoc{
 		{"update", "{ server =, name =, a =, aaaa =, cname =, txt =, ttl =, key =, zone =, within = }", "idempotent", "Puts the values in place of those of their types; false removes a type. key is a secret as nsupdate -y takes it: hmac-sha256:NAME:BASE64."},
 	}},
 	{Name: "exec", Doc: "Programs on the hosts of the estate.", Functions: []Function{
-		{"run", "{ on =, cmd =, within =, accept = }", "unsafe", "Runs a program on the host of a machine, or a host; returns { exit, output }. An exit code that is not accepted (0) is an error."},
+		{"run", "{ on =, cmd =, within =, accept =, class = }", "unsafe", "Runs a program on the host of a machine, or a host; returns { exit, output }. An exit code that is not accepted (0) is an error. class = \"read\" or \"idempotent\" says that it may be run again where nobody knows whether it ran."},
 	}},
 	{Name: "http", Doc: "HTTP requests from the controller.", Functions: []Function{
 		{"get", "url, { headers =, within =, expect = }", "read", "Returns { status, body, headers }. A status that is not expected (200 to 399) is an error."},
@@ -86,6 +86,9 @@ var Modules = []ModuleDoc{
 		{"match", "pattern, text", "", "Captures of the first match: 0 is the whole, groups by number and by name; nil when there is none."},
 		{"replace", "pattern, text, with", "", "The text with every match replaced; $1 and ${name} are groups."},
 		{"split", "pattern, text", "", "List of what stands between the matches."},
+	}},
+	{Name: "ssh", Doc: "Commands on machines without an agent, from the controller. The host's key must be known.", Functions: []Function{
+		{"run", "{ host =, user =, key =, known_hosts =, cmd =, sh =, stdin =, within =, accept =, class = }", "unsafe", "Runs a program (cmd, a list) or a line of the host's shell (sh); returns { exit, output, stderr }, of each the last MiB. key is a secret: a private key; known_hosts are lines of such a file, or a secret. As in exec.run: accept, class."},
 	}},
 	{Name: "tcp", Doc: "TCP from the controller.", Functions: []Function{
 		{"connect", "address, { within = }", "read", "true when a connection is accepted; else false and why."},
