@@ -104,6 +104,11 @@ func words(kind registry.Scope) syntax.Words {
 			w.Constructors[c.Name] = true
 		}
 	}
+	for _, f := range registry.TestFunctions {
+		if kind == registry.TestFile {
+			w.Globals[f.Name] = true
+		}
+	}
 	for _, c := range registry.Constructors {
 		if !w.Globals[c.Name] && !w.Constructors[c.Name] {
 			w.Elsewhere[c.Name] = fmt.Sprintf("belongs to the file of a%s, not to the file of a%s", article(c.Scope), article(kind))
@@ -116,7 +121,7 @@ func article(s registry.Scope) string {
 	if s == registry.EstateFile {
 		return "n estate"
 	}
-	return " plan"
+	return " " + string(s)
 }
 
 // newSource parses the files of a bundle.
@@ -149,8 +154,10 @@ func (s *source) imports(file string, u *syntax.Unit) {
 		switch {
 		case slices.Contains(registry.ModuleNames(), im.Name):
 			continue
-		case slices.Contains(registry.Later, im.Name):
-			f.Message = fmt.Sprintf("module %q is not in this version", im.Name)
+		case im.Name == testingModule && s.kind == registry.TestFile:
+			continue
+		case im.Name == testingModule:
+			f.Message = fmt.Sprintf("module %q is for test files (NAME_test.lua), which drrun test runs", im.Name)
 		case strings.HasPrefix(im.Name, "drrun."):
 			f.Message = fmt.Sprintf("there is no module %q", im.Name)
 			f.Suggestion = nearModule(im.Name)
@@ -165,6 +172,9 @@ func (s *source) imports(file string, u *syntax.Unit) {
 		s.faults = append(s.faults, f)
 	}
 }
+
+// testingModule is only there in test files.
+const testingModule = "drrun.testing"
 
 // nearModule is the module that was probably meant; the part that all have in
 // common does not count.

@@ -8,7 +8,7 @@ import (
 // commands lists the subcommands in the order of help.
 func commands() []*command {
 	return []*command{
-		applyCommand, checkCommand, explainCommand,
+		applyCommand, checkCommand, explainCommand, testCommand,
 		statusCommand, pointsCommand,
 		failoverCommand, runsCommand, showCommand, watchCommand, reportCommand,
 		answerCommand, pauseCommand, resumeCommand, cancelCommand, rollbackCommand, changePointCommand, commitCommand, cleanupCommand, reverseCommand,

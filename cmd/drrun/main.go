@@ -9,6 +9,16 @@
 // so that tests run whole commands in their own process.
 package main
 
-import "os"
+import (
+	"os"
 
-func main() { os.Exit(Main(osEnv())) }
+	"github.com/drrun/drrun/cmd/internal/plantest"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == plantest.ChildCommand {
+		plantest.Serve(os.Stdin, os.NewFile(3, "events")) // the first file that a parent hands over
+		return
+	}
+	os.Exit(Main(osEnv()))
+}

@@ -21,6 +21,7 @@ func topics() []topic {
 		{"estate-file", "what an estate file says: sites, hosts, policies, machines", estateReference},
 		{"plan-file", "what a plan file says: groups, steps, waits", planReference},
 		{"functions", "what the functions of a plan can call", functionReference},
+		{"test-file", "what a test of a plan can say, and the simulated world", testReference},
 	}
 }
 
@@ -171,6 +172,35 @@ run
 		t := newTable()
 		for _, f := range m.Functions {
 			t.row("  "+f.Name+"("+f.Args+")", f.Class, f.Doc)
+		}
+		b.WriteString(t.String())
+	}
+	return b.String()
+}
+
+func testReference() string {
+	var b strings.Builder
+	b.WriteString(`Tests of erp.lua stand beside it in erp_test.lua; drrun test runs them. What its world is like stands in erp_world.lua,
+return function(w) … end, for tests and for drrun explore. The world is slow: services answer 40 s after their
+machine was started, or after what it needs (w:needs). Time is virtual. Outside of the estate everything answers
+well unless w:serve says otherwise. The functions below are globals, and what require "drrun.testing" returns.
+
+`)
+	for _, part := range []struct {
+		head, prefix string
+		list         []registry.Function
+	}{{"", "", registry.TestFunctions}, {"assertions", "assert.", registry.AssertFunctions}, {"a world", "w:", registry.WorldMethods},
+		{"a run", "run:", registry.RunMethods}, {"", "run.", registry.RunResultFields}} {
+		if part.head != "" {
+			b.WriteString("\n" + part.head + "\n")
+		}
+		t := newTable()
+		for _, f := range part.list {
+			args := "(" + f.Args + ")"
+			if part.prefix == "run." {
+				args = ""
+			}
+			t.row("  "+part.prefix+f.Name+args, f.Doc)
 		}
 		b.WriteString(t.String())
 	}

@@ -332,3 +332,17 @@ func Keys(L *lua.LState, what string, t *lua.LTable, known []string) {
 		L.RaiseError("%s: unknown key %q%s", what, k, hint)
 	})
 }
+
+// Outcome is the result of an operation that somebody else has done in the place
+// of its module, as a simulated world does: a value, or an error that the
+// function may handle.
+func Outcome(v any, err error) (json.RawMessage, error) {
+	if err != nil {
+		return json.Marshal(outcome{Failed: err.Error()})
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(outcome{Value: raw})
+}

@@ -53,9 +53,6 @@ func ModuleNames() []string {
 	return names
 }
 
-// Later are modules of the language that this build does not have.
-var Later = []string{"drrun.testing"}
-
 // Modules is every module of this build.
 var Modules = []ModuleDoc{
 	{Name: "dns", Doc: "Names: asked for, and pointed at the site that is active (RFC 2136, signed by TSIG).", Functions: []Function{

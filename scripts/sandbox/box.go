@@ -57,6 +57,7 @@ type Box struct {
 	cancel context.CancelCauseFunc
 	timer  *time.Timer   // of the time limit
 	start  atomic.Uint64 // heap from which growth counts; 0: not now
+	back   chan struct{} // the code goes on after it has waited for the world
 	total  int64
 	fatal  error
 	print  func(string)
@@ -71,7 +72,7 @@ func init() {
 
 // New makes a state that ends with ctx or at its limits. Close it.
 func New(ctx context.Context, l Limits, log *slog.Logger) *Box {
-	b := &Box{limits: l.withDefaults(), log: log}
+	b := &Box{limits: l.withDefaults(), log: log, back: make(chan struct{}, 1)}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
 	if b.limits.Time > 0 {
 		b.timer = time.AfterFunc(b.limits.Time, func() { b.cancel(ErrTime) })
@@ -118,6 +119,10 @@ func (b *Box) Outside(f func()) {
 		b.total = 0
 		after := heap()
 		b.start.Store(max(1, start, after-min(after, held)))
+		select {
+		case b.back <- struct{}{}:
+		default: // it knows already
+		}
 	}()
 	f()
 }

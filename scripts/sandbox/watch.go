@@ -29,9 +29,19 @@ func (b *Box) watch() {
 			return
 		case <-tick.C:
 			base := b.start.Load()
+			if base == 0 { // it waits for the world, maybe for hours
+				tick.Stop()
+				select {
+				case <-b.ctx.Done():
+					return
+				case <-b.back:
+				}
+				tick.Reset(watchEvery)
+				continue
+			}
 			over := func() bool {
 				h := heap()
-				return base != 0 && h > base && h-base > b.limits.Heap && b.start.Load() == base
+				return h > base && h-base > b.limits.Heap && b.start.Load() == base
 			}
 			if !over() {
 				continue

@@ -1,0 +1,153 @@
+package plantest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// Coverage is what tests have seen of plans: which steps ran, which filters let
+// a step pass and held it back, how waits were answered, and which failures
+// that a plan has a word for have happened.
+type Coverage struct {
+	mu    sync.Mutex
+	plans map[string]*planCoverage
+}
+
+type planCoverage struct {
+	plan  *plans.Plan
+	steps map[string]*seenStep
+	types map[recovery.Type]bool
+	backs bool
+}
+
+// seenStep is what runs have made of one step of a plan.
+type seenStep struct{ ran, skipped, failed, again, goes, stops bool }
+
+// NewCoverage returns an empty Coverage.
+func NewCoverage() *Coverage { return &Coverage{plans: map[string]*planCoverage{}} }
+
+func stepKey(p plans.Pos, name string) string { return fmt.Sprintf("%s:%d %s", p.File, p.Line, name) }
+
+// saw notes how a run stands.
+func (c *Coverage) saw(s *Subject, r *report.Run) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pc := c.plans[s.Bundle.Main]
+	if pc == nil {
+		pc = &planCoverage{plan: s.Plan, steps: map[string]*seenStep{}, types: map[recovery.Type]bool{}}
+		c.plans[s.Bundle.Main] = pc
+	}
+	pc.types[r.Type] = true
+	pc.backs = pc.backs || r.Direction == "failback"
+	byPos := map[plans.Pos][]*plans.Step{}
+	s.Plan.Steps(func(_ string, ps *plans.Step) { byPos[ps.Pos] = append(byPos[ps.Pos], ps) })
+	for i := range r.Steps {
+		st := &r.Steps[i]
+		if st.Pos == nil {
+			continue
+		}
+		for _, ps := range byPos[*st.Pos] {
+			if strings.HasSuffix(st.ID, ps.Name) {
+				pc.note(ps, st)
+			}
+		}
+	}
+}
+
+func (pc *planCoverage) note(ps *plans.Step, st *report.Step) {
+	key := stepKey(ps.Pos, ps.Name)
+	seen := pc.steps[key]
+	if seen == nil {
+		seen = &seenStep{}
+		pc.steps[key] = seen
+	}
+	switch st.Status {
+	case report.StepDone:
+		seen.ran, seen.goes = true, true
+	case report.StepFailed:
+		seen.ran, seen.failed, seen.stops = true, true, true
+	case report.StepSkipped:
+		seen.skipped = true
+	}
+	seen.again = seen.again || st.Attempts > 1
+}
+
+const neverRan = "never ran"
+
+// Gap is something of a plan that no test has taken.
+type Gap struct {
+	File string `json:"file"`
+	Line int    `json:"line"`
+	Step string `json:"step,omitempty"`
+	What string `json:"what"`
+}
+
+// PlanFigures are the counts of one plan.
+type PlanFigures struct {
+	File  string `json:"file"`
+	Steps int    `json:"steps"`
+	Ran   int    `json:"ran"`
+	Gaps  []Gap  `json:"gaps"`
+}
+
+// Figures tells what is covered, plan by plan.
+func (c *Coverage) Figures() []PlanFigures {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []PlanFigures
+	for _, file := range slices.Sorted(maps.Keys(c.plans)) {
+		out = append(out, c.plans[file].figures(file))
+	}
+	return out
+}
+
+func (pc *planCoverage) figures(file string) PlanFigures {
+	f := PlanFigures{File: file, Gaps: []Gap{}}
+	at := func(p plans.Pos, step, what string) {
+		f.Gaps = append(f.Gaps, Gap{File: p.File, Line: p.Line, Step: step, What: what})
+	}
+	for _, typ := range plans.AllTypes() {
+		if !pc.types[typ] {
+			at(pc.plan.Pos, "", "no "+string(typ)+" run")
+		}
+	}
+	if !pc.backs {
+		at(pc.plan.Pos, "", "no failback")
+	}
+	pc.plan.Steps(func(_ string, ps *plans.Step) {
+		f.Steps++
+		seen := pc.steps[stepKey(ps.Pos, ps.Name)]
+		if seen == nil {
+			seen = &seenStep{}
+		}
+		if seen.ran {
+			f.Ran++
+		} else {
+			at(ps.Pos, ps.Name, neverRan)
+		}
+		filtered := len(ps.Only) > 0 && len(ps.Only) < len(plans.AllTypes()) || len(ps.Skip) > 0 || ps.Direction != ""
+		if filtered && !seen.skipped {
+			at(ps.Pos, ps.Name, "its filter never held it back")
+		}
+		switch {
+		case ps.Kind == plans.StepWait && seen.ran && !seen.goes:
+			at(ps.Pos, ps.Name, "never answered with go")
+		case ps.Kind == plans.StepWait && !seen.stops:
+			at(ps.Pos, ps.Name, "never answered with stop, nor timed out")
+		}
+		if ps.OnFail != "" && !seen.failed {
+			at(ps.Pos, ps.Name, "on_fail = \""+ps.OnFail+"\", and it never failed")
+		}
+		if ps.Retry.Times > 0 && !seen.again {
+			at(ps.Pos, ps.Name, "never retried")
+		}
+	})
+	return f
+}

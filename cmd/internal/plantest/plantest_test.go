@@ -1,0 +1,39 @@
+package plantest_test
+
+import (
+	"context"
+	"os"
+	"testing"
+	"testing/synctest"
+
+	"github.com/drrun/drrun/cmd/internal/plantest"
+	"github.com/drrun/drrun/scripts"
+)
+
+// bubble is virtual time in a test.
+func bubble(t *testing.T) plantest.Bubble {
+	return func(f func(ctx context.Context)) { synctest.Test(t, func(t *testing.T) { f(t.Context()) }) }
+}
+
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	lua := scripts.New(scripts.Options{})
+	files, err := plantest.FindTests([]string{"testdata/erp"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests, err := plantest.ListTests(lua, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range tests {
+		t.Run(id.Name(), func(t *testing.T) {
+			tr := plantest.Tester{Lua: lua, Bubble: bubble(t), Update: os.Getenv("UPDATE") != ""}
+			if r := tr.Run(id); !r.Passed {
+				t.Errorf("%s:%d: %s", r.Failure.Pos.File, r.Failure.Pos.Line, r.Failure.Message)
+			} else {
+				t.Logf("%.2f s for %.0f s", r.Seconds, r.Virtual)
+			}
+		})
+	}
+}
