@@ -95,7 +95,7 @@ type HostCalls interface {
 	// Ask puts a question to a person. Its error ends the function, which is
 	// called again when there is an answer; Ask returns it then.
 	Ask(ctx context.Context, q Question) (Reply, error)
-	// Exec runs a program on the host of a machine or a host; journaled by its
-	// own Op around it.
+	// Exec runs a program on the host of a machine or a host, or, where on is
+	// empty, on the controller; journaled by its own Op around it.
 	Exec(ctx context.Context, key, on string, cmd []string) (exit int, output string, err error)
 }

@@ -177,6 +177,11 @@ func (c *planCheck) step(_ string, s *Step) {
 	switch {
 	case s.Exec != nil && s.Exec.On != "":
 		c.execOn(what, s)
+	case s.Exec != nil:
+		if program := s.Exec.Program(); !Allows(c.e.Allow, program) {
+			c.fs.add(s.Pos, "%s: the estate does not allow the program %q on the controller (estate %q { allow = { %q }, … } lets plans run it; on = says a host)",
+				what, program, c.e.Name, program)
+		}
 	case s.Check != nil && s.Check.TCP != "":
 		host, _, _ := splitTarget(s.Check.TCP)
 		c.checkHost(what, s.Pos, host)
@@ -221,10 +226,7 @@ func (c *planCheck) execOn(what string, s *Step) {
 		c.fs.addNear(s.Pos, s.Exec.On, names, "%s: on is %q, which is no machine and no host of the estate", what, s.Exec.On)
 		return
 	}
-	program := "sh"
-	if len(s.Exec.Cmd) > 0 {
-		program = s.Exec.Cmd[0]
-	}
+	program := s.Exec.Program()
 	for _, h := range hosts {
 		if !Allows(h.Allow, program) {
 			c.fs.add(s.Pos, "%s: host %q does not allow the program %q (allow = { %q } in the estate lets plans run it)",
@@ -250,7 +252,15 @@ func (c *planCheck) hostsOf(on string) []*Host {
 	return append(hosts, c.e.Targets(on)...)
 }
 
-// Allows reports whether a host's allow list lets plans run a program: as it
+// Program is what an allow list has to name: of a shell line sh.
+func (s *ExecStep) Program() string {
+	if len(s.Cmd) > 0 {
+		return s.Cmd[0]
+	}
+	return "sh"
+}
+
+// Allows reports whether an allow list lets plans run a program: as it
 // is written there, and as agents compare it. A shell line is the program sh.
 func Allows(allow []string, program string) bool {
 	return slices.Contains(allow, program) || program == "/bin/sh" && slices.Contains(allow, "sh")

@@ -12,6 +12,7 @@ type Estate struct {
 	Sites    []Site            `json:"sites"`
 	Machines []Machine         `json:"machines"`
 	Secrets  []Secret          `json:"secrets,omitempty"`
+	Allow    []string          `json:"allow,omitempty"` // programs that plans may run on the controller
 	Pos      Pos               `json:"pos"`
 	// PolicyPos are the places of the policies, by name.
 	PolicyPos map[string]Pos `json:"policy_pos,omitempty"`

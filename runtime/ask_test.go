@@ -258,3 +258,24 @@ func TestValuesOfARun(t *testing.T) {
 		}
 	})
 }
+
+// TestActionRunsProgramsOnTheController: those that the estate allows, and they
+// are told of the run as a step's are.
+func TestActionRunsProgramsOnTheController(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.lua.plan.Items[1].Wait.Skip = plans.AllTypes()
+		r.lua.funcs[0] = func(ctx context.Context, _ plans.RunInfo, h plans.HostCalls) (bool, string, error) {
+			_, _, err := h.Exec(ctx, "k", "", []string{"rm", "all"})
+			if !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), `does not allow the program "rm" on the controller`) {
+				t.Errorf("rm: %v", err)
+			}
+			exit, out, err := h.Exec(ctx, "k", "", []string{"notify", "ops"})
+			return exit == 0, out, err
+		}
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.expect(id, report.RunUncommitted)
+		if all := r.w.effects(); !slices.Contains(all, "controller notify ops") || slices.Contains(all, "controller rm all") {
+			t.Errorf("effects: %q", all)
+		}
+	})
+}

@@ -296,6 +296,13 @@ func (h *hostCalls) Exec(ctx context.Context, key, on string, cmd []string) (int
 }
 
 func (j *job) execOn(ctx context.Context, key, on string, cmd []string) (int, string, error) {
+	if on == "" {
+		if !plans.Allows(j.d.src.estate.Allow, cmd[0]) {
+			return 0, "", fault.Errorf(fault.Refused, "the estate does not allow the program %q on the controller", cmd[0]).
+				WithHint("estate %q { allow = { %q }, … } lets plans run it, in runs that begin after it is applied", j.d.src.estate.Name, cmd[0])
+		}
+		return j.d.e.runner.Run(ctx, cmd, j.environ())
+	}
 	host, err := j.hostOf(on)
 	if err != nil {
 		return 0, "", err

@@ -62,12 +62,7 @@ func (j *job) execHere(ctx context.Context, x *plans.ExecStep) outcome {
 	if x.Sh != "" {
 		argv = []string{"sh", "-c", x.Sh}
 	}
-	var env []string
-	vars := j.env()
-	for _, k := range slices.Sorted(maps.Keys(vars)) {
-		env = append(env, k+"="+vars[k])
-	}
-	exit, output, err := j.d.e.runner.Run(ctx, argv, env)
+	exit, output, err := j.d.e.runner.Run(ctx, argv, j.environ())
 	if err != nil {
 		return failed(fault.Wrap(fault.Failed, fmt.Errorf("cannot run %s: %w", argv[0], err)))
 	}
@@ -118,6 +113,15 @@ func (j *job) env() map[string]string {
 		typ = "test"
 	}
 	return map[string]string{"DRRUN_RUN": j.run.ID, "DRRUN_TYPE": typ, "DRRUN_FAILOVER": string(j.typ), "DRRUN_FROM": j.main.From, "DRRUN_TO": j.main.To}
+}
+
+// environ is env as a process has it.
+func (j *job) environ() (list []string) {
+	vars := j.env()
+	for _, k := range slices.Sorted(maps.Keys(vars)) {
+		list = append(list, k+"="+vars[k])
+	}
+	return list
 }
 
 // addresses are those of all machines in this run.

@@ -524,7 +524,7 @@ func testEstate() *plans.Estate {
 		return plans.Site{Name: name, Networks: []plans.Network{{Name: "lan", CIDR: cidr}, {Name: "bubble", CIDR: "10.99.0.0/24", Isolated: true}},
 			Clouds: []plans.Cloud{{Name: cloud, To: to, Hosts: []plans.Host{{Name: host, Addr: "127.0.0.1:1", Store: "/srv", Allow: []string{"systemctl"}}}}}}
 	}
-	return &plans.Estate{Name: "acme", Sites: []plans.Site{site("paris", "10.10.0.0/24", "prod", "dr", "par-1"), site("lyon", "10.20.0.0/24", "dr", "prod", "lyo-1")},
+	return &plans.Estate{Name: "acme", Allow: []string{"notify", "false"}, Sites: []plans.Site{site("paris", "10.10.0.0/24", "prod", "dr", "par-1"), site("lyon", "10.20.0.0/24", "dr", "prod", "lyo-1")},
 		Machines: []plans.Machine{machine("db1", 11), machine("app1", 21, "app"), machine("app2", 22, "app")}}
 }
 

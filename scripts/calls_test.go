@@ -328,7 +328,7 @@ func TestExecThatMayBeRunAgain(t *testing.T) {
 		j := &waits{asked: make(chan struct{}, 1)}
 		ok, detail, err := loader().RunFunc(t.Context(), action(`
 local ok, why = pcall(exec.run, { on = "db1", cmd = { "sync" }, within = "10ms", class = "`+string(class)+`" }) return ok, why`), ref, testRun, j)
-		if ok || err != nil || !strings.Contains(detail, "sync on db1 did not end in time") || len(j.records) != 1 || j.records[0].class != class {
+		if ok || err != nil || !strings.Contains(detail, "sync did not end in time") || len(j.records) != 1 || j.records[0].class != class {
 			t.Errorf("%s: %v %q %v %+v", class, ok, detail, err, j.records)
 		}
 	}

@@ -20,7 +20,7 @@ type estateBuilder struct {
 
 func (p *estateBuilder) estate(root *node) *plans.Estate {
 	b := p.body(root)
-	e := &plans.Estate{Name: root.name, Pos: root.pos, PolicyPos: make(map[string]plans.Pos)}
+	e := &plans.Estate{Name: root.name, Allow: get[[]string](b, "allow"), Pos: root.pos, PolicyPos: make(map[string]plans.Pos)}
 	for _, n := range b.items {
 		switch n.ctor.Name {
 		case "policy":

@@ -33,7 +33,7 @@ type Diff struct {
 
 // Change is one object that is added, changed or gone.
 type Change struct {
-	Kind   string  `json:"kind"` // policy, site, network, cloud, host, machine, disk, secret, plan
+	Kind   string  `json:"kind"` // controller, policy, site, network, cloud, host, machine, disk, secret, plan
 	Name   string  `json:"name"`
 	Action string  `json:"action"`
 	Fields []Field `json:"fields,omitempty"`
@@ -106,6 +106,9 @@ func objects(e *plans.Estate) []object {
 	var all []object
 	add := func(kind, name string, v any, without ...string) {
 		all = append(all, object{kind, name, flatten(v, append(without, "pos", "name"))})
+	}
+	if len(e.Allow) > 0 {
+		all = append(all, object{"controller", e.Name, map[string]string{"allow": strings.Join(e.Allow, ", ")}})
 	}
 	for _, p := range e.Policies {
 		add("policy", p.Name, p)

@@ -50,7 +50,9 @@ func machineFields() []Field {
 
 func estateConstructors() []Constructor {
 	cs := []Constructor{
-		{Name: "estate", Body: Needed, Items: []string{"policy", "site", "machine", "secret"}, Doc: "What exists, where it runs, how it is protected. The file returns it."},
+		{Name: "estate", Body: Needed, Items: []string{"policy", "site", "machine", "secret"}, Doc: "What exists, where it runs, how it is protected. The file returns it.", Fields: []Field{
+			{Name: "allow", Type: Strings, Doc: "Programs that plans may run on the controller; none by default."},
+		}},
 		{Name: "policy", Body: Needed, Fields: policyFields(), Doc: "How machines are protected."},
 		{Name: "site", Body: Needed, Items: []string{"network", "cloud"}, Doc: "A place that can be lost as a whole."},
 		{Name: "network", Body: Needed, Doc: "A network of a site; the same name at two sites is mapped.", Fields: []Field{

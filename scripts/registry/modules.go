@@ -59,8 +59,8 @@ var Modules = []ModuleDoc{
 		{"lookup", "name, { type =, server =, within = }", "read", "List of values of a name, sorted; A and AAAA unless type (A, AAAA, CNAME, TXT) is said, from the controller's resolver unless server is. A name that does not exist has none."},
 		{"update", "{ server =, name =, a =, aaaa =, cname =, txt =, ttl =, key =, zone =, within = }", "idempotent", "Puts the values in place of those of their types; false removes a type. key is a secret as nsupdate -y takes it: hmac-sha256:NAME:BASE64."},
 	}},
-	{Name: "exec", Doc: "Programs on the hosts of the estate.", Functions: []Function{
-		{"run", "{ on =, cmd =, within =, accept =, class = }", "unsafe", "Runs a program on the host of a machine, or a host; returns { exit, output }. An exit code that is not accepted (0) is an error. class = \"read\" or \"idempotent\" says that it may be run again where nobody knows whether it ran."},
+	{Name: "exec", Doc: "Programs on the hosts of the estate and on the controller, as far as the estate allows them.", Functions: []Function{
+		{"run", "{ on =, cmd =, within =, accept =, class = }", "unsafe", "Runs a program on the host of a machine, or a host; without on, on the controller. Returns { exit, output }. An exit code that is not accepted (0) is an error. class = \"read\" or \"idempotent\" says that it may be run again where nobody knows whether it ran."},
 	}},
 	{Name: "http", Doc: "HTTP requests from the controller.", Functions: []Function{
 		{"get", "url, { headers =, within =, expect = }", "read", "Returns { status, body, headers }. A status that is not expected (200 to 399) is an error."},

@@ -79,7 +79,7 @@ func planConstructors() []Constructor {
 		{Name: "exec", Body: Needed, Doc: "A step that runs a program.", Fields: step(
 			Field{Name: "cmd", Type: Command, Doc: "The program and its arguments: a list, or a string split into words. Never a shell."},
 			Field{Name: "sh", Type: String, Doc: "A line for sh -c, instead of cmd."},
-			Field{Name: "on", Type: String, Doc: "Where: a machine (the host that runs it) or a host; default: the controller."},
+			Field{Name: "on", Type: String, Doc: "Where: a machine (the host that runs it) or a host; default: the controller. The estate must allow the program there."},
 			Field{Name: "at", Type: Word, Words: []string{"source", "target"}, Doc: "Which site's host is meant."})},
 		{Name: "check", Body: Needed, Function: true, Doc: "A step that asks until the answer is good.", Fields: step(checkFields()...)},
 		{Name: "wait", Body: Needed, Doc: "A step that waits for a person.", Fields: step(

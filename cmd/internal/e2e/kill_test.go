@@ -59,6 +59,7 @@ func TestKillRuntime(t *testing.T) {
 	note := filepath.Join(s.Root, "note")
 	s.write("note", "#!/bin/sh\necho \"$DRRUN_RUN\" >>\""+s.Root+"/noted-$1\"\n")
 	s.no(os.Chmod(note, 0o700)) //nolint:gosec // a program
+	s.edit("estate.lua", `return estate "erp-example" {`, `return estate "erp-example" { allow = { "`+note+`" },`)
 	s.edit("estate.lua", "/store\" }", "/store\", allow = { \""+note+"\" } }")
 	s.protect(ctx, strings.ReplaceAll(notedPlan, "NOTE", note))
 	sites := []string{"lyon", "paris"}

@@ -256,7 +256,7 @@ func (w *world) build() error {
 			Networks: []plans.Network{{Name: "lan", CIDR: "10.0.0.0/24"}, {Name: "bubble", CIDR: "10.9.0.0/24", Isolated: true}}}
 	}
 	policy := recovery.Policy{Name: "sim", Every: w.sc.Every, AppEvery: 3 * w.sc.Every, Keep: w.sc.Keep, Codec: w.sc.Codec}
-	w.estate = &plans.Estate{Name: estate, Policies: []recovery.Policy{policy}, Sites: []plans.Site{mk(paris, par), mk(lyon, lyo)}}
+	w.estate = &plans.Estate{Name: estate, Allow: []string{"notify"}, Policies: []recovery.Policy{policy}, Sites: []plans.Site{mk(paris, par), mk(lyon, lyo)}}
 	for i, blocks := range w.sc.Machines {
 		name := fmt.Sprintf("m%d", i+1)
 		m := plans.Machine{Name: name, Host: par, Replica: lyo, Policy: "sim", Protected: true, Exec: &recovery.Exec{Start: []string{"run"}, ForceAfter: 2 * time.Second},

@@ -1,5 +1,5 @@
 // Package exec is the Lua module drrun.exec: programs on the hosts of the
-// estate, as far as a host allows them. Its operations are unsafe unless the
+// estate and on the controller, as far as the estate allows them. Its operations are unsafe unless the
 // plan says otherwise: nobody knows what a program did that a crash interrupted.
 package exec
 
@@ -27,9 +27,13 @@ var keys = []string{"on", "cmd", "within", "accept", "class"}
 func run(e *hostcall.Env, L *lua.LState) int {
 	o := L.CheckTable(1)
 	hostcall.Keys(L, name, o, keys)
-	on, ok := o.RawGetString("on").(lua.LString)
-	if !ok {
-		L.RaiseError("exec.run: on is missing: the machine or host to run it on")
+	on, place := "", "the controller"
+	switch v := o.RawGetString("on").(type) {
+	case *lua.LNilType:
+	case lua.LString:
+		on, place = string(v), string(v)
+	default:
+		L.RaiseError("exec.run: on is a %s, want the name of a machine or host", v.Type())
 	}
 	p := hostcall.ReadProgram(L, name, o)
 	if len(p.Cmd) == 0 {
@@ -37,11 +41,11 @@ func run(e *hostcall.Env, L *lua.LState) int {
 	}
 	within := hostcall.Within(L, o.RawGetString("within"), plans.DefaultWithin)
 	var got hostcall.Result
-	args := map[string]any{"on": string(on), "cmd": p.Shown(), "within": within.String()}
+	args := map[string]any{"on": on, "cmd": p.Shown(), "within": within.String()}
 	e.Op(L, name, p.Class, args, &got, func(ctx context.Context, key string) (any, error) {
-		return start(ctx, e, key, string(on), p, within)
+		return start(ctx, e, key, on, p, within)
 	})
-	return p.Ended(L, name, p.Shown()[0]+" on "+string(on), got)
+	return p.Ended(L, name, p.Shown()[0]+" on "+place, got)
 }
 
 func start(ctx context.Context, e *hostcall.Env, key, on string, p hostcall.Program, within time.Duration) (any, error) {
@@ -54,7 +58,7 @@ func start(ctx context.Context, e *hostcall.Env, key, on string, p hostcall.Prog
 	exit, output, err := e.Host.Exec(limited, key, on, words)
 	switch {
 	case err != nil && limited.Err() != nil && !decided(err):
-		return nil, p.Unclear("exec.run: %s on %s did not end in time (within %s): what it did is unknown: %w", p.Shown()[0], on, within, err)
+		return nil, p.Unclear("exec.run: %s did not end in time (within %s): what it did is unknown: %w", p.Shown()[0], within, err)
 	case err != nil:
 		return nil, err
 	}
