@@ -162,7 +162,11 @@ func (e *Engine) loadPlan(ctx context.Context, req *Request) (b plans.Bundle, p 
 	if e.scripts == nil {
 		return b, nil, fault.Errorf(fault.Internal, "this engine has no script loader")
 	}
-	p, err = e.scripts.LoadPlan(b, req.Set)
+	set := req.Set
+	if set == nil {
+		set = map[string]string{} // it is to be run: see LoadPlan
+	}
+	p, err = e.scripts.LoadPlan(b, set)
 	if err != nil {
 		return b, nil, fault.Wrap(fault.Invalid, err)
 	}

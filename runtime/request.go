@@ -23,7 +23,8 @@ type Catalogue interface {
 
 // Scripts loads plans and runs their functions.
 type Scripts interface {
-	// LoadPlan evaluates a plan; the error holds all mistakes at once.
+	// LoadPlan evaluates a plan; the error holds all mistakes at once. With a
+	// set that is not nil every parameter that is required needs a value.
 	LoadPlan(b plans.Bundle, set map[string]string) (*plans.Plan, error)
 	// RunFunc runs a function of a plan's bundle. ok is what a check answered
 	// (true for an action that ended well), detail one line about it.

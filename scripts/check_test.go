@@ -128,8 +128,11 @@ func TestParams(t *testing.T) {
 			t.Errorf("%v lacks %q", err, want)
 		}
 	}
-	// A function does not need what only --set can give.
-	if _, err := loader().LoadPlan(b, nil); err == nil || !strings.Contains(err.Error(), "give it with --set size=") {
+	// What is not to be run now does not need what only --set can give.
+	if _, err := loader().LoadPlan(b, nil); err != nil {
+		t.Errorf("not to be run: %v", err)
+	}
+	if _, err := loader().LoadPlan(b, map[string]string{}); err == nil || !strings.Contains(err.Error(), "give it with --set size=") {
 		t.Errorf("required: %v", err)
 	}
 }

@@ -103,13 +103,14 @@ func (p *page) evaluate(kind string) *node {
 }
 
 // LoadPlan evaluates a bundle to a plan, with the values of --set for its
-// parameters. The error is plans.Faults with every mistake of every file; the
+// parameters; with nil it is not to be run now, and those that it requires need
+// none. The error is plans.Faults with every mistake of every file; the
 // plan is then what could be read of it, or nil, good for further checks only.
 func (l *Loader) LoadPlan(b plans.Bundle, set map[string]string) (*plans.Plan, error) {
 	src := l.source(b, registry.PlanFile)
 	p := newPage(context.Background(), src, l.limits(), l.o)
 	defer p.box.Close()
-	p.wantParams = true
+	p.wantParams = set != nil
 	p.faults = append(p.faults, src.faults...)
 	var plan *plans.Plan
 	if root := p.evaluate("plan"); root != nil {

@@ -55,6 +55,7 @@ func newPage(ctx context.Context, s *source, limits sandbox.Limits, o Options) *
 		p.box.Set(name, p.box.Func(func(L *lua.LState) int { return p.make(L, c, p.here(L)) }))
 	}
 	p.box.Set("require", p.box.Func(p.require))
+	p.box.Set("each", p.box.Func(p.eachOf))
 	return p
 }
 
@@ -163,6 +164,35 @@ func (p *page) run(u *syntax.Unit) ([]lua.LValue, error) {
 		p.box.Func(p.box.List),
 	}
 	return p.box.Call(fn, hidden...)
+}
+
+// eachOf is each(list, fn).
+func (p *page) eachOf(L *lua.LState) int {
+	if sandbox.IsUnknown(L.Get(1)) || sandbox.IsUnknown(L.Get(2)) {
+		L.Push(p.unknown)
+		return 1
+	}
+	list, fn, out := L.CheckTable(1), L.CheckFunction(2), L.NewTable()
+	if hasKeys(list) {
+		L.RaiseError("each: a table with keys, want a list")
+	}
+	for i := 1; i <= list.MaxN(); i++ {
+		item := list.RawGetInt(i)
+		if item == lua.LNil {
+			L.RaiseError("each: item %d of the list is nil", i)
+		}
+		L.Push(fn)
+		L.Push(item)
+		L.Call(1, 1) // not its number: each(names, machine) has to work
+		got := L.Get(-1)
+		L.Pop(1)
+		if got == lua.LNil {
+			L.RaiseError("each: the function returns nothing for item %d", i)
+		}
+		out.Append(got)
+	}
+	L.Push(out)
+	return 1
 }
 
 var modulePath = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)

@@ -41,7 +41,7 @@ func (p *planBuilder) plan(root *node, set map[string]string) *plans.Plan {
 	if d := get[*body](b, "drill"); d != nil {
 		out.Drill = p.drill(d)
 	}
-	out.Params = p.parameters(b, set)
+	out.Params = p.parameters(b, set, out.Drill != nil)
 	out.Secrets = p.namedSecrets()
 	if s := get[*body](b, "shutdown"); s != nil {
 		out.Shutdown = plans.Shutdown{Phase: p.phase(s), ForceAfter: get[time.Duration](s, "force_after")}
@@ -231,7 +231,7 @@ func (p *planBuilder) drill(b *body) *plans.Drill {
 }
 
 // parameters reads the typed parameters and what --set gave them.
-func (p *planBuilder) parameters(b *body, set map[string]string) map[string]any {
+func (p *planBuilder) parameters(b *body, set map[string]string, drill bool) map[string]any {
 	out := make(map[string]any)
 	t := get[*lua.LTable](b, "params")
 	if t != nil {
@@ -242,7 +242,7 @@ func (p *planBuilder) parameters(b *body, set map[string]string) map[string]any 
 				return
 			}
 			p.params = append(p.params, string(name))
-			if val := p.param(p.keyPos(t, string(name), b.at("params")), string(name), v, set); val != nil {
+			if val := p.param(p.keyPos(t, string(name), b.at("params")), string(name), v, set, drill); val != nil {
 				out[string(name)] = val
 			}
 		})
@@ -266,23 +266,15 @@ func (p *page) keyPos(t *lua.LTable, key string, or plans.Pos) plans.Pos {
 	return or
 }
 
-var paramFields = []registry.Field{
-	{Name: "type", Type: registry.Word, Words: []string{"string", "number", "boolean", "duration", "size", "rate"}},
-	{Name: "default", Type: registry.Any},
-	{Name: "choices", Type: registry.Strings},
-	{Name: "required", Type: registry.Bool},
-	{Name: "doc", Type: registry.String},
-}
-
 // param reads one parameter: a default, which says its type, or a table.
-func (p *planBuilder) param(pos plans.Pos, name string, v lua.LValue, set map[string]string) any {
+func (p *planBuilder) param(pos plans.Pos, name string, v lua.LValue, set map[string]string, drill bool) any {
 	what := fmt.Sprintf("plan: params: %s", name)
 	kind, def := "", v
 	var choices []string
 	required := false
 	if t, ok := v.(*lua.LTable); ok {
 		def = t.RawGetString("default")
-		r := p.record(what, pos, t, slices.DeleteFunc(slices.Clone(paramFields), func(f registry.Field) bool { return f.Name == "default" && def == lua.LNil }))
+		r := p.record(what, pos, t, slices.DeleteFunc(registry.ParamFields(), func(f registry.Field) bool { return f.Name == "default" && def == lua.LNil }))
 		kind, choices, required = get[string](r, "type"), get[[]string](r, "choices"), get[bool](r, "required")
 	}
 	var val any
@@ -303,6 +295,10 @@ func (p *planBuilder) param(pos plans.Pos, name string, v lua.LValue, set map[st
 		kind = or(kind, "string")
 	default:
 		p.fault(pos, "%s is %s, want a string, a number, true or false", what, describe(def))
+		return nil
+	}
+	if required && val == nil && drill {
+		p.fault(pos, "%s is required, and in a drill nobody gives it: give it a default", what)
 		return nil
 	}
 	if text, ok := set[name]; ok {

@@ -23,7 +23,7 @@ local function reachable()
   seen = {}
   local all = {}
   for _, g in ipairs {
-    { "_VERSION", _VERSION }, { "assert", assert }, { "error", error }, { "getmetatable", getmetatable }, { "ipairs", ipairs },
+    { "_VERSION", _VERSION }, { "assert", assert }, { "each", each }, { "error", error }, { "getmetatable", getmetatable }, { "ipairs", ipairs },
     { "math", math }, { "next", next }, { "pairs", pairs }, { "pcall", pcall }, { "print", print }, { "rawequal", rawequal },
     { "rawget", rawget }, { "rawset", rawset }, { "require", require }, { "secret", secret }, { "select", select },
     { "setmetatable", setmetatable }, { "string", string }, { "table", table }, { "tonumber", tonumber }, { "tostring", tostring },

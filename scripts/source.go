@@ -96,6 +96,9 @@ func words(kind registry.Scope) syntax.Words {
 	for _, name := range base {
 		w.Globals[name] = true
 	}
+	for _, f := range registry.Globals {
+		w.Globals[f.Name] = true
+	}
 	for _, c := range registry.Constructors {
 		switch {
 		case c.Scope == kind && c.Body == registry.None:

@@ -30,6 +30,7 @@ type checkOptions struct {
 
 func (o *checkOptions) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.estate, "estate", "", "estate file to check plans against")
+	fs.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: a parameter of the plans; may be given again")
 }
 
 func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
@@ -44,7 +45,13 @@ func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	l := loadAll(bundles, nil)
+	var set map[string]string // none given: what a run would have to give is no mistake
+	if len(o.set) > 0 {
+		if set, err = keysAndValues(o.set); err != nil {
+			return err
+		}
+	}
+	l := loadAll(bundles, set)
 	if l.estate == nil && len(l.faults) == 0 && len(l.plans) > 0 {
 		var fs plans.Faults
 		if l.estate, err = c.estateFor(ctx, args[0]); errors.As(err, &fs) {

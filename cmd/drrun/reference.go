@@ -57,7 +57,7 @@ func estateReference() string {
 Durations, sizes and rates are text: "5m", "64MiB", "200Mbit/s". A list inside a list is flattened, so
 functions and loops may make items. drrun check finds every mistake; drrun apply shows the difference.
 
-` + constructors(registry.EstateFile) + `
+` + constructors(registry.EstateFile) + everywhere() + `
 Programs of exec may say {disk.NAME} {ip} {machine} {site} {epoch}, and find the same in their environment:
 DRRUN_DISK_NAME, DRRUN_IP, DRRUN_MACHINE, DRRUN_SITE, DRRUN_EPOCH, and DRRUN_RUN, DRRUN_TYPE (production or test).
 The agent starts the machine: nobody else does.
@@ -70,7 +70,7 @@ func planReference() string {
 events: groups and waits one after the other, the machines of a group together. Steps stand in before and after.
 Outside of shutdown, exec and action say with only or skip in which failovers they run (only = "any": in all).
 
-` + constructors(registry.PlanFile) + `
+` + constructors(registry.PlanFile) + everywhere() + `
 every step
 `)
 	b.WriteString(fieldsText(registry.StepFields()))
@@ -79,6 +79,15 @@ Programs of exec find in their environment DRRUN_RUN, DRRUN_TYPE (production or 
 unplanned), DRRUN_FROM and DRRUN_TO. Without on they run on the controller; on a host its estate must allow them.
 `)
 	return b.String()
+}
+
+// everywhere shows the functions that every file has.
+func everywhere() string {
+	t := newTable()
+	for _, f := range registry.Globals {
+		t.row(f.Name+"("+f.Args+")", f.Doc)
+	}
+	return t.String()
 }
 
 func constructors(scope registry.Scope) string {

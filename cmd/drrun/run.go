@@ -91,15 +91,22 @@ func (o *failoverFlags) request(c *cli) (control.StartRequest, error) {
 		return control.StartRequest{}, err
 	}
 	r := control.StartRequest{Type: t, Failback: o.failback, Point: o.point, Commit: o.commit, NoShutdown: o.noShutdown,
-		SourceIsDown: o.sourceIsDown, Force: o.force, NoProof: o.noProof, TTL: o.ttl, By: c.User, Set: map[string]string{}}
-	for _, kv := range o.set {
+		SourceIsDown: o.sourceIsDown, Force: o.force, NoProof: o.noProof, TTL: o.ttl, By: c.User}
+	r.Set, err = keysAndValues(o.set)
+	return r, err
+}
+
+// keysAndValues reads what --set was given.
+func keysAndValues(list []string) (map[string]string, error) {
+	set := map[string]string{}
+	for _, kv := range list {
 		k, v, ok := strings.Cut(kv, "=")
 		if !ok || k == "" {
-			return r, usage("--set %q is not KEY=VALUE", kv)
+			return nil, usage("--set %q is not KEY=VALUE", kv)
 		}
-		r.Set[k] = v
+		set[k] = v
 	}
-	return r, nil
+	return set, nil
 }
 
 type planOptions struct{ failoverFlags }

@@ -391,6 +391,9 @@ func (c *compiler) machine(g plans.ResolvedGroup, rm plans.ResolvedMachine, id, 
 		start.Skip, start.Requires = m.Skip, nil
 		return one(c.step(start))
 	}
+	if len(rm.Ref.Needs) > 0 {
+		start.Title += ", after " + strings.Join(rm.Ref.Needs, ", ")
+	}
 	at := place{group: g.Group.Name, machine: m.Name}
 	nodes := c.planSteps(id+"before:", phase, rm.Ref.Before, at)
 	if rm.Ref.Delay > 0 {

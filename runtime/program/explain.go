@@ -22,6 +22,23 @@ func (p *Program) Explain() report.Explain {
 	return out
 }
 
+// limits finds the first step under each node that limits its branches.
+func (n *Node) limits(first map[string]int) {
+	if n.Limit > 0 && n.Limit < len(n.Par) {
+		steps := 0
+		n.walk(0, func(_ int, s *Step) {
+			if steps++; steps == 1 {
+				first[s.ID] = n.Limit
+			}
+		})
+	}
+	for _, list := range [][]Node{n.Seq, n.Par} {
+		for i := range list {
+			list[i].limits(first)
+		}
+	}
+}
+
 func (p *Program) text(steps []report.Listing) string {
 	var b strings.Builder
 	what := string(p.Type)
@@ -43,11 +60,15 @@ func (p *Program) text(steps []report.Listing) string {
 		fmt.Fprintf(&b, "nothing to do: %s\n", p.Nothing)
 		return b.String()
 	}
-	phase := ""
+	phase, limits := "", map[string]int{}
+	p.Root.limits(limits)
 	for _, l := range steps {
 		if l.Phase != phase {
 			phase = l.Phase
 			fmt.Fprintf(&b, "%s\n", phase)
+		}
+		if n := limits[l.ID]; n > 0 {
+			fmt.Fprintf(&b, "     %s%d at a time:\n", strings.Repeat("  ", l.Depth), n)
 		}
 		fmt.Fprintf(&b, "%3d  %s%s", l.Number, strings.Repeat("  ", l.Depth), l.Title)
 		if l.Skip != "" {

@@ -49,6 +49,17 @@ func drillFields() []Field {
 	}
 }
 
+// ParamFields is what the table of one parameter can say.
+func ParamFields() []Field {
+	return []Field{
+		{Name: "type", Type: Word, Words: []string{"string", "number", "boolean", "duration", "size", "rate"}, Doc: "Its type; default: that of its default."},
+		{Name: "default", Type: Any, Doc: "Its value without --set."},
+		{Name: "choices", Type: Strings, Doc: "The values it can have."},
+		{Name: "required", Type: Bool, Doc: "A run needs --set for it."},
+		{Name: "doc", Type: String, Doc: "What it is for."},
+	}
+}
+
 func planConstructors() []Constructor {
 	cs := []Constructor{
 		{Name: "plan", Body: Needed, Items: []string{"group", "wait"}, Doc: "A recovery plan. The file returns it.", Fields: []Field{
@@ -62,7 +73,7 @@ func planConstructors() []Constructor {
 				{Name: "on_timeout", Type: Word, Words: []string{"commit", "rollback"}, Doc: "What happens after it; rollback only of a planned failover whose source is locked and answers."},
 			}},
 			{Name: "drill", Type: Record, Fields: drillFields(), Doc: "Schedules unattended tests of the plan."},
-			{Name: "params", Type: Params, Doc: "Values that --set can change; run.params in functions."},
+			{Name: "params", Type: Params, Fields: ParamFields(), Doc: "Values that --set can change, by name: a default, or a table; run.params in functions."},
 			{Name: "shutdown", Type: Record, Doc: "The phase that stops the source machines.",
 				Fields: append(phase(), Field{Name: "force_after", Type: Duration, Doc: "Allows a forced stop after this."})},
 			{Name: "failover", Type: Record, Fields: phase(), Doc: "The phase that gives the target its authority."},

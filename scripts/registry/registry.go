@@ -109,5 +109,10 @@ func Of(s Scope) map[string]*Constructor {
 	return m
 }
 
+// Globals are the functions that every file has beside those of Lua.
+var Globals = []Function{
+	{"each", "list, function(item) … end", "", "The list of what the function returns for each item, nothing left out. Lists inside lists are flattened, so it may stand among items."},
+}
+
 // Constructors is every constructor of the language.
 var Constructors = append(planConstructors(), estateConstructors()...)
