@@ -311,7 +311,7 @@ func (j *job) execOn(ctx context.Context, key, on string, cmd []string) (int, st
 	meta.Op = key
 	var res command.ExecResult
 	err = j.try(ctx, func(ctx context.Context) (err error) {
-		res, err = command.Exec.Call(ctx, j.d.e.caller, host, command.ExecRequest{Meta: meta, Cmd: cmd, Env: j.env(), Within: j.step.Within})
+		res, err = command.Exec.Call(ctx, j.d.e.caller, host, command.ExecRequest{Meta: meta, Cmd: cmd, Env: j.env(), Within: j.within()})
 		return err
 	})
 	if err != nil {

@@ -204,7 +204,7 @@ var errWithin = errors.New("time is up")
 
 // execute does the step. What copies data ends only by a stall, see watched.
 func (j *job) execute(ctx context.Context) outcome {
-	within := j.step.Within
+	within := j.within()
 	switch {
 	case j.copies(), j.step.Kind == program.Right: // that one waits for as long as a lease lasts
 		return j.do(ctx)
@@ -215,6 +215,10 @@ func (j *job) execute(ctx context.Context) outcome {
 	}
 	return j.timed(ctx, within)
 }
+
+// within is how long this attempt may take: the step's time is that of all its
+// tries.
+func (j *job) within() time.Duration { return j.step.Within - j.step.Started.Sub(j.step.Begun) }
 
 // copies reports whether the step copies data: how long that takes nobody knows
 // beforehand.

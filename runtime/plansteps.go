@@ -28,7 +28,7 @@ func (j *job) exec(ctx context.Context) outcome {
 	if j.step.Host == "" {
 		return j.execHere(ctx, x)
 	}
-	req := command.ExecRequest{Meta: j.meta(j.machineOn(x.On), j.step.Host), Cmd: x.Cmd, Sh: x.Sh, Env: j.env(), Within: j.step.Within}
+	req := command.ExecRequest{Meta: j.meta(j.machineOn(x.On), j.step.Host), Cmd: x.Cmd, Sh: x.Sh, Env: j.env(), Within: j.within()}
 	var res command.ExecResult
 	err := j.try(ctx, func(ctx context.Context) (err error) { // always under one operation id: it may not be repeated
 		res, err = command.Exec.Call(ctx, j.d.e.caller, j.step.Host, req)

@@ -412,8 +412,11 @@ func (c *compiler) machine(g plans.ResolvedGroup, rm plans.ResolvedMachine, id, 
 		nodes = append(nodes, one(ready))
 		last[m.Name] = ready.ID
 	}
-	nodes = append(nodes, c.planSteps(id+"after:", phase, rm.Ref.After, at)...)
-	out := seq(nodes...)
+	after := c.planSteps(id+"after:", phase, rm.Ref.After, at)
+	if len(after) > 0 {
+		last[m.Name] = after[len(after)-1].Step.ID
+	}
+	out := seq(append(nodes, after...)...)
 	for _, n := range rm.Ref.Needs {
 		if l := last[n]; l != "" {
 			out.Needs = append(out.Needs, l)

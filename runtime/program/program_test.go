@@ -185,6 +185,37 @@ func TestIDsStayWhenTheSourceDies(t *testing.T) {
 	}
 }
 
+// TestNeedsWaitForWhatStandsBehind: a machine that another needs is there when
+// its own after steps are done.
+func TestNeedsWaitForWhatStandsBehind(t *testing.T) {
+	t.Parallel()
+	p := wide()
+	p.Items = []plans.Item{{Group: &plans.Group{Name: "all", Machines: []plans.MachineRef{{Name: "app1", Needs: []string{"db1", "lb1"}}, {Name: "lb1"},
+		{Name: "db1", Phase: plans.Phase{After: []plans.Step{step(plans.StepCheck, "postgres answers"), step(plans.StepAction, "warm up")}}}}}}}
+	prog, err := program.Compile(p, estate(), program.Request{Type: recovery.Planned}, facts(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	needs := map[string][]string{}
+	var walk func(n *program.Node)
+	walk = func(n *program.Node) {
+		if len(n.Needs) > 0 {
+			needs[n.Seq[0].Step.ID] = n.Needs
+		}
+		for i := range n.Seq {
+			walk(&n.Seq[i])
+		}
+		for i := range n.Par {
+			walk(&n.Par[i])
+		}
+	}
+	walk(&prog.Root)
+	want := []string{"group:all/db1/after:warm up", "group:all/lb1/ready"}
+	if got := needs["group:all/app1/start"]; len(needs) != 1 || !slices.Equal(got, want) {
+		t.Errorf("needs %v, want of app1 %v", needs, want)
+	}
+}
+
 func TestCompileRefuses(t *testing.T) {
 	t.Parallel()
 	homeless := facts(nil)

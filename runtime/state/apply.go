@@ -149,7 +149,7 @@ func (s *State) applyResumed(r Record) {
 	s.paused, s.handOver, s.stop, s.refused = false, false, nil, false
 	s.chooseAgain()
 	for _, st := range s.current() {
-		st.Tries = 0
+		st.Tries, st.Begun = 0, r.Time
 		if st.Status == report.StepFailed && (!st.Passed || all && !st.Optional) || st.Status == report.StepGivenUp {
 			st.reset()
 		}
@@ -174,6 +174,7 @@ func (s *State) chooseAgain() {
 // reset makes a step that ended badly pending again.
 func (st *Step) reset() {
 	st.Status, st.Retry, st.Asks, st.Passed, st.Reason = report.StepPending, time.Time{}, false, false, ""
+	st.Begun = time.Time{}
 }
 
 func (s *State) applyStep(r Record) error {
@@ -227,6 +228,9 @@ func (s *State) applyStep(r Record) error {
 
 func (s *State) start(st *Step, r Record) {
 	st.Status, st.Attempt, st.Started, st.Ended = report.StepRunning, r.Attempt, r.Time, time.Time{}
+	if st.Tries == 0 || st.Begun.IsZero() {
+		st.Begun = r.Time
+	}
 	st.Tries++
 	if st.First.IsZero() {
 		st.First = r.Time
@@ -268,8 +272,9 @@ func (s *State) fail(st *Step, r Record) {
 		s.note(r.Time, st.ID, "left without an answer, it may have been done: "+r.Error.Message)
 		return
 	}
-	if st.Tries <= st.Step.Retry.Times && s.stop == nil && !asked {
-		st.Status, st.Retry = report.StepPending, r.Time.Add(st.Step.Retry.Every)
+	again := r.Time.Add(st.Step.Retry.Every)
+	if st.Tries <= st.Step.Retry.Times && again.Before(st.Begun.Add(st.Within)) && s.stop == nil && !asked {
+		st.Status, st.Retry = report.StepPending, again
 		s.note(r.Time, st.ID, fmt.Sprintf("attempt %d failed: %s", st.Attempt, r.Error.Message))
 		return
 	}
@@ -464,7 +469,7 @@ func (s *State) outcome(st *Step, r Record, said string) {
 
 // goOn runs an action again up to the operation that a person decided about.
 func (st *Step) goOn() {
-	st.Status, st.Error = report.StepPending, nil
+	st.Status, st.Error, st.Begun = report.StepPending, nil, time.Time{} // a person's time is not its own
 	st.Tries--
 }
 

@@ -76,6 +76,7 @@ type Step struct {
 	Tries    int // attempts since the last resume
 	Started  time.Time
 	First    time.Time // start of the first attempt
+	Begun    time.Time // start of the first of Tries: Within counts from it
 	Ended    time.Time
 	Retry    time.Time // not before
 	Detail   string

@@ -202,6 +202,8 @@ var traces = []row{
 	{"optional", recovery.Planned, set("a", optional), state.Run{}, "pre> pre. g> g. a> a! b> c1> b. c1. c2> c2. w> w:go d> d.", "uncommitted 0:"},
 	{"retry waits", recovery.Planned, set("a", retryA), state.Run{}, "pre> pre. g> g. +5s a> a!", "running 0: a@15s"},
 	{"retry fails as well", recovery.Planned, set("a", retryA), state.Run{}, "pre> pre. g> g. a> a! +10s a> a!", "stopped 4:"},
+	{"the time of a step is that of all its tries", recovery.Planned, set("a", func(s *program.Step) { s.Retry = plans.Retry{Times: 9, Every: 10 * time.Second} }), state.Run{}, "pre> pre. g> g. a> +35s a! +10s a> +5s a!", "stopped 4:"},
+	{"a resume gives the time again", recovery.Planned, set("a", func(s *program.Step) { s.Retry = plans.Retry{Times: 9, Every: 10 * time.Second} }), state.Run{}, "pre> pre. g> g. a> +35s a! +10s a> +5s a! +1h resume a> +5s a!", "running 0: a@1h1m5s"},
 	{"resume gives the retries again", recovery.Planned, set("a", retryA), state.Run{}, "pre> pre. g> g. a> a! +10s a> a! resume a> a!", "running 0: a@20s"},
 	{"skipped at run time", recovery.Planned, nil, state.Run{}, "pre> pre. g> g. a> a~", "running 0: b c1"},
 	{"unknown outcome", recovery.Planned, nil, state.Run{}, "pre> pre. g> g. a> a?", "waiting 6:"},

@@ -82,7 +82,7 @@ func planConstructors() []Constructor {
 			Field{Name: "parallel", Type: Integer, Doc: "How many start at the same time; default: all."},
 			Field{Name: "delay", Type: Duration, Zero: true, Doc: "Time to wait before its machines start."})},
 		{Name: "machine", Body: Optional, Doc: "A machine of the estate.", Fields: append(phase(),
-			Field{Name: "needs", Type: Strings, Doc: "Machines of the group that must be ready first."},
+			Field{Name: "needs", Type: Strings, Doc: "Machines of the group that must be ready first, and their after steps done."},
 			Field{Name: "delay", Type: Duration, Zero: true, Doc: "Time to wait before it starts."})},
 		{Name: "machines", Body: Needed, Unnamed: true, Doc: "The machines of the estate that have a tag.", Fields: []Field{
 			{Name: "tag", Type: String, Doc: "The tag."},
