@@ -108,9 +108,13 @@ func (c *planCheck) machines() {
 		}
 	}
 	for _, g := range c.Resolve(c.e) {
+		here := make(map[string]bool, len(g.Machines))
+		for _, m := range g.Machines {
+			here[m.Name] = true
+		}
 		for _, m := range g.Machines {
 			for _, n := range m.Ref.Needs {
-				if !slices.Contains(g.Names(), n) {
+				if !here[n] {
 					c.fs.addNear(m.Ref.Pos, n, g.Names(), "machine %q: needs %q, which is not in group %q", m.Name, n, g.Group.Name)
 				}
 			}

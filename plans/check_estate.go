@@ -438,6 +438,9 @@ func (c *estateCheck) places(m *Machine, d *Disk) []diskPlace {
 	if file := d.File + d.Device; file != "" {
 		all = append(all, diskPlace{m.Host, file})
 	}
+	if len(d.At) == 0 {
+		return all
+	}
 	for _, h := range c.e.Targets(m.Name) {
 		site, _ := c.e.HostSite(h.Name)
 		if file := d.At[site]; file != "" {

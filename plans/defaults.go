@@ -24,18 +24,15 @@ func FillDefaults(e *Estate) {
 	for i := range e.Policies {
 		fillPolicy(&e.Policies[i])
 	}
-	for i := range e.Sites {
-		for j := range e.Sites[i].Clouds {
-			for k := range e.Sites[i].Clouds[j].Hosts {
-				if h := &e.Sites[i].Clouds[j].Hosts[k]; h.Addr != "" {
-					h.Addr = h.AddrPort()
-				}
-			}
+	for _, h := range e.eachHost {
+		if h.Addr != "" {
+			h.Addr = h.AddrPort()
 		}
 	}
 	for i := range e.Machines {
 		fillMachine(&e.Machines[i])
 	}
+	e.Index()
 }
 
 func fillMachine(m *Machine) {

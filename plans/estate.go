@@ -16,6 +16,8 @@ type Estate struct {
 	Pos      Pos               `json:"pos"`
 	// PolicyPos are the places of the policies, by name.
 	PolicyPos map[string]Pos `json:"policy_pos,omitempty"`
+
+	index *index
 }
 
 // Site is one place that can be lost as a whole.

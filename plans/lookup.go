@@ -14,16 +14,6 @@ import (
 // DefaultPort is the port of an agent whose address names none.
 const DefaultPort = 7830
 
-// Machine returns the machine of that name.
-func (e *Estate) Machine(name string) (*Machine, bool) {
-	for i := range e.Machines {
-		if e.Machines[i].Name == name {
-			return &e.Machines[i], true
-		}
-	}
-	return nil, false
-}
-
 // Site returns the site of that name.
 func (e *Estate) Site(name string) (*Site, bool) {
 	for i := range e.Sites {
@@ -58,53 +48,30 @@ func (e *Estate) Cloud(name string) (*Cloud, *Site, bool) {
 
 // Host returns the host of that name.
 func (e *Estate) Host(name string) (*Host, bool) {
-	_, h := e.place(name)
+	_, _, h := e.place(name)
 	return h, h != nil
 }
 
 // HostSite returns the name of the site a host stands at.
 func (e *Estate) HostSite(host string) (string, bool) {
-	for i := range e.Sites {
-		for j := range e.Sites[i].Clouds {
-			for k := range e.Sites[i].Clouds[j].Hosts {
-				if e.Sites[i].Clouds[j].Hosts[k].Name == host {
-					return e.Sites[i].Name, true
-				}
-			}
-		}
+	s, _, h := e.place(host)
+	if h == nil {
+		return "", false
 	}
-	return "", false
+	return s.Name, true
 }
 
 // CloudOf returns the cloud a host belongs to.
 func (e *Estate) CloudOf(host string) (*Cloud, bool) {
-	c, _ := e.place(host)
+	_, c, _ := e.place(host)
 	return c, c != nil
-}
-
-func (e *Estate) place(host string) (*Cloud, *Host) {
-	for i := range e.Sites {
-		for j := range e.Sites[i].Clouds {
-			c := &e.Sites[i].Clouds[j]
-			for k := range c.Hosts {
-				if c.Hosts[k].Name == host {
-					return c, &c.Hosts[k]
-				}
-			}
-		}
-	}
-	return nil, nil
 }
 
 // Hosts returns every host of the estate, in the order of the page.
 func (e *Estate) Hosts() []*Host {
 	var all []*Host
-	for i := range e.Sites {
-		for j := range e.Sites[i].Clouds {
-			for k := range e.Sites[i].Clouds[j].Hosts {
-				all = append(all, &e.Sites[i].Clouds[j].Hosts[k])
-			}
-		}
+	for _, h := range e.eachHost {
+		all = append(all, h)
 	}
 	return all
 }

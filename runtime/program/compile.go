@@ -367,18 +367,24 @@ func (c *compiler) group(g plans.ResolvedGroup) Node {
 // order, so that a limit on parallel branches cannot block itself.
 func needsOrder(ms []plans.ResolvedMachine) []plans.ResolvedMachine {
 	var out []plans.ResolvedMachine
-	placed := map[string]bool{}
-	present := map[string]bool{}
+	open := make(map[string]plans.ResolvedMachine, len(ms)) // not placed yet
 	for _, m := range ms {
-		present[m.Name] = true
+		open[m.Name] = m
 	}
-	for range ms { // each round places at least one; a circle (refused at load) ends the loop
-		for _, m := range ms {
-			open := slices.ContainsFunc(m.Ref.Needs, func(n string) bool { return present[n] && !placed[n] })
-			if !placed[m.Name] && !open {
-				placed[m.Name], out = true, append(out, m)
-			}
+	var place func(name string)
+	place = func(name string) {
+		m, ok := open[name]
+		if !ok { // placed, of another group, or in a circle, which is refused at load
+			return
 		}
+		delete(open, name)
+		for _, n := range m.Ref.Needs {
+			place(n)
+		}
+		out = append(out, m)
+	}
+	for _, m := range ms {
+		place(m.Name)
 	}
 	return out
 }
