@@ -233,42 +233,6 @@ func (e *Engine) facts(ctx context.Context, machines []string) (map[string]progr
 	return facts, look, nil
 }
 
-// Explain compiles a request and shows it, with preflight's word on it in a dry
-// run; nothing is stored or changed.
-func (e *Engine) Explain(ctx context.Context, req Request) (*report.Explain, error) {
-	p, err := e.prepare(ctx, &req)
-	if err != nil {
-		return nil, err
-	}
-	x := p.program.Explain()
-	if req.DryRun && len(x.Steps) > 0 && x.Steps[0].Kind == string(program.Preflight) {
-		err = e.tryPreflight(ctx, &req, p, &x)
-	}
-	return &x, err
-}
-
-// tryPreflight adds what preflight would say now.
-func (e *Engine) tryPreflight(ctx context.Context, req *Request, p *prepared, x *report.Explain) error {
-	run := runOf(req, p)
-	run.ID = cmp.Or(run.ID, "dry-run")
-	st, err := state.New([]state.Record{{Seq: 1, Time: e.now(), Kind: state.Created, Run: run, Program: p.program}})
-	if err != nil {
-		return err
-	}
-	out := newDriver(e, st, nil, p.src).job(st.Steps["preflight"]).preflight(ctx)
-	x.Overridden, x.Text = out.notes, x.Text+"as it stands now\n"
-	for _, n := range out.notes {
-		x.Text += "     " + n + "\n"
-	}
-	if out.err != nil {
-		x.Refused = asFault(out.err)
-		x.Text += "     refused: " + strings.TrimPrefix(out.err.Error(), "preflight: ") + "\n"
-	} else {
-		x.Text += "     " + out.detail + "\n"
-	}
-	return nil
-}
-
 // Start stores a run and begins it. It returns when the run exists; what
 // happens to it is in Show and Events. Errors mean that nothing was started.
 func (e *Engine) Start(ctx context.Context, req Request) (id string, err error) {

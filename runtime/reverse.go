@@ -30,7 +30,7 @@ func (e *Engine) ExplainReverse(ctx context.Context, req ReverseRequest) (*repor
 	if err != nil {
 		return nil, err
 	}
-	x := p.program.Explain()
+	x := p.program.Explain(nil)
 	return &x, nil
 }
 

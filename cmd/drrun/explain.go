@@ -19,7 +19,9 @@ var explainCommand = &command{
 	name: "explain", args: "PLAN --planned|--unplanned|--test", short: "a run as text: its steps in order, who is touched",
 	long: `Lists the steps of a run in the order they begin, parallel ones indented, without starting anything. With
 an applied estate the machines' agents are asked where they are active; with --estate, or estate.lua
-beside a plan that is not applied anywhere, every machine counts as being at home.`,
+beside a plan that is not applied anywhere, every machine counts as being at home.
+Where runs of the plan are on record, it says how long each step is expected to take and where that is
+known from, when all machines are ready, and which steps (*) the end waits for.`,
 	examples: "drrun explain erp.lua --planned\ndrrun explain erp --unplanned --failback\ndrrun explain erp.lua --test --estate estate.lua",
 	exits:    askExits,
 	make:     func() action { return &explainOptions{} },
@@ -113,7 +115,7 @@ func (o *explainOptions) offline(ctx context.Context, c *cli, b plans.Bundle, r 
 	if err != nil {
 		return err
 	}
-	return c.printExplain(prog.Explain())
+	return c.printExplain(prog.Explain(nil))
 }
 
 // atHome are the facts of an estate in which every machine is where it should

@@ -2,14 +2,18 @@ package program
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/runtime/report"
 )
 
 // Explain renders the program as numbered steps in the order they begin;
-// parallel branches are indented.
-func (p *Program) Explain() report.Explain {
+// parallel branches are indented. est is what the run is expected to take; nil:
+// nothing is known.
+func (p *Program) Explain(est *Estimate) report.Explain {
 	out := report.Explain{Plan: p.Plan, Kind: report.KindFailover, Type: p.Type, Direction: p.Direction, From: p.From, To: p.To, Nothing: p.Nothing}
 	if p.Section == SectionReverse {
 		out.Kind = report.KindReverse
@@ -18,8 +22,72 @@ func (p *Program) Explain() report.Explain {
 		out.Steps = append(out.Steps, report.Listing{Number: len(out.Steps) + 1, ID: s.ID, Phase: s.Phase, Kind: string(s.Kind),
 			Title: s.Title, Machine: s.Machine, Group: s.Group, Depth: depth, Skip: s.Skip, Pos: s.Pos})
 	})
-	out.Text = p.text(out.Steps)
+	if est != nil {
+		out.Estimate = &report.Estimate{Ready: est.Ready.Seconds(), Ends: est.Ends.Seconds(), RTO: est.Aim.Seconds()}
+		for i, l := range est.Steps {
+			out.Steps[i].Estimate = &report.StepEstimate{Begin: l.Begin.Seconds(), Took: l.Figure.Took.Seconds(), Source: l.Figure.Source, Critical: l.Critical}
+		}
+	}
+	out.Text = p.text(out.Steps) + est.text()
 	return out
+}
+
+// text is the last lines of an explained program.
+func (e *Estimate) text() string {
+	if e == nil {
+		return ""
+	}
+	var critical, unknown []string
+	waits := 0
+	for i, l := range e.Steps {
+		switch {
+		case l.Step.Skip != "":
+		case l.Step.Kind == Wait:
+			waits++
+		case l.Figure.Source == "":
+			unknown = append(unknown, strconv.Itoa(i+1))
+		}
+		if l.Critical && l.Figure.Took > 0 {
+			critical = append(critical, strconv.Itoa(i+1))
+		}
+	}
+	var b strings.Builder
+	b.WriteString("estimate\n")
+	if e.Ready > 0 {
+		fmt.Fprintf(&b, "     the machines are ready after %s%s\n", quantity.FormatDuration(e.Ready), e.against())
+	}
+	fmt.Fprintf(&b, "     the last step ends after %s\n", quantity.FormatDuration(e.Ends))
+	if len(critical) > 0 {
+		fmt.Fprintf(&b, "     the end waits for the steps marked *: %s\n", few(critical))
+	}
+	if len(unknown) > 0 {
+		fmt.Fprintf(&b, "     nothing is known of %s: counted as nothing\n", few(unknown))
+	}
+	if waits > 0 {
+		fmt.Fprintf(&b, "     what persons take to answer is not counted\n")
+	}
+	return b.String()
+}
+
+// against compares the estimate with its aim.
+func (e *Estimate) against() string {
+	switch aim := quantity.FormatDuration(e.Aim); {
+	case e.Aim <= 0:
+		return ""
+	case e.Ready > e.Aim:
+		return ": the plan's rto of " + aim + " is missed"
+	default:
+		return " (rto " + aim + ")"
+	}
+}
+
+// few lists the first of many.
+func few(numbers []string) string {
+	const most = 12
+	if len(numbers) <= most {
+		return strings.Join(numbers, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(numbers[:most], ", "), len(numbers)-most)
 }
 
 // limits finds the first step under each node that limits its branches.
@@ -70,7 +138,14 @@ func (p *Program) text(steps []report.Listing) string {
 		if n := limits[l.ID]; n > 0 {
 			fmt.Fprintf(&b, "     %s%d at a time:\n", strings.Repeat("  ", l.Depth), n)
 		}
-		fmt.Fprintf(&b, "%3d  %s%s", l.Number, strings.Repeat("  ", l.Depth), l.Title)
+		mark := "  "
+		if e := l.Estimate; e != nil && e.Critical && e.Took > 0 {
+			mark = "* "
+		}
+		fmt.Fprintf(&b, "%3d%s%s%s", l.Number, mark, strings.Repeat("  ", l.Depth), l.Title)
+		if e := l.Estimate; e != nil && e.Source != "" {
+			fmt.Fprintf(&b, "  [%s, %s]", quantity.FormatDuration(time.Duration(e.Took*float64(time.Second))), e.Source)
+		}
 		if l.Skip != "" {
 			fmt.Fprintf(&b, "  [skipped: %s]", l.Skip)
 		}

@@ -120,7 +120,7 @@ func TestListings(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			file := filepath.Join("testdata", name+".txt")
-			got := p.Explain().Text
+			got := p.Explain(nil).Text
 			if *update {
 				if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
 					t.Fatal(err)
@@ -159,7 +159,7 @@ func wellFormed(t *testing.T, p *program.Program) {
 		t.Fatal(err)
 	}
 	var back program.Program
-	if err := json.Unmarshal(raw, &back); err != nil || back.Explain().Text != p.Explain().Text {
+	if err := json.Unmarshal(raw, &back); err != nil || back.Explain(nil).Text != p.Explain(nil).Text {
 		t.Errorf("the stored form differs (%v)", err)
 	}
 }

@@ -291,6 +291,26 @@ type Listing struct {
 	Depth   int        `json:"depth"`          // nesting: parallel branches are deeper
 	Skip    string     `json:"skip,omitempty"` // why it would not run
 	Pos     *plans.Pos `json:"pos,omitempty"`
+	// Estimate is set where past runs tell.
+	Estimate *StepEstimate `json:"estimate,omitempty"`
+}
+
+// StepEstimate is when a step is expected to begin and how long it takes.
+// Seconds, from the begin of the run.
+type StepEstimate struct {
+	Begin  float64 `json:"begin"`
+	Took   float64 `json:"took"`
+	Source string  `json:"source,omitempty"` // where Took is known from; empty: nothing is known, it counts as nothing
+	// Critical: the end of the run waits for it.
+	Critical bool `json:"critical,omitempty"`
+}
+
+// Estimate is how long a run is expected to take, without what persons take to
+// answer. Seconds.
+type Estimate struct {
+	Ready float64 `json:"ready,omitempty"` // until all machines are ready: compare with the plan's rto
+	Ends  float64 `json:"ends"`            // until the last step has ended
+	RTO   float64 `json:"rto,omitempty"`   // the aim; 0: none is set
 }
 
 // Explain is a program as it would run.
@@ -303,6 +323,7 @@ type Explain struct {
 	To        string        `json:"to,omitempty"`
 	Nothing   string        `json:"nothing,omitempty"` // set: nothing to do, and why
 	Steps     []Listing     `json:"steps"`
+	Estimate  *Estimate     `json:"estimate,omitempty"` // nil: no run of the plan is on record
 	// Preflight is what it would say now, in a dry run: what it overrides, and
 	// why the run would be refused.
 	Overridden []string     `json:"overridden,omitempty"`

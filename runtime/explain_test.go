@@ -1,0 +1,65 @@
+package runtime_test
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime"
+	"github.com/drrun/drrun/runtime/report"
+)
+
+// TestEstimateIsThePastRun: what a plan is expected to take is what its only run
+// has taken, laid out anew: the machines are ready at the same time.
+func TestEstimateIsThePastRun(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		x, err := r.engine.Explain(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.must(err)
+		if x.Estimate != nil || strings.Contains(x.Text, "estimate") {
+			t.Errorf("without a run it is expected to take %+v:\n%s", x.Estimate, x.Text)
+		}
+		for what, took := range map[string]time.Duration{"par-1 stop db1": 10 * time.Second, "par-1 drain app1": 7 * time.Second, "lyo-1 start app1": 20 * time.Second, "lyo-1 prepare db1": 3 * time.Second} {
+			r.w.slow[what] = took
+		}
+		id := r.attended(recovery.Planned)
+		run := r.expect(id, report.RunUncommitted)
+		r.must(r.engine.Rollback(t.Context(), id, "ann"))
+		r.expect(id, report.RunRolledBack)
+
+		x, err = r.engine.Explain(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Planned})
+		r.must(err)
+		if x.Estimate == nil {
+			t.Fatalf("nothing is expected:\n%s", x.Text)
+		}
+		waited := 0.0
+		for _, s := range run.Steps {
+			if s.Kind == "wait" {
+				waited += s.Seconds
+			}
+		}
+		if want := run.RTO.Measured - waited; math.Abs(x.Estimate.Ready-want) > 0.5 || x.Estimate.RTO != run.RTO.Aim {
+			t.Errorf("expected to be ready after %.2f s, the run was after %.2f s (waits left out)\n%s", x.Estimate.Ready, want, x.Text)
+		}
+		critical := 0.0
+		for _, l := range x.Steps {
+			if l.Estimate.Critical {
+				critical += l.Estimate.Took
+			}
+		}
+		if math.Abs(critical-x.Estimate.Ends) > 0.001 {
+			t.Errorf("the critical path takes %.2f s of %.2f s", critical, x.Estimate.Ends)
+		}
+		for _, part := range []string{"lock it (by force after 2m)  [10.0s, one planned run]", "the machines are ready after"} {
+			if !strings.Contains(x.Text, part) {
+				t.Errorf("%q is not said in\n%s", part, x.Text)
+			}
+		}
+		unplanned, err := r.engine.Explain(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Unplanned})
+		r.must(err)
+		if !strings.Contains(unplanned.Text, "start app1 on lyo-1  [20.0s, one planned run]") || !strings.Contains(unplanned.Text, "nothing is known of") {
+			t.Errorf("an unplanned run, of which only a planned one tells:\n%s", unplanned.Text)
+		}
+	})
+}
