@@ -121,11 +121,14 @@ type Step struct {
 	Skip      []recovery.Type `json:"skip,omitempty"`
 	Direction string          `json:"direction,omitempty"` // failover, failback
 	At        string          `json:"at,omitempty"`        // source, target
-	Exec      *ExecStep       `json:"exec,omitempty"`
-	Check     *CheckStep      `json:"check,omitempty"`
-	Wait      *WaitStep       `json:"wait,omitempty"`
-	Action    *FuncRef        `json:"action,omitempty"`
-	Pos       Pos             `json:"pos"`
+	// Rollback "again" runs an exec or action that was done once more when a
+	// rollback has started the machines at their old site.
+	Rollback string     `json:"rollback,omitempty"`
+	Exec     *ExecStep  `json:"exec,omitempty"`
+	Check    *CheckStep `json:"check,omitempty"`
+	Wait     *WaitStep  `json:"wait,omitempty"`
+	Action   *FuncRef   `json:"action,omitempty"`
+	Pos      Pos        `json:"pos"`
 }
 
 // ExecStep runs a program.

@@ -112,7 +112,29 @@ func (j *job) env() map[string]string {
 	if j.typ == recovery.Test {
 		typ = "test"
 	}
-	return map[string]string{"DRRUN_RUN": j.run.ID, "DRRUN_TYPE": typ, "DRRUN_FAILOVER": string(j.typ), "DRRUN_FROM": j.main.From, "DRRUN_TO": j.main.To}
+	from, to := j.way()
+	return map[string]string{"DRRUN_RUN": j.run.ID, "DRRUN_TYPE": typ, "DRRUN_FAILOVER": string(j.typ), "DRRUN_FROM": from, "DRRUN_TO": to}
+}
+
+// backHome reports whether the step runs behind a rollback: its machines are back
+// at their old site.
+func (j *job) backHome() bool { return j.step.Section == program.SectionRollback }
+
+// way is where the machines come from and go to, as steps of the plan see it.
+func (j *job) way() (from, to string) {
+	if j.backHome() {
+		return j.main.To, j.main.From
+	}
+	return j.main.From, j.main.To
+}
+
+// addressOf is a machine's address in this run.
+func (j *job) addressOf(m program.Machine) string {
+	if j.backHome() {
+		a, _ := j.d.src.estate.AddressOf(m.Name, m.FromSite, false)
+		return a.IP
+	}
+	return m.IP
 }
 
 // environ is env as a process has it.
@@ -128,8 +150,8 @@ func (j *job) environ() (list []string) {
 func (j *job) addresses() map[string]string {
 	out := map[string]string{}
 	for _, m := range j.main.Machines {
-		if m.IP != "" {
-			out[m.Name] = m.IP
+		if ip := j.addressOf(m); ip != "" {
+			out[m.Name] = ip
 		}
 	}
 	return out
@@ -224,19 +246,20 @@ func (j *job) action(ctx context.Context) outcome {
 
 // info is the run as plan functions see it.
 func (j *job) info() plans.RunInfo {
-	info := plans.RunInfo{ID: j.run.ID, Type: j.typ, Direction: j.main.Direction, From: j.main.From, To: j.main.To,
+	from, to := j.way()
+	info := plans.RunInfo{ID: j.run.ID, Type: j.typ, Direction: j.main.Direction, From: from, To: to,
 		StartedBy: j.run.StartedBy, Point: j.run.Point, Params: j.run.Params, Machines: map[string]plans.MachineInfo{}}
 	d := j.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, m := range j.main.Machines {
-		mi := plans.MachineInfo{Name: m.Name, IP: m.IP, Site: m.FromSite, State: "source"}
+		mi := plans.MachineInfo{Name: m.Name, IP: j.addressOf(m), Site: m.FromSite, State: "source"}
 		switch {
 		case m.Skip != "":
 			mi.Site, mi.State = m.ToSite, "ready"
 		default:
 			mi.State = machineState(d.st, m.Name)
-			if st := d.st.Steps["prepare/"+m.Name]; st != nil && st.Status == report.StepDone {
+			if st := d.st.Steps["prepare/"+m.Name]; !j.backHome() && st != nil && st.Status == report.StepDone {
 				mi.Site = m.ToSite
 			}
 		}
@@ -255,7 +278,7 @@ func (j *job) hostOf(on string) (string, error) {
 		}
 		return "", fault.Errorf(fault.Invalid, "%q is no machine of the run and no host", on)
 	}
-	if j.step.Phase == "shutdown" && m.Skip == "" {
+	if (j.step.Phase == "shutdown" || j.backHome()) && m.Skip == "" {
 		return m.FromHost, nil
 	}
 	return m.ToHost, nil

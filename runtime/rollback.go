@@ -274,7 +274,13 @@ func (d *driver) rollbackProgram() *program.Program {
 		}
 	}
 	held := slices.DeleteFunc(d.st.Held(), func(m string) bool { return d.gone[m] != "" })
-	return program.RollbackOf(main, d.ours(d.gone), held, addresses, d.readiness())
+	var done []*program.Step
+	for _, st := range d.st.Ordered() {
+		if (st.Kind == program.Exec || st.Kind == program.Action) && st.Status == report.StepDone {
+			done = append(done, st.Step)
+		}
+	}
+	return program.RollbackOf(main, d.ours(d.gone), held, addresses, d.readiness(), done)
 }
 
 // windowRollback rolls back because the commit window ended: only if that can

@@ -150,7 +150,7 @@ func (p *planBuilder) step(n *node) plans.Step {
 	b := p.body(n)
 	s := plans.Step{
 		Kind: plans.StepKind(n.ctor.Name), Name: n.name, Within: plans.DefaultWithin, Pos: n.pos,
-		OnFail: get[string](b, "on_fail"), Direction: get[string](b, "direction"), At: get[string](b, "at"),
+		OnFail: get[string](b, "on_fail"), Direction: get[string](b, "direction"), At: get[string](b, "at"), Rollback: get[string](b, "rollback"),
 		Only: get[[]recovery.Type](b, "only"), Skip: get[[]recovery.Type](b, "skip"),
 	}
 	if b.has("within") {

@@ -141,6 +141,7 @@ func (l *Loader) RunWorld(ctx context.Context, b plans.Bundle, world Object) (cl
 		p.box.Close()
 		return nil, plans.Faults{{Pos: f.Pos, Message: f.Message}}.WithSource(b)
 	}
+	p.box.Rest()
 	return p.box.Close, nil
 }
 

@@ -208,7 +208,7 @@ func looksLikePlan(name string, args []string) bool {
 }
 
 // valueFlags take a value that may stand in the next word.
-var valueFlags = []string{"--state", "--controller", "--output", "-o", "--log-level", "--point", "--set", "--estate", "-m", "--message", "--passphrase-file", "--run", "--junit", "--timeout"}
+var valueFlags = []string{"--state", "--controller", "--output", "-o", "--log-level", "--point", "--set", "--estate", "-m", "--message", "--passphrase-file", "--run", "--junit", "--timeout", "--faults", "--pairs", "--seed"}
 
 // firstWord finds the first argument that is neither a flag nor its value.
 func firstWord(args []string) int {

@@ -3,6 +3,7 @@ package program
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
@@ -208,8 +209,9 @@ func reverseOne(m Machine) Node {
 // are stopped at the new site in reverse group order, the old site gets its
 // authority back, and they are started there from their untouched disks in
 // group order. Those that were only stopped (held) are unlocked and started.
-// addresses are those at the old site.
-func RollbackOf(p *Program, over, held []string, addresses map[string]string, ready map[string]*recovery.Check) *Program {
+// addresses are those at the old site. done are the plan's steps that were done:
+// those that say rollback = "again" run once more behind that.
+func RollbackOf(p *Program, over, held []string, addresses map[string]string, ready map[string]*recovery.Check, done []*Step) *Program {
 	groups := p.inGroups()
 	var nodes, back []Node
 	for _, g := range slices.Backward(groups) {
@@ -236,7 +238,25 @@ func RollbackOf(p *Program, over, held []string, addresses map[string]string, re
 		}
 		nodes = append(nodes, par(0, starts...))
 	}
+	for _, s := range done {
+		if s.Plan.Rollback == "again" {
+			nodes = append(nodes, one(doAgain(p, *s)))
+		}
+	}
 	return follow(p, SectionRollback, seq(nodes...))
+}
+
+// doAgain is a step of the plan as it runs behind a rollback: on the host where
+// its machine is then.
+func doAgain(p *Program, s Step) Step {
+	s.ID, s.Requires, s.Skip, s.Source = "rollback/"+s.ID, nil, "", false
+	if s.Plan.Exec != nil {
+		if m, ok := p.Machine(s.Plan.Exec.On); ok {
+			s.Title = strings.Replace(s.Title, "(on "+s.Host+")", "(on "+m.FromHost+")", 1)
+			s.Host, s.Site = m.FromHost, m.FromSite
+		}
+	}
+	return s
 }
 
 // inGroups returns the machines of the run group by group, in plan order.

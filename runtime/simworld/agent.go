@@ -19,9 +19,14 @@ var _ command.Caller = (*World)(nil)
 // has one order.
 func (w *World) Call(ctx context.Context, hostName, verb string, in, out any) error {
 	meta := metaOf(in)
-	c := call{host: hostName, verb: verb, machine: meta.Machine, step: stepOf(meta.Op), run: meta.Run}
+	c := call{host: hostName, verb: verb, machine: meta.Machine, run: meta.Run}
+	if r, ok := in.(command.CheckRequest); ok {
+		c.text = r.Check.TCP + r.Check.HTTP + strings.Join(r.Check.Exec, " ")
+	}
 	w.mu.Lock()
-	w.calls++
+	if c.step = w.stepOf(meta.Op); verb == command.Check.Name {
+		c.step = w.question(c.run, c.text).step
+	}
 	t := w.trouble(&c)
 	takes := latency(hostName, meta.Machine) + duration(in) + t.delay
 	h := w.hosts[hostName]
@@ -60,7 +65,7 @@ func (w *World) Call(ctx context.Context, hostName, verb string, in, out any) er
 const forever = 1000 * time.Hour
 
 // cut reports whether a host cannot be reached. Callers hold w.mu.
-func (w *World) cut(h *host) bool { return h.down || w.sites[h.site] }
+func (w *World) cut(h *host) bool { return h.down || w.sites[h.site] || w.sites[h.name] }
 
 // latency tells calls apart in time.
 func latency(host, machine string) time.Duration {
@@ -92,18 +97,28 @@ func duration(in any) time.Duration {
 	return 0
 }
 
-// stepOf is the step of an operation id: RUN/STEP/NUMBER; a claim adds the
-// machine.
-func stepOf(op string) string {
-	_, rest, ok := strings.Cut(op, "/")
-	i := strings.LastIndexByte(rest, '/')
-	if !ok || i < 0 {
+// stepOf is the step of an operation id, RUN/STEP/NUMBER, with the number of an
+// operation or the name of a machine or host behind it.
+func (w *World) stepOf(op string) string {
+	run, rest, ok := strings.Cut(op, "/")
+	if !ok {
 		return ""
 	}
-	if strings.HasPrefix(rest, "claim/") {
-		return "claim"
+	if k := w.runs[run]; k != nil {
+		for s := rest; s != ""; s = s[:max(0, strings.LastIndexByte(s, '/'))] {
+			if k.steps[s] {
+				return s
+			}
+		}
 	}
-	return rest[:i]
+	for i := strings.LastIndexByte(rest, '/'); i > 0; i = strings.LastIndexByte(rest, '/') { // of a section that came later
+		number := rest[i+1:]
+		rest = rest[:i]
+		if strings.Trim(number, "0123456789.-") == "" {
+			break
+		}
+	}
+	return rest
 }
 
 func metaOf(in any) command.Meta {
@@ -261,9 +276,13 @@ func (w *World) status(h *host, only string) command.AgentStatus {
 			continue
 		}
 		w.expire(e.machine)
+		var moves *command.Progress
+		if !e.machine.hung { // else nothing moves
+			moves = &command.Progress{Phase: "work", Done: int64(w.since() / time.Second)}
+		}
 		st.Machines = append(st.Machines, command.MachineStatus{Machine: name, Host: h.name, Site: h.site, Authority: e.rec, Fence: e.fence,
 			Power: e.power, Locked: e.locked, State: e.state(), Tests: slices.Clone(e.tests), LiveRun: e.liveRun, LivePoint: e.live,
-			Progress: &command.Progress{Phase: "work", Done: int64(w.since() / time.Second)}}) // work goes on: nothing stalls
+			Progress: moves})
 	}
 	return st
 }
@@ -453,7 +472,7 @@ func (w *World) start(h *host, e *end, c *call, req command.StartRequest) (any, 
 	for _, other := range m.ends {
 		if other != e && other.power == recovery.PowerRunning {
 			v.Text = h.name + " started " + m.name + " while it runs on " + other.host.name
-			if !other.host.down && !w.sites[other.host.site] { // else a person has spoken for it
+			if !w.cut(other.host) { // else a person has spoken for it
 				w.violated(v)
 			}
 		}

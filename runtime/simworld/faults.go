@@ -1,6 +1,7 @@
 package simworld
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ type Fault struct {
 	// until its step gives up, it takes longer.
 	Lost  bool
 	Hang  bool
+	Cut   bool // the host is cut off from then on
 	Delay time.Duration
 	Kind  fault.Kind // of the error; 0: fault.Failed
 	Hits  int        // how often it has happened
@@ -45,6 +47,7 @@ func (f *Fault) matches(c *call) bool {
 
 // trouble says what goes wrong with a call, and counts it.
 func (w *World) trouble(c *call) (t trouble) {
+	w.note(c)
 	for _, f := range w.faults {
 		if !f.matches(c) {
 			continue
@@ -52,8 +55,13 @@ func (w *World) trouble(c *call) (t trouble) {
 		f.Hits++
 		t.delay += f.Delay
 		switch {
+		case f.Cut:
+			w.cutOff(c.host)
 		case f.Hang:
 			t.hang = true
+			if m := w.machines[c.machine]; m != nil {
+				m.hung = true
+			}
 		case f.Lost:
 			t.lost = true
 		case f.Delay == 0:
@@ -81,17 +89,17 @@ func (w *World) Break(f Fault) *Fault {
 
 // Mend takes all faults back: broken calls, hosts that are down, sites that
 // are cut off, machines whose services do not answer.
-func (w *World) Mend() {
+func (w *World) Mend(lost ...string) {
 	w.mu.Lock()
 	w.faults = nil
 	var hosts []string
 	for name, h := range w.hosts {
-		if h.down {
+		if h.down && !slices.Contains(lost, name) {
 			hosts = append(hosts, name)
 		}
 	}
 	for _, m := range w.machines {
-		m.down = false
+		m.down, m.hung = false, false
 	}
 	w.mu.Unlock()
 	for _, h := range hosts {
@@ -191,9 +199,35 @@ func (w *World) learn(e *end) {
 func (w *World) Partition(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.cutOff(name)
+}
+
+func (w *World) cutOff(name string) {
+	if name == "" || w.sites[name] {
+		return
+	}
 	w.replicateAll()
 	w.sites[name] = true
 	w.happened("", "", "world", "%s is cut off", name)
+}
+
+// Asked is a call that the world has heard: what can break there.
+type Asked struct{ Step, Verb, Host, Machine string }
+
+// note remembers each kind of call once.
+func (w *World) note(c *call) {
+	a := Asked{Step: c.step, Verb: c.verb, Host: c.host, Machine: c.machine}
+	if a.Step != "" && !w.heard[a] {
+		w.heard[a] = true
+		w.log = append(w.log, a)
+	}
+}
+
+// Log lists the kinds of calls that the world has heard, in order.
+func (w *World) Log() []Asked {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.log)
 }
 
 // Heal ends a partition.

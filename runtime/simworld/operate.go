@@ -27,13 +27,12 @@ type Operation struct {
 // fault.Unknown means that nobody knows whether it was done; another one is for
 // the function. known is false for operations that the world has no answer for.
 func (w *World) Operate(ctx context.Context, o Operation) (value any, known bool, err error) {
-	c := &call{verb: o.Name, step: execStep(o.Key), text: string(o.Args)}
+	c := &call{verb: o.Name, text: string(o.Args)}
 	c.run, _, _ = strings.Cut(o.Key, "/")
 	ask := strings.Contains(o.Key, "/ask-")
-	if ask {
-		c.step = o.Key[len(c.run)+1 : strings.LastIndex(o.Key, "/ask-")]
-		c.step = c.step[:strings.LastIndexByte(c.step, '/')]
-	}
+	w.mu.Lock()
+	c.step = w.stepOf(o.Key)
+	w.mu.Unlock()
 	var do func() (any, error)
 	switch {
 	case strings.HasPrefix(o.Name, "http."):

@@ -13,6 +13,7 @@ import (
 // runKnown is what the world knows of a run: which effects its plan declares.
 type runKnown struct {
 	test      bool
+	steps     map[string]bool // ids
 	to        string
 	questions map[string]question // text of a check, or line of a program on the controller
 	declared  map[string]bool     // steps that are for tests only
@@ -25,9 +26,13 @@ type question struct {
 	shutdown bool
 }
 
-// Know tells the world of a run before it works in it.
-func (w *World) Know(run string, typ recovery.Type, to string, p *plans.Plan, steps map[string]*plans.Step) {
-	k := &runKnown{test: typ == recovery.Test, to: to, questions: map[string]question{}, declared: map[string]bool{}, lines: map[string]int{}}
+// Know tells the world of a run before it works in it: the ids of its steps, and
+// which of them the plan says.
+func (w *World) Know(run string, typ recovery.Type, to string, ids []string, steps map[string]*plans.Step) {
+	k := &runKnown{steps: map[string]bool{}, test: typ == recovery.Test, to: to, questions: map[string]question{}, declared: map[string]bool{}, lines: map[string]int{}}
+	for _, id := range ids {
+		k.steps[id] = true
+	}
 	for _, id := range slices.Sorted(maps.Keys(steps)) {
 		s := steps[id]
 		q := question{step: id, shutdown: strings.HasPrefix(id, "shutdown/")}
@@ -91,6 +96,7 @@ func (w *World) effect(c *call, class plans.OpClass, name, key, text string, ok 
 			return
 		}
 	}
+	w.outside = append(w.outside, outside{c.run, c.step})
 	k := w.runs[c.run]
 	if k != nil && k.test && !k.declared[c.step] {
 		w.violated(Violation{Rule: RuleTest, Step: c.step, Run: c.run, Text: "a test did this in the real world: " + text,
@@ -119,6 +125,23 @@ func (w *World) effect(c *call, class plans.OpClass, name, key, text string, ok 
 			Hint: "no retry on a step whose call is not safe to repeat"})
 	}
 	w.before[id] = before{attempt: attempt, ok: ok || was.ok && repeated, persons: w.persons, count: was.count + 1}
+}
+
+// outside is a change of the world outside by a step of a run.
+type outside struct{ run, step string }
+
+// Outside lists the steps of a run that have changed the world outside of the
+// machines, where that counts.
+func (w *World) Outside(run string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []string
+	for _, o := range w.outside {
+		if o.run == run && !slices.Contains(out, o.step) {
+			out = append(out, o.step)
+		}
+	}
+	return out
 }
 
 // Happened reports whether an effect whose text has part in it has happened in
@@ -155,11 +178,11 @@ func (w *World) CheckPlaces() {
 }
 
 // CheckAnswers notes machines of a run that ended well and whose services do
-// not answer.
-func (w *World) CheckAnswers(run string, machines []string, test bool) {
+// not answer. starts are the steps that have started them.
+func (w *World) CheckAnswers(run string, starts map[string]string, test bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, name := range machines {
+	for _, name := range slices.Sorted(maps.Keys(starts)) {
 		of := ""
 		if test {
 			of = run
@@ -168,7 +191,7 @@ func (w *World) CheckAnswers(run string, machines []string, test bool) {
 		if ok && w.up(i) {
 			continue
 		}
-		w.violated(Violation{Rule: RuleSuccess, Run: run, Text: fmt.Sprintf("the run is a success although %s does not answer", name),
+		w.violated(Violation{Rule: RuleSuccess, Run: run, Step: starts[name], Text: fmt.Sprintf("the run is a success although %s does not answer", name),
 			Hint: fmt.Sprintf("ask %s: ready in the estate, or a check behind its group", name)})
 	}
 }

@@ -267,12 +267,13 @@ func hostPart(s string) string {
 // the run.
 func (w *World) rightAsked(i *instance, c *call, text string) {
 	q := w.question(c.run, text)
-	if q.shutdown {
-		return
-	}
 	step := c.step
 	if step == "" {
 		step = q.step
+	}
+	if q.shutdown || step == "" { // at the old site; or the estate's question, which has no address
+		w.sawAnswer(c.run, i.machine)
+		return
 	}
 	r := w.runs[c.run]
 	ours := i.test == c.run
@@ -307,7 +308,6 @@ func (w *World) exec(h *host, c *call, r command.ExecRequest) (any, error) {
 		return nil, fault.Errorf(fault.Refused, "host %s does not let plans run %s", h.name, words[0])
 	}
 	line := strings.Join(words, " ")
-	c.step = execStep(r.Op)
 	res := command.ExecResult{}
 	if s := w.server("exec", line); s != nil {
 		res = command.ExecResult{Exit: s.Exit, Output: s.Output}
@@ -327,16 +327,6 @@ func (w *World) exec(h *host, c *call, r command.ExecRequest) (any, error) {
 // programTrouble is a fault of the program itself, which did its work.
 func (w *World) programTrouble(c *call) error {
 	return w.trouble(&call{host: c.host, verb: "program", machine: c.machine, step: c.step, text: c.text}).err
-}
-
-// execStep is the step of the id of a program: RUN/STEP/NUMBER, in an action
-// with the number of the operation behind it.
-func execStep(op string) string {
-	step := stepOf(op)
-	if i := strings.LastIndexByte(step, '/'); i >= 0 && strings.Trim(step[i+1:], "0123456789") == "" && i+1 < len(step) {
-		return step[:i]
-	}
-	return step
 }
 
 // Run implements runtime.Runner: programs of the controller.
@@ -375,4 +365,3 @@ func (w *World) Run(ctx context.Context, argv, env []string) (exit int, output s
 	w.effect(c, plans.OpUnsafe, "exec", "", "controller exec "+line, exit == 0)
 	return exit, output, nil
 }
-

@@ -47,7 +47,7 @@ type World struct {
 	hosts    map[string]*host
 	machines map[string]*machine
 	order    []string              // of machines, as the estate has them
-	sites    map[string]bool       // sites that are cut off
+	sites    map[string]bool       // sites and hosts that are cut off
 	servers  []*Server             // outside
 	names    map[string]nameRecord // of DNS: name and type
 	pairs    map[string]pair       // of machines, cached
@@ -62,7 +62,9 @@ type World struct {
 	seen     map[string]bool // texts of bad
 	harmless []string
 	asked    map[string]time.Duration // machines whose services were seen to answer in a run: run and machine
-	calls    int
+	log      []Asked
+	heard    map[Asked]bool
+	outside  []outside
 }
 
 type nameRecord struct {
@@ -83,6 +85,7 @@ type machine struct {
 	name   string
 	boot   time.Duration // -1: its services never answer
 	down   bool          // its services do not answer until it is mended
+	hung   bool          // work on it does not move
 	needs  []string
 	every  time.Duration // between two points
 	disks  []string
@@ -136,6 +139,7 @@ const (
 	RuleAsks    = "asks"    // a question was answered by a machine that is not of the run
 	RulePoints  = "command" // a command broke the contract with agents
 	RulePlace   = "place"   // what the plan points elsewhere points at the wrong site
+	RuleUndone  = "undone"  // a rollback left what a step of the plan has done
 	RuleSuccess = "success" // a failure was reported as success
 	RuleWorld   = "world"   // what the world file states does not hold
 	RuleEnd     = "end"     // a run did not come to its aim
@@ -155,7 +159,7 @@ type Violation struct {
 // at both sites.
 func New(e *plans.Estate) (*World, error) {
 	w := &World{estate: e, began: time.Now().UTC(), hosts: map[string]*host{}, machines: map[string]*machine{}, sites: map[string]bool{},
-		names: map[string]nameRecord{}, pairs: map[string]pair{}, done: map[string]bool{}, before: map[string]before{}, runs: map[string]*runKnown{}, classes: map[string]plans.OpClass{},
+		names: map[string]nameRecord{}, pairs: map[string]pair{}, done: map[string]bool{}, before: map[string]before{}, runs: map[string]*runKnown{}, classes: map[string]plans.OpClass{}, heard: map[Asked]bool{},
 		seen: map[string]bool{}, asked: map[string]time.Duration{}}
 	for _, h := range e.Hosts() {
 		site, _ := e.HostSite(h.Name)
@@ -243,7 +247,7 @@ func (m *machine) sender() (from, to *end) {
 func (w *World) replicate(m *machine) {
 	now := time.Now().UTC()
 	from, to := m.sender()
-	if from == nil || from.power != recovery.PowerRunning || from.host.down || to.host.down || w.sites[from.host.site] || w.sites[to.host.site] {
+	if from == nil || from.power != recovery.PowerRunning || w.cut(from.host) || w.cut(to.host) {
 		return
 	}
 	if n := int(now.Sub(m.cut) / m.every); n > keepPoints { // older ones would be forgotten at once
@@ -352,6 +356,9 @@ func (w *World) Where(name string) (Place, bool) {
 	best := m.newest()
 	p := Place{Site: best.rec.Active, Epoch: best.rec.Epoch, Uncommitted: best.rec.Uncommitted, Tests: len(m.tests), Direction: slices.Clone(best.rec.Direction), Power: recovery.PowerUnknown}
 	for _, e := range m.ends {
+		if e.rec.Epoch == best.rec.Epoch && !e.rec.Uncommitted { // cleared wins over set
+			p.Uncommitted = false
+		}
 		if e.host.site == p.Site {
 			p.Power = e.power
 			p.Answers = w.answers(e)

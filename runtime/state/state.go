@@ -302,7 +302,7 @@ func (s *State) Passable() []*Step {
 func (s *State) PlanStepsDone() []string {
 	var out []string
 	for _, st := range s.Ordered() {
-		if (st.Kind == program.Exec || st.Kind == program.Action) && st.Status == report.StepDone {
+		if (st.Kind == program.Exec || st.Kind == program.Action) && st.Status == report.StepDone && st.Plan.Rollback == "" {
 			out = append(out, fmt.Sprintf("%q", st.Plan.Name))
 		}
 	}

@@ -22,6 +22,12 @@ func step(own ...Field) []Field {
 	}...)
 }
 
+// again is how a step that changes something outside is taken back.
+func again() Field {
+	return Field{Name: "rollback", Type: Word, Words: []string{"again"},
+		Doc: "After a rollback a step that was done runs once more, when the machines run at their old site: addresses, from and to are those of that."}
+}
+
 // checkFields are the questions of a check, of a plan's step and of ready.
 func checkFields() []Field {
 	return []Field{
@@ -91,14 +97,15 @@ func planConstructors() []Constructor {
 			Field{Name: "cmd", Type: Command, Doc: "The program and its arguments: a list, or a string split into words. Never a shell."},
 			Field{Name: "sh", Type: String, Doc: "A line for sh -c, instead of cmd."},
 			Field{Name: "on", Type: String, Doc: "Where: a machine (the host that runs it) or a host; default: the controller. The estate must allow the program there."},
-			Field{Name: "at", Type: Word, Words: []string{"source", "target"}, Doc: "Which site's host is meant."})},
+			Field{Name: "at", Type: Word, Words: []string{"source", "target"}, Doc: "Which site's host is meant."},
+			again())},
 		{Name: "check", Body: Needed, Function: true, Doc: "A step that asks until the answer is good.", Fields: step(checkFields()...)},
 		{Name: "wait", Body: Needed, Doc: "A step that waits for a person.", Fields: step(
 			Field{Name: "ask", Type: String, Doc: "The question."},
 			Field{Name: "role", Type: String, Doc: "Who may answer."},
 			Field{Name: "on_timeout", Type: Word, Words: []string{"stop", "continue"}, Default: `"stop"`, Doc: "What happens without an answer."},
 			Field{Name: "unattended", Type: Word, Words: []string{"go", "stop"}, Doc: "The answer in a drill."})},
-		{Name: "action", Body: Needed, Function: true, Doc: "A step that is a function(run) … end.", Fields: step()},
+		{Name: "action", Body: Needed, Function: true, Doc: "A step that is a function(run) … end.", Fields: step(again())},
 		{Name: "secret", Body: None, Doc: "A secret of the estate, opened only by functions of modules."},
 	}
 	for i := range cs {

@@ -58,6 +58,7 @@ type Box struct {
 	timer  *time.Timer   // of the time limit
 	start  atomic.Uint64 // heap from which growth counts; 0: not now
 	back   chan struct{} // the code goes on after it has waited for the world
+	rests  bool // between two calls nobody watches
 	total  int64
 	fatal  error
 	print  func(string)
@@ -119,12 +120,30 @@ func (b *Box) Outside(f func()) {
 		b.total = 0
 		after := heap()
 		b.start.Store(max(1, start, after-min(after, held)))
-		select {
-		case b.back <- struct{}{}:
-		default: // it knows already
-		}
+		b.resume()
 	}()
 	f()
+}
+
+// Rest lets nobody watch the state between two calls: it may live for long and
+// does nothing meanwhile.
+func (b *Box) Rest() {
+	b.rests = true
+	b.start.Store(0)
+}
+
+// wake is the end of a rest.
+func (b *Box) wake() {
+	b.total = 0
+	b.start.Store(max(1, heap()))
+	b.resume()
+}
+
+func (b *Box) resume() {
+	select {
+	case b.back <- struct{}{}:
+	default: // it knows already
+	}
 }
 
 // Context is the state's context.
@@ -153,6 +172,11 @@ func (b *Box) Err() error {
 // Call runs fn with values and returns what it returned. An error of the code
 // is an *lua.ApiError; look at Err first.
 func (b *Box) Call(fn lua.LValue, args ...lua.LValue) (rets []lua.LValue, err error) {
+	if b.rests {
+		b.rests = false
+		b.wake()
+		defer b.Rest()
+	}
 	top := b.L.GetTop()
 	defer func() {
 		if r := recover(); r != nil {

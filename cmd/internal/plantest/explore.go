@@ -1,6 +1,20 @@
 package plantest
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/simworld"
 	"github.com/drrun/drrun/scripts"
 )
 
@@ -9,12 +23,361 @@ type Request struct {
 	Plan   string            `json:"plan"`
 	Estate string            `json:"estate,omitempty"`
 	Set    map[string]string `json:"set,omitempty"`
-	Pairs  int               `json:"pairs,omitempty"` // of faults
+	Faults int               `json:"faults"` // 0: none, 1: every single one
+	Pairs  int               `json:"pairs,omitempty"`
 	Seed   uint64            `json:"seed,omitempty"`
+	// First ends the exploration at the first run that ends badly.
+	First bool `json:"first,omitempty"`
+}
+
+// Finding is a rule that runs have broken, with the shortest of them.
+type Finding struct {
+	Rule     string     `json:"rule"`
+	Text     string     `json:"text"`
+	Hint     string     `json:"hint,omitempty"`
+	Scenario string     `json:"scenario"`
+	Faults   []string   `json:"faults"` // none: it needs no fault
+	Step     string     `json:"step,omitempty"`
+	Pos      *plans.Pos `json:"pos,omitempty"`
+	Runs     int        `json:"runs"` // that have ended so
+	Trace    []string   `json:"trace"`
+}
+
+// Row is one step of a scenario and what became of the run under each fault.
+type Row struct {
+	Scenario string            `json:"scenario"`
+	Step     string            `json:"step"`
+	Outcomes map[string]string `json:"outcomes"`
 }
 
 // Report is what an exploration has found.
-type Report struct{}
+type Report struct {
+	Plan     string    `json:"plan"`
+	Runs     int       `json:"runs"`
+	Seconds  float64   `json:"seconds"` // of real time
+	Findings []Finding `json:"findings"`
+	Table    []Row     `json:"table"`
+}
 
-// Explore is not there yet.
-func Explore(*scripts.Loader, Bubble, Request, func()) (*Report, error) { return &Report{}, nil }
+// Explore runs a plan in the simulated world under every single fault, and some
+// pairs, and tells which runs end badly.
+func Explore(lua *scripts.Loader, bubble Bubble, req Request, beat func()) (*Report, error) {
+	s, err := Load(lua, req.Plan, req.Estate, req.Set)
+	if err != nil {
+		return nil, err
+	}
+	return ExploreSubject(s, bubble, req, beat)
+}
+
+// ExploreSubject explores a plan that is loaded.
+func ExploreSubject(s *Subject, bubble Bubble, req Request, beat func()) (*Report, error) {
+	x := &explorer{s: s, bubble: bubble, req: req, beat: beat, began: time.Now(), found: map[string]*Finding{}, rows: map[string]*Row{}}
+	if x.beat == nil {
+		x.beat = func() {}
+	}
+	err := x.run()
+	r := &Report{Plan: s.Bundle.Main, Runs: x.runs, Seconds: time.Since(x.began).Seconds(), Findings: []Finding{}, Table: []Row{}}
+	for _, key := range x.order {
+		r.Findings = append(r.Findings, *x.found[key])
+	}
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(len(a.Faults), len(b.Faults)) })
+	for _, key := range x.rowOrder {
+		r.Table = append(r.Table, *x.rows[key])
+	}
+	return r, err
+}
+
+type explorer struct {
+	s      *Subject
+	bubble Bubble
+	req    Request
+	beat   func()
+	began  time.Time
+
+	mu       sync.Mutex
+	runs     int
+	found    map[string]*Finding
+	order    []string
+	rows     map[string]*Row
+	rowOrder []string
+	err      error
+}
+
+// work is one trial that is to be played.
+type work struct {
+	sc     scenario
+	inject []injection
+	base   *ending // the end without faults, which deaths must not change
+}
+
+func (x *explorer) enough() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.err != nil || x.req.First && len(x.found) > 0
+}
+
+func (x *explorer) run() error {
+	type based struct {
+		sc   scenario
+		base *trial
+	}
+	var bases []based
+	for _, sc := range scenarios { // all without faults first: they tell the most
+		t, err := run1(x.bubble, x.s, sc, nil)
+		if err != nil {
+			return fmt.Errorf("the %s run cannot be tried: %w", sc.name, err)
+		}
+		x.note(t, nil)
+		bases = append(bases, based{sc, t})
+	}
+	if x.req.Faults == 0 || x.enough() {
+		return x.err
+	}
+	var singles, all []work
+	for _, b := range bases {
+		if !b.sc.faults || len(b.base.verdict()) > 0 && b.base.run == nil {
+			continue
+		}
+		faults, deaths := x.injections(b.base)
+		for _, i := range faults {
+			singles = append(singles, work{sc: b.sc, inject: []injection{i}})
+		}
+		all = append(all, singles[len(singles)-len(faults):]...)
+		for _, i := range deaths {
+			all = append(all, work{sc: b.sc, inject: []injection{i}, base: &b.base.end})
+		}
+	}
+	all = append(all, x.pairs(singles)...)
+	if x.req.First { // what is cheap and tells much comes first
+		slices.SortStableFunc(all, func(a, b work) int { return cmp.Compare(kindOrder(a), kindOrder(b)) })
+	}
+	x.playAll(all)
+	return x.err
+}
+
+func kindOrder(w work) int {
+	if k := w.inject[0].kind; k == diesBefore || k == diesAfter {
+		return 1
+	}
+	return 0
+}
+
+// pairs draws pairs of single faults of one scenario.
+func (x *explorer) pairs(singles []work) []work {
+	rng := rand.New(rand.NewPCG(x.req.Seed, 2)) //nolint:gosec // no secret is made of it
+	var out []work
+	for n := 0; len(singles) > 1 && n < x.req.Pairs; n++ {
+		a, b := singles[rng.IntN(len(singles))], singles[rng.IntN(len(singles))]
+		if a.sc.name != b.sc.name || a.inject[0] == b.inject[0] {
+			n-- // there are others
+			if a.inject[0] == b.inject[0] && len(singles) < 4 {
+				n++
+			}
+			continue
+		}
+		out = append(out, work{sc: a.sc, inject: []injection{a.inject[0], b.inject[0]}})
+	}
+	return out
+}
+
+func (x *explorer) playAll(all []work) {
+	next := make(chan work)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for w := range next {
+				t, err := run1(x.bubble, x.s, w.sc, w.inject)
+				if err != nil {
+					x.fail(fmt.Errorf("%s, %s: %w", w.sc.name, strings.Join(words(w.inject), " and "), err))
+					continue
+				}
+				x.note(t, w.base)
+				x.beat()
+			}
+		})
+	}
+	for _, w := range all {
+		if x.enough() {
+			break
+		}
+		next <- w
+	}
+	close(next)
+	wg.Wait()
+}
+
+func (x *explorer) fail(err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.err == nil {
+		x.err = err
+	}
+}
+
+func words(inject []injection) []string {
+	out := []string{}
+	for _, i := range inject {
+		switch {
+		case i.kind == silences:
+			out = append(out, "the services of "+i.mach+" do not answer")
+		case i.verb != "" && i.kind != cuts && i.kind != losesSource:
+			out = append(out, i.Step+" "+i.Name+" ("+i.verb+")")
+		default:
+			out = append(out, cmp.Or(i.Step, fmt.Sprintf("record %d", i.n))+" "+i.Name)
+		}
+	}
+	return out
+}
+
+// note takes down how a trial ended. base is the end that it must have.
+func (x *explorer) note(t *trial, base *ending) {
+	if base != nil && len(t.verdict()) == 0 {
+		if err := base.same(t.end); err != nil {
+			i := t.inject[0]
+			t.bad(simworld.RuleEnd, i.Step, "after the death of the runtime "+err.Error(), "an action runs again on resume with the recorded results: what it does must not depend on anything else; what is not safe to repeat stands last in its action")
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.runs++
+	for _, v := range t.verdict() {
+		x.finding(t, v)
+	}
+	if len(t.inject) != 1 {
+		return
+	}
+	i := t.inject[0]
+	key := t.sc.name + "\x00" + i.Step
+	row := x.rows[key]
+	if row == nil {
+		row = &Row{Scenario: t.sc.name, Step: i.Step, Outcomes: map[string]string{}}
+		x.rows[key] = row
+		x.rowOrder = append(x.rowOrder, key)
+	}
+	row.Outcomes[i.Name] = worse(row.Outcomes[i.Name], t.word())
+}
+
+var ranks = []string{"", "ok", "asked", "resumed", "partial", "BAD"}
+
+func worse(a, b string) string {
+	if slices.Index(ranks, a) > slices.Index(ranks, b) {
+		return a
+	}
+	return b
+}
+
+func (x *explorer) finding(t *trial, v simworld.Violation) {
+	step := v.Step
+	pos := t.posOf(step)
+	text := v.Text
+	if t.run != nil {
+		text = strings.ReplaceAll(text, t.run.ID, "the run")
+	}
+	key := v.Rule + "\x00" + stepName(step)
+	if v.Rule != simworld.RuleEnd {
+		key += "\x00" + text
+	}
+	f := x.found[key]
+	faults, trace := words(t.inject), t.trace(v.At)
+	switch {
+	case f == nil:
+		f = &Finding{}
+		x.found[key] = f
+		x.order = append(x.order, key)
+	case len(f.Faults) < len(faults) || len(f.Faults) == len(faults) && len(f.Trace) <= len(trace):
+		f.Runs++
+		return
+	}
+	*f = Finding{Rule: v.Rule, Text: text, Hint: v.Hint, Scenario: t.sc.name, Faults: faults, Step: step, Pos: pos, Runs: f.Runs + 1, Trace: trace}
+}
+
+// stepName is a step without the number that tells repetitions apart.
+func stepName(step string) string {
+	name, _, _ := strings.Cut(step, "#")
+	return name
+}
+
+// injections lists the faults that can be tried on what a run without faults
+// has done: one for each kind of call of each step, and the deaths of the
+// runtime at each of its records.
+func (x *explorer) injections(base *trial) (faults, deaths []injection) {
+	first := 1
+	if base.sc.tail {
+		first = base.failedOver + 1
+	} else {
+		faults = x.stepFaults(base)
+	}
+	for n := first; n <= len(base.records); n++ {
+		step := cmp.Or(base.records[n-1], "the run")
+		deaths = append(deaths, injection{Name: "dies before", Step: step, kind: diesBefore, n: n}, injection{Name: "dies after", Step: step, kind: diesAfter, n: n})
+	}
+	return faults, deaths
+}
+
+// asking are verbs that only look: they are not broken by themselves.
+var asking = []string{"status", "points", "room", "room-back", "written", "proof-ranges", "claim"}
+
+func (x *explorer) stepFaults(base *trial) []injection {
+	var out []injection
+	seen := map[string]bool{}
+	add := func(i injection) {
+		key := fmt.Sprint(i.kind, i.Step, i.verb, i.mach)
+		if !seen[key] {
+			seen[key] = true
+			out = append(out, i)
+		}
+	}
+	for _, a := range base.log {
+		in := injection{Step: a.Step, verb: a.Verb, host: a.Host}
+		with := func(name string, k injectionKind) {
+			i := in
+			i.Name, i.kind = name, k
+			add(i)
+		}
+		switch {
+		case slices.Contains(asking, a.Verb):
+		case a.Verb == "check":
+			with("fails", fails)
+			with("hangs", hangs)
+		default:
+			with("fails", fails)
+			with("loses", loses)
+			with("hangs", hangs)
+			if a.Verb == "exec" || a.Verb == "ssh.run" {
+				with("breaks", breaks)
+			}
+			if a.Host != "" {
+				with("silent", cuts)
+			}
+		}
+	}
+	for _, s := range base.run.Steps {
+		switch {
+		case s.Kind == string(program.Wait) && s.Status == "done":
+			add(injection{Name: "unanswered", Step: s.ID, kind: unanswered})
+		case s.Kind == string(program.Start):
+			add(injection{Name: "never ready", Step: s.ID, kind: silences, mach: s.Machine})
+		case base.sc.typ == recovery.Planned && (s.Kind == string(program.Stop) || s.Kind == string(program.DrainFinal)) && s.Status == "done":
+			add(injection{Name: "site lost", Step: s.ID, kind: losesSource, host: s.Host})
+		}
+	}
+	return out
+}
+
+// Columns are the faults of a table, in order.
+func Columns(rows []Row) []string {
+	order := []string{"fails", "loses", "breaks", "hangs", "silent", "site lost", "never ready", "unanswered", "dies before", "dies after"}
+	have := map[string]bool{}
+	for _, r := range rows {
+		for k := range r.Outcomes {
+			have[k] = true
+		}
+	}
+	out := slices.DeleteFunc(order, func(k string) bool { return !have[k] })
+	for _, k := range slices.Sorted(maps.Keys(have)) {
+		if !slices.Contains(out, k) {
+			out = append(out, k)
+		}
+	}
+	return out
+}

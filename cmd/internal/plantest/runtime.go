@@ -110,6 +110,10 @@ func (r *Runtime) know(ctx context.Context, id string) error {
 		return err
 	}
 	steps := map[string]*plans.Step{}
+	ids := make([]string, len(run.Steps))
+	for i := range run.Steps {
+		ids[i] = run.Steps[i].ID
+	}
 	r.plan.Steps(func(_ string, ps *plans.Step) {
 		for i := range run.Steps {
 			if s := &run.Steps[i]; s.Pos != nil && *s.Pos == ps.Pos && s.Kind == string(ps.Kind) && strings.HasSuffix(strings.TrimRight(s.ID, "#0123456789"), strings.TrimRight(ps.Name, "#0123456789")) {
@@ -117,7 +121,7 @@ func (r *Runtime) know(ctx context.Context, id string) error {
 			}
 		}
 	})
-	r.World.Know(id, run.Type, run.To, r.plan, steps)
+	r.World.Know(id, run.Type, run.To, ids, steps)
 	return nil
 }
 
@@ -245,16 +249,19 @@ func (r *Runtime) restart(ctx context.Context, id string) error {
 // answerUnknown is the person who looks whether it was done.
 func (r *Runtime) answerUnknown(ctx context.Context, run *report.Run) error {
 	r.World.Person()
-	wait := run.Waits[0]
 	word := state.Again
-	recorded, err := r.recorded(ctx, run.ID, wait.Step)
-	if err != nil {
-		return err
-	}
-	if r.World.Programs(run.ID, wait.Step) > recorded {
+	if r.done(ctx, run) {
 		word = state.OutcomeDone
 	}
-	return r.engine.Answer(ctx, run.ID, runtime.Answer{Step: wait.Step, Word: word, By: "author", Text: "looked"})
+	return r.engine.Answer(ctx, run.ID, runtime.Answer{Step: run.Waits[0].Step, Word: word, By: "author", Text: "looked"})
+}
+
+// done looks whether what a run asks about was done: the world has more programs
+// of the step than the journal has ends of.
+func (r *Runtime) done(ctx context.Context, run *report.Run) bool {
+	step := run.Waits[0].Step
+	recorded, err := r.recorded(ctx, run.ID, step)
+	return err == nil && r.World.Programs(run.ID, step) > recorded
 }
 
 // recorded counts the programs of a step whose end is on record.

@@ -32,15 +32,17 @@ return plan "erp" {
     after = {
       check "balancer answers" { tcp = "lb1:443", within = "2m" },
       action "point DNS at the active site" {
-        skip = "test", within = "1m",
+        skip = "test", within = "1m", rollback = "again",
         function(run)
           dns.update { server = "10.0.0.53", name = "erp.example.com.", a = run:machine("lb1").ip, ttl = "60s", key = key }
         end,
       },
       action "tell the customers" {
-        skip = "test", within = "1m",
+        skip = "test", within = "1m", rollback = "again",
         function(run)
-          http.post("https://status.example.com/api", { json = { site = run.to } })
+          http.post("https://status.example.com/api", {
+            json = { site = run.to }, headers = { ["Idempotency-Key"] = run.id .. "-" .. run.to },
+          })
         end,
       },
     },

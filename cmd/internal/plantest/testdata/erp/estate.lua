@@ -25,7 +25,8 @@ return estate "acme" {
       host "lyo-1" { addr = "10.20.0.5", store = "/srv/drrun", allow = { "systemctl" } },
     },
   },
-  machine "db1" { host = "par-1", tags = "erp", ip = { lan = 11 }, disk "root" { file = "/vm/db1.img" }, exec = { unit = "postgresql" } },
+  machine "db1" { host = "par-1", tags = "erp", ip = { lan = 11 }, disk "root" { file = "/vm/db1.img" }, exec = { unit = "postgresql" },
+    ready = { tcp = ":5432", within = "5m" } },
   app(1), app(2),
   machine "lb1" { host = "par-1", tags = "erp", ip = { lan = 10 }, disk "conf" { file = "/srv/lb.img" }, exec = { unit = "haproxy" } },
 }

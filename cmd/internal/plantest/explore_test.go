@@ -1,0 +1,47 @@
+package plantest_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/drrun/drrun/cmd/internal/plantest"
+	"github.com/drrun/drrun/scripts"
+)
+
+// line is a finding in one line.
+func line(f plantest.Finding) string {
+	at := "-"
+	if f.Pos != nil {
+		at = fmt.Sprintf("%s:%d", filepath.Base(f.Pos.File), f.Pos.Line)
+	}
+	return fmt.Sprintf("%s %s [%s; %s] %s", f.Rule, at, f.Scenario, strings.Join(f.Faults, " and "), f.Text)
+}
+
+// The good example plans end well under every single fault.
+func TestGoodPlansAreGood(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/good/*.lua")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, plan := range append(files, "testdata/erp/erp.lua") {
+		if name := filepath.Base(plan); name == "estate.lua" || strings.HasSuffix(name, "_world.lua") {
+			continue
+		}
+		t.Run(filepath.Base(plan), func(t *testing.T) {
+			r, err := plantest.Explore(scripts.New(scripts.Options{}), bubble(t), plantest.Request{Plan: plan, Faults: 1, Pairs: 50, Seed: 1}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d runs in %.1f s", r.Runs, r.Seconds)
+			if r.Runs < 200 {
+				t.Errorf("only %d runs", r.Runs)
+			}
+			for _, f := range r.Findings {
+				t.Errorf("%s\n%s", line(f), strings.Join(f.Trace, "\n"))
+			}
+		})
+	}
+}
