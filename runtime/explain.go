@@ -11,6 +11,7 @@ import (
 
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/program/drawing"
 	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/state"
 )
@@ -30,6 +31,9 @@ func (e *Engine) Explain(ctx context.Context, req Request) (*report.Explain, err
 		est.Aim = p.plan.RTO
 	}
 	x := p.program.Explain(est)
+	if req.Drawing {
+		x.Drawing = drawing.SVG(p.program, est)
+	}
 	if req.DryRun && len(x.Steps) > 0 && x.Steps[0].Kind == string(program.Preflight) {
 		err = e.tryPreflight(ctx, &req, p, &x)
 	}

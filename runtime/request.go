@@ -65,6 +65,8 @@ type Request struct {
 	// DryRun lets Explain look at the machines as preflight does; Start ignores
 	// it.
 	DryRun bool `json:"dry_run,omitempty"`
+	// Drawing lets Explain draw the run as SVG.
+	Drawing bool `json:"drawing,omitempty"`
 	// By names who asks, for the records.
 	By string `json:"by,omitempty"`
 	// ID makes starting idempotent: a second start with the same id is refused

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -9,9 +10,11 @@ import (
 	"github.com/drrun/drrun/cmd/internal/term"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/control"
 	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/program/drawing"
 	"github.com/drrun/drrun/runtime/report"
 )
 
@@ -22,14 +25,14 @@ an applied estate the machines' agents are asked where they are active; with --e
 beside a plan that is not applied anywhere, every machine counts as being at home.
 Where runs of the plan are on record, it says how long each step is expected to take and where that is
 known from, when all machines are ready, and which steps (*) the end waits for.`,
-	examples: "drrun explain erp.lua --planned\ndrrun explain erp --unplanned --failback\ndrrun explain erp.lua --test --estate estate.lua",
+	examples: "drrun explain erp.lua --planned\ndrrun explain erp --unplanned --failback\ndrrun explain erp.lua --test --estate estate.lua\ndrrun explain erp --planned --svg erp.svg",
 	exits:    askExits,
 	make:     func() action { return &explainOptions{} },
 }
 
 type explainOptions struct {
 	failoverFlags
-	estate string
+	estate, svg string
 }
 
 func (o *explainOptions) flags(fs *pflag.FlagSet) {
@@ -40,6 +43,7 @@ func (o *explainOptions) flags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.noShutdown, "no-shutdown", false, "unplanned: leave the source machines alone")
 	fs.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: a parameter of the plan; may be given again")
 	fs.StringVar(&o.estate, "estate", "", "estate file; nothing and nobody else is asked")
+	fs.StringVar(&o.svg, "svg", "", "write a drawing of the run to this file; - is stdout, without the text")
 }
 
 func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
@@ -50,9 +54,10 @@ func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
+	r.Drawing = o.svg != ""
 	if !isFile(args[0]) {
 		r.Plan = args[0]
-		return c.with(ctx, need{}, func(s *session) error { return c.explain(ctx, s, r) })
+		return c.with(ctx, need{}, func(s *session) error { return o.explain(ctx, c, s, r) })
 	}
 	b, err := readBundle(args[0])
 	if err != nil {
@@ -64,7 +69,7 @@ func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
 	if o.estate == "" {
 		pb := portable(b)
 		r.Bundle = &pb
-		err := c.with(ctx, need{}, func(s *session) error { return c.explain(ctx, s, r) })
+		err := c.with(ctx, need{}, func(s *session) error { return o.explain(ctx, c, s, r) })
 		if err == nil || !fault.Is(err, fault.Refused) || !strings.HasPrefix(err.Error(), "no estate is applied") {
 			return err
 		}
@@ -72,10 +77,27 @@ func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
 	return o.offline(ctx, c, b, r, args[0])
 }
 
-func (c *cli) explain(ctx context.Context, s *session, r control.StartRequest) error {
+func (o *explainOptions) explain(ctx context.Context, c *cli, s *session, r control.StartRequest) error {
 	ex, err := s.Explain(ctx, r)
 	if err != nil {
 		return err
+	}
+	return o.show(c, ex)
+}
+
+// show prints an explained run, and writes its drawing where it was asked for.
+func (o *explainOptions) show(c *cli, ex report.Explain) error {
+	if o.svg == "-" {
+		return c.printf("%s", ex.Drawing)
+	}
+	if o.svg != "" {
+		name, err := filepath.Abs(o.svg)
+		if err == nil {
+			err = vfs.WriteFile(vfs.OS{}, name, []byte(ex.Drawing), 0o644)
+		}
+		if err != nil {
+			return fault.Errorf(fault.Failed, "cannot write the drawing: %w", err)
+		}
 	}
 	return c.printExplain(ex)
 }
@@ -115,7 +137,11 @@ func (o *explainOptions) offline(ctx context.Context, c *cli, b plans.Bundle, r 
 	if err != nil {
 		return err
 	}
-	return c.printExplain(prog.Explain(nil))
+	ex := prog.Explain(nil)
+	if r.Drawing {
+		ex.Drawing = drawing.SVG(prog, nil)
+	}
+	return o.show(c, ex)
 }
 
 // atHome are the facts of an estate in which every machine is where it should

@@ -42,8 +42,10 @@ type StartRequest struct {
 	NoProof      bool              `json:"no_proof,omitempty"`
 	TTL          time.Duration     `json:"ttl,omitempty"` // of a test
 	// DryRun, in Explain, asks the agents as preflight does.
-	DryRun bool   `json:"dry_run,omitempty"`
-	By     string `json:"by"`
+	DryRun bool `json:"dry_run,omitempty"`
+	// Drawing, in Explain, asks for the run as SVG.
+	Drawing bool   `json:"drawing,omitempty"`
+	By      string `json:"by"`
 }
 
 // RunRequest names a run, and who asks.

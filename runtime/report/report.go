@@ -328,7 +328,8 @@ type Explain struct {
 	// why the run would be refused.
 	Overridden []string     `json:"overridden,omitempty"`
 	Refused    *fault.Error `json:"refused,omitempty"`
-	Text       string       `json:"text"` // the listing for a person
+	Text       string       `json:"text"`              // the listing for a person
+	Drawing    string       `json:"drawing,omitempty"` // as SVG, where it was asked for
 }
 
 // NotAllowed refuses an operation on a run that stands where it does, and says

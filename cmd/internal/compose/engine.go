@@ -29,7 +29,7 @@ func (e *engine) contact(ctx context.Context) error {
 
 func request(r control.StartRequest) runtime.Request {
 	return runtime.Request{Plan: r.Plan, Bundle: r.Bundle, Machines: r.Machines, Type: r.Type, Failback: r.Failback, Point: r.Point,
-		Set: r.Set, Commit: r.Commit, NoShutdown: r.NoShutdown, SourceIsDown: r.SourceIsDown, Force: r.Force, NoProof: r.NoProof, TTL: r.TTL, DryRun: r.DryRun, By: r.By}
+		Set: r.Set, Commit: r.Commit, NoShutdown: r.NoShutdown, SourceIsDown: r.SourceIsDown, Force: r.Force, NoProof: r.NoProof, TTL: r.TTL, DryRun: r.DryRun, Drawing: r.Drawing, By: r.By}
 }
 
 func reverseRequest(r control.ReverseRequest) runtime.ReverseRequest {
