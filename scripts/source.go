@@ -74,13 +74,6 @@ type source struct {
 	reported map[string]bool         // modules whose absence is reported
 }
 
-// base are the globals that stay in the sandbox.
-var base = []string{
-	"_VERSION", "assert", "error", "getmetatable", "ipairs", "math", "next", "pairs", "pcall", "print", "rawequal",
-	"rawget", "rawset", "require", "select", "setmetatable", "string", "table", "tonumber", "tostring", "type",
-	"unpack", "xpcall",
-}
-
 // absent are globals of Lua that are not here, with what to do instead.
 var absent = map[string]string{
 	"os": "is not available: a file only describes; in functions use drrun.time and drrun.exec", "io": "is not available: a file only describes",
@@ -93,7 +86,7 @@ var absent = map[string]string{
 
 func words(kind registry.Scope) syntax.Words {
 	w := syntax.Words{Globals: make(map[string]bool), Constructors: make(map[string]bool), Elsewhere: maps.Clone(absent)}
-	for _, name := range base {
+	for _, name := range registry.LuaGlobals {
 		w.Globals[name] = true
 	}
 	for _, f := range registry.Globals {

@@ -8,7 +8,7 @@ import (
 // commands lists the subcommands in the order of help.
 func commands() []*command {
 	return []*command{
-		applyCommand, checkCommand, explainCommand, testCommand, exploreCommand,
+		initCommand, applyCommand, checkCommand, explainCommand, testCommand, exploreCommand,
 		statusCommand, pointsCommand,
 		failoverCommand, runsCommand, showCommand, watchCommand, reportCommand,
 		answerCommand, pauseCommand, resumeCommand, cancelCommand, rollbackCommand, changePointCommand, commitCommand, cleanupCommand, reverseCommand,

@@ -50,7 +50,7 @@ func (c *cli) help(args []string) error {
 	if words[0] == planCommand.name || words[0] == "plan" {
 		return c.commandHelp(planCommand)
 	}
-	if text, ok := reference(words[0]); ok {
+	if text, ok := helpPage(words[0]); ok {
 		return c.printf("%s", text)
 	}
 	e := usage("there is no help on %q", words[0])

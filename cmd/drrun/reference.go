@@ -25,8 +25,8 @@ func topics() []topic {
 	}
 }
 
-// reference finds the page of a topic, or of a word of the language.
-func reference(word string) (string, bool) {
+// helpPage finds the page of a topic, or of a word of the language.
+func helpPage(word string) (string, bool) {
 	all := topics()
 	if i := slices.IndexFunc(all, func(t topic) bool { return t.name == word }); i >= 0 {
 		return all[i].text(), true

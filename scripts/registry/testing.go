@@ -10,7 +10,7 @@ var TestFunctions = []Function{
 	{"describe", "name, function() … end", "", "Puts tests together under a name."},
 	{"it", "name, function() … end", "", "A test. Each one begins with the file evaluated anew."},
 	{"before_each", "function() … end", "", "Runs before each test of its describe."},
-	{"world", "[plan], { estate =, set = }", "", `A simulated world, every machine at home; the plan is "NAME.lua" beside NAME_test.lua unless one is named. NAME_world.lua beside the plan is applied to it.`},
+	{"world", "[plan], [{ estate =, set = }]", "", `A simulated world, every machine at home; the plan is "NAME.lua" beside NAME_test.lua unless one is named. NAME_world.lua beside the plan is applied to it.`},
 	{"crash_everywhere", "[plan], [{ estate =, set = }], function(w) … end", "", "Runs the function once, then once for each journal record with the runtime killed before it is committed, and once right after; each time the end must be the same and nothing is done twice."},
 	{"assert", "value, [text]", "", "Fails when the value is nil or false; has the functions below."},
 }
@@ -27,9 +27,9 @@ var AssertFunctions = []Function{
 
 // WorldMethods are the methods of a world.
 var WorldMethods = []Function{
-	{"planned", "{ failback =, commit =, point =, set = }", "", "A planned failover; returns the run when it does nothing by itself any more."},
-	{"unplanned", "{ source_is_down =, force =, no_shutdown =, … }", "", "An unplanned failover."},
-	{"test", "{ unattended =, cleanup =, … }", "", "A test failover; unattended answers waits as a drill does."},
+	{"planned", "[{ failback =, commit =, point =, set = }]", "", "A planned failover; returns the run when it does nothing by itself any more."},
+	{"unplanned", "[{ source_is_down =, force =, no_shutdown =, … }]", "", "An unplanned failover."},
+	{"test", "[{ unattended =, cleanup =, … }]", "", "A test failover; unattended answers waits as a drill does."},
 	{"fail", "what, verb, [times]", "", `A verb ("stop", "drain", "prepare", "start", "ready", "exec") of a machine or a host fails, once unless times is said; 0: always. What "http", "dns", "tcp" or "exec" with a part of its text fails operations of functions.`},
 	{"lose", "what, verb, [times]", "", "As fail, but the work is done and only the answer is lost."},
 	{"delay", "what, verb, duration", "", "As fail, but it takes that much longer."},
@@ -60,7 +60,7 @@ var RunMethods = []Function{
 	{"cleanup", "", "", "Ends a test."},
 	{"cancel", "", "", "Cancels it."},
 	{"answer", "[wait], word", "", "Answers a wait: go, stop, again, done, abort."},
-	{"resume", "{ as =, source_is_down = }", "", "Lets it go on."},
+	{"resume", "[{ as =, source_is_down = }]", "", "Lets it go on."},
 	{"golden", "name", "", "Compares its timeline with testdata/NAME.txt; drrun test --update writes it."},
 }
 

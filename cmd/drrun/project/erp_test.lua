@@ -1,0 +1,45 @@
+-- Tests of erp.lua: drrun test. What they can say: drrun help test-file
+
+describe("a planned failover", function()
+  local w
+  before_each(function()
+    w = world()
+  end)
+
+  it("starts the database before the application, and loses nothing", function()
+    local run = w:planned()
+    assert.equal(run.waits, { "business go/no-go" })
+    run:answer("go")
+    assert.equal(run.status, "uncommitted")
+    run:before("postgres answers", "app1/start")
+    assert.equal(run.rpo, 0)
+    assert.less(run.rto, 15 * 60)
+    assert.equal(w:record("erp.example.com"), { "10.20.0.10" })
+  end)
+
+  it("goes on where it stopped", function()
+    w:fail("db1", "start")
+    local run = w:planned()
+    assert.equal(run.status, "stopped")
+    run:resume()
+    run:answer("go")
+    assert.equal(run.status, "uncommitted")
+  end)
+end)
+
+it("is drilled without touching DNS", function()
+  local w = world()
+  local run = w:test { unattended = true }
+  assert.equal(run.status, "uncommitted")
+  assert.equal(w:record("erp.example.com"), {})
+  run:cleanup()
+  assert.equal(run.status, "done")
+end)
+
+it("ends the same wherever the runtime dies", function()
+  crash_everywhere(function(w)
+    local run = w:planned()
+    run:answer("go")
+    assert.equal(run.status, "uncommitted")
+  end)
+end)
