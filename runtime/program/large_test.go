@@ -44,7 +44,7 @@ func largest(t *testing.T, n, groups int) time.Duration {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := len(prog.Explain().Steps); got < 8*n {
+	if got := len(prog.Explain(nil).Steps); got < 8*n {
 		t.Errorf("%d steps", got)
 	}
 	return used(t) - begun
