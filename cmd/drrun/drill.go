@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -235,6 +236,10 @@ func drillText(d *report.Drill, events int) string {
 			fmt.Fprintf(&b, "next     %s\n", stamp(at))
 		}
 	}
+	if p := d.Proven; p != nil {
+		fmt.Fprintf(&b, "proven   %s\n", provenText(p))
+		b.WriteString(trendText(p.Tests, events))
+	}
 	if events > 0 {
 		t := newTable("DUE", "RESULT", "RUN", "WHY")
 		for _, e := range d.Events[max(0, len(d.Events)-events):] {
@@ -250,6 +255,27 @@ func drillText(d *report.Drill, events int) string {
 		b.WriteString("\n" + t.String())
 	}
 	return b.String()
+}
+
+// trendText is how long the last tests took until every machine was ready.
+func trendText(tests []report.TestTime, most int) string {
+	tests = tests[max(0, len(tests)-max(most, 1)):]
+	if len(tests) == 0 {
+		return ""
+	}
+	longest := slices.MaxFunc(tests, func(a, b report.TestTime) int { return cmp.Compare(a.RTO, b.RTO) }).RTO
+	t := newTable("TEST", "ENDED", "READY AFTER", "")
+	for _, one := range tests {
+		bar := ""
+		if longest > 0 {
+			bar = strings.Repeat("=", int(30*one.RTO/longest))
+		}
+		if !one.Passed {
+			bar += " not passed"
+		}
+		t.row(one.Run, stamp(one.Ended), seconds(one.RTO), strings.TrimSpace(bar))
+	}
+	return "\n" + t.String()
 }
 
 func because(text string) string {

@@ -10,12 +10,15 @@ import (
 	verb "github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/runtime/estate"
+	"github.com/drrun/drrun/runtime/report"
 )
 
 var statusCommand = &command{
 	name: "status", args: "[MACHINE]", short: "machines, hosts and plans: what is protected, how far behind",
 	long: `Asks every agent (each for at most 3 seconds) and shows, for each machine, its state, the site that may
 run it, the age of its newest recovery point against the objective, and what may be done with it now.
+A plan is proven when its last test failover passed, met the plan's objectives, and was of the plan, the
+estate and the policies of now; else it says since when it is not, and why.
 With a machine's name it shows that one in full.`,
 	examples: "drrun status\ndrrun status db1\ndrrun status -o json",
 	exits:    askExits,
@@ -61,13 +64,33 @@ func statusText(st *estate.Status) string {
 	}
 	b.WriteString("\n" + t.String())
 	if len(st.Plans) > 0 {
-		t = newTable("PLAN", "FROM", "TO", "DRILL")
+		t = newTable("PLAN", "FROM", "TO", "DRILL", "PROVEN")
 		for _, p := range st.Plans {
-			t.row(p.Name, p.From, p.To, orDash(p.Drill))
+			t.row(p.Name, p.From, p.To, orDash(p.Drill), provenText(p.Proven))
 		}
 		b.WriteString("\n" + t.String())
 	}
 	return b.String()
+}
+
+// provenText says whether a plan is proven by its last test, and else since when it
+// is not and why.
+func provenText(p *report.Proven) string {
+	text := "-"
+	switch {
+	case p == nil:
+		return text
+	case p.Proven:
+		text = fmt.Sprintf("by %s, %s", p.Run, stamp(p.At))
+	case p.Since.IsZero():
+		text = "no: " + strings.Join(p.Why, "; ")
+	default:
+		text = fmt.Sprintf("not since %s: %s", stamp(p.Since), strings.Join(p.Why, "; "))
+	}
+	if p.Slower != "" {
+		text += "; slower: " + p.Slower
+	}
+	return text
 }
 
 func stateWord(m *estate.MachineStatus) string {

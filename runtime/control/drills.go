@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime/estate"
 	"github.com/drrun/drrun/runtime/report"
 )
 
@@ -42,11 +43,14 @@ type Drills interface {
 	RunDrill(ctx context.Context, r DrillRequest) (report.Run, error)
 	// PauseDrill holds the drills of a plan back, or lets them go on.
 	PauseDrill(ctx context.Context, r DrillRequest) (report.Drill, error)
+	// Proven says whether an applied plan is proven.
+	Proven(ctx context.Context, plan string) (report.Proven, error)
 }
 
 // ServeDrills lets the server answer for drills. It is called before Serve.
 func (s *Server) ServeDrills(d Drills) {
 	mux := s.mux
+	s.drills = d
 	handle(mux, verbDrills, func(ctx context.Context, _ Empty) (DrillsResult, error) {
 		all, err := d.Drills(ctx)
 		return DrillsResult{Drills: all}, err
@@ -55,6 +59,22 @@ func (s *Server) ServeDrills(d Drills) {
 	handle(mux, verbRemoveDrill, d.RemoveDrill)
 	handle(mux, verbRunDrill, d.RunDrill)
 	handle(mux, verbPauseDrill, d.PauseDrill)
+}
+
+// status adds to the status of the estate which plans are proven.
+func (s *Server) status(ctx context.Context, r MachineRequest) (estate.Status, error) {
+	st, err := deref(s.estate.Status(ctx, r.Machine))
+	if err != nil || s.drills == nil || r.Machine != "" {
+		return st, err
+	}
+	for i := range st.Plans {
+		p, err := s.drills.Proven(ctx, st.Plans[i].Name)
+		if err != nil { // the rest of the status is not the worse for it
+			p = report.Proven{Plan: st.Plans[i].Name, Why: []string{"it cannot be judged: " + err.Error()}, Tests: []report.TestTime{}}
+		}
+		st.Plans[i].Proven = &p
+	}
+	return st, nil
 }
 
 // Drills lists the drills of the applied plans.

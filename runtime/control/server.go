@@ -27,6 +27,7 @@ type Server struct {
 	mux     *http.ServeMux
 	handler http.Handler
 	backup  func(io.Writer) error
+	drills  Drills
 }
 
 // NewServer makes a server; nothing listens yet.
@@ -62,9 +63,7 @@ func (s *Server) routeEstate(mux *http.ServeMux) {
 	handle(mux, verbApply, func(ctx context.Context, r estate.ApplyRequest) (estate.ApplyResult, error) {
 		return deref(s.estate.Apply(ctx, r))
 	})
-	handle(mux, verbStatus, func(ctx context.Context, r MachineRequest) (estate.Status, error) {
-		return deref(s.estate.Status(ctx, r.Machine))
-	})
+	handle(mux, verbStatus, s.status)
 	handle(mux, verbPoints, func(ctx context.Context, r MachineRequest) (PointsResult, error) {
 		hosts, err := s.estate.Points(ctx, r.Machine)
 		return PointsResult{Machine: r.Machine, Hosts: hosts}, err

@@ -134,6 +134,8 @@ type PlanSummary struct {
 	To    string    `json:"to"`
 	At    time.Time `json:"at"` // when it was applied
 	Drill string    `json:"drill,omitempty"`
+	// Proven is set where a runtime answers that knows its runs.
+	Proven *report.Proven `json:"proven,omitempty"`
 }
 
 // Status asks every agent, each for at most three seconds, and puts the

@@ -14,6 +14,7 @@ type Drill struct {
 	Paused *DrillPause  `json:"paused,omitempty"`
 	Broken string       `json:"broken,omitempty"` // why it cannot be scheduled
 	Events []DrillEvent `json:"events,omitempty"` // oldest first
+	Proven *Proven      `json:"proven,omitempty"`
 }
 
 // DrillPause says who holds drills back.
@@ -35,14 +36,18 @@ type DrillEvent struct {
 	// more.
 	Status RunStatus `json:"status,omitempty"`
 	Reason string    `json:"reason,omitempty"`
+	// Missed says that it went to its end and did not meet the plan's objectives.
+	Missed bool `json:"missed,omitempty"`
 }
 
-// Result is the event in one word: passed, failed, running, or what became of
-// it before it began.
+// Result is the event in one word: passed, missed (its objectives), failed,
+// running, or what became of it before it began.
 func (e *DrillEvent) Result() string {
 	switch {
 	case e.Run == "":
 		return e.What
+	case e.Missed:
+		return "missed"
 	case e.Status == RunDone:
 		return "passed"
 	case e.Status == "":
@@ -51,4 +56,25 @@ func (e *DrillEvent) Result() string {
 		return "failed"
 	}
 	return string(e.Status)
+}
+
+// Proven says whether a plan is proven: its last test passed and was of the plan,
+// the estate and the policies of now.
+type Proven struct {
+	Plan   string     `json:"plan"`
+	Proven bool       `json:"proven"`
+	Run    string     `json:"run,omitempty"`    // the last test that passed
+	At     time.Time  `json:"at,omitzero"`      // when that ended
+	Why    []string   `json:"why,omitempty"`    // it is not proven
+	Since  time.Time  `json:"since,omitzero"`   // it is not proven
+	Tests  []TestTime `json:"tests"`            // the trend, oldest first
+	Slower string     `json:"slower,omitempty"` // the alarm, where the last took much longer
+}
+
+// TestTime is how long a test of a plan took. Seconds.
+type TestTime struct {
+	Run    string    `json:"run"`
+	Ended  time.Time `json:"ended"`
+	RTO    float64   `json:"rto"`
+	Passed bool      `json:"passed"`
 }

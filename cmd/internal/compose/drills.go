@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/drrun/drrun/runtime"
 	"github.com/drrun/drrun/runtime/control"
 	"github.com/drrun/drrun/runtime/estate"
+	"github.com/drrun/drrun/runtime/proving"
 	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/store"
 	"github.com/drrun/drrun/scheduler"
@@ -263,6 +265,11 @@ func (d *drills) show(ctx context.Context, s scheduled) (report.Drill, error) {
 	} else if st.Paused == nil {
 		r.Next = j.Upcoming(d.clock.Now(), upcoming)
 	}
+	proven, err := d.Proven(ctx, s.plan.Name)
+	if err != nil {
+		return r, err
+	}
+	r.Proven = &proven
 	if p := st.Paused; p != nil {
 		r.Paused = &report.DrillPause{By: p.By, At: p.At, Text: p.Text}
 	}
@@ -273,6 +280,9 @@ func (d *drills) show(ctx context.Context, s scheduled) (report.Drill, error) {
 			switch {
 			case err == nil:
 				ev.Status, ev.Reason = run.Status, run.Reason
+				if why := proving.Faults(run); run.Status == report.RunDone && len(why) > 0 {
+					ev.Missed, ev.Reason = true, strings.Join(why, "; ")
+				}
 			case !fault.Is(err, fault.NotFound): // dropped with the old runs
 				return r, err
 			}
@@ -280,6 +290,30 @@ func (d *drills) show(ctx context.Context, s scheduled) (report.Drill, error) {
 		r.Events = append(r.Events, ev)
 	}
 	return r, nil
+}
+
+// pastTests is how many tests of a plan the judgement looks at, and shows.
+const pastTests = 20
+
+// Proven implements control.Drills.
+func (d *drills) Proven(ctx context.Context, plan string) (report.Proven, error) {
+	a, err := d.catalogue.Plan(ctx, plan)
+	if err != nil {
+		return report.Proven{}, err
+	}
+	rev, err := d.catalogue.Current(ctx)
+	if err != nil {
+		return report.Proven{}, err
+	}
+	tests, err := d.engine.Tests(ctx, plan, pastTests)
+	if err != nil {
+		return report.Proven{}, err
+	}
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(a.Bundle.Files)) {
+		text.WriteString(a.Bundle.Files[name])
+	}
+	return proving.Judge(proving.Plan{Name: plan, Plan: a.Plan, Hash: a.Hash, Text: text.String(), Applied: a.At, Estate: rev.Estate, Changed: rev.At}, tests), nil
 }
 
 // one returns an applied plan and the drill that is in force for it, if any.
