@@ -63,3 +63,24 @@ func TestEstimateIsThePastRun(t *testing.T) {
 		}
 	})
 }
+
+// TestNotIsolated: a test says which machines drrun does not keep apart from the
+// production network, before it and in its record; other runs do not.
+func TestNotIsolated(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		for i := range r.cat.estate.Machines {
+			if m := &r.cat.estate.Machines[i]; m.Name == "db1" {
+				m.Exec = nil
+			}
+		}
+		const says = "not isolated by drrun: app1, app2 ("
+		for _, typ := range []recovery.Type{recovery.Test, recovery.Planned} {
+			x, err := r.engine.Explain(t.Context(), runtime.Request{Plan: "erp", Type: typ, DryRun: true})
+			r.must(err)
+			if strings.Contains(x.Text, says) != (typ == recovery.Test) {
+				t.Errorf("the dry run of a %s failover:\n%s", typ, x.Text)
+			}
+		}
+		noted(t, r.expect(r.attended(recovery.Test), report.RunUncommitted), says)
+	})
+}

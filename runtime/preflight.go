@@ -52,6 +52,7 @@ func (j *job) preflight(ctx context.Context) outcome {
 	}
 	no = append(no, room.object("prepare")...)
 	out := outcome{data: data, detail: "nothing speaks against it", notes: append(room.notes(), j.leaseNotes(l)...)}
+	out.notes = append(out.notes, j.isolation(ctx)...)
 	var texts []string
 	hint := ""
 	for _, o := range no {
@@ -68,6 +69,24 @@ func (j *job) preflight(ctx context.Context) outcome {
 		out.err = fault.Errorf(fault.Refused, "preflight: %s", strings.Join(texts, "; ")).WithHint("%s", hint)
 	}
 	return out
+}
+
+// isolation says of a test which machines drrun does not keep apart from the
+// production network: of what it starts as programs that is up to them.
+func (j *job) isolation(ctx context.Context) []string {
+	if j.typ != recovery.Test {
+		return nil
+	}
+	var names []string
+	for _, m := range j.main.Active() {
+		if a, err := j.d.e.cat.Assignment(ctx, m.Name); err != nil || a.Exec != nil {
+			names = append(names, m.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{"not isolated by drrun: " + strings.Join(names, ", ") + " (programs use the network that their start command chooses; it is given the test address)"}
 }
 
 // rooms is what the run takes in the store of each host.

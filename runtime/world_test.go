@@ -480,7 +480,8 @@ func (c *catalogue) Assignment(_ context.Context, machine string) (recovery.Assi
 	if _, ok := c.estate.Machine(machine); !ok {
 		return recovery.Assignment{}, fault.Errorf(fault.NotFound, "there is no machine %q", machine)
 	}
-	return recovery.Assignment{Machine: machine, HomeSite: "paris", Hosts: []recovery.Host{
+	m, _ := c.estate.Machine(machine)
+	return recovery.Assignment{Machine: machine, HomeSite: "paris", Exec: m.Exec, Hosts: []recovery.Host{
 		{Name: "par-1", Site: "paris", Store: "/srv"}, {Name: "lyo-1", Site: "lyon", Store: "/srv"}}}, nil
 }
 
