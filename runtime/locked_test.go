@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
@@ -60,6 +61,30 @@ func TestLockedMachineOfAnotherRun(t *testing.T) {
 			t.Errorf("it is started: %v", err)
 		}
 	})
+}
+
+// TestMachineThatMovedBeforeTheClaim: another runtime fails the machine over
+// between the look by which the run was made and its claim.
+func TestMachineThatMovedBeforeTheClaim(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.slow["lyo-1 room db1"] = 2 * time.Second // of preflight, which has looked
+		r.must(second(r.engine.Start(t.Context(), runtime.Request{Machines: []string{"db1"}, Type: recovery.Unplanned, By: "ann", ID: "late"})))
+		<-time.After(time.Second)
+		r.w.set(func() { r.w.movedToLyon("db1") })
+		if run := r.expect("late", report.RunRefused); !strings.Contains(run.Reason, "db1 is active at lyon by run other") {
+			t.Errorf("it says: %s", run.Reason)
+		}
+	})
+}
+
+// movedToLyon is what a run of another runtime has done, of which par-1 knows
+// nothing.
+func (w *world) movedToLyon(machines ...string) {
+	w.hosts["lyo-1"].down = false
+	for _, name := range machines {
+		m := w.hosts["lyo-1"].machines[name]
+		m.rec.Epoch, m.rec.Active, m.rec.Run, m.power = m.rec.Epoch+1, "lyon", "other", recovery.PowerRunning
+	}
 }
 
 func second(_ string, err error) error { return err }

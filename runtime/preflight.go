@@ -266,6 +266,9 @@ func (j *job) claim(ctx context.Context) outcome {
 			}
 		}
 	}
+	if err := j.notMoved(data); err != nil {
+		return failed(err)
+	}
 	out := outcome{data: data, detail: fmt.Sprintf("fencing number %d", j.fence)}
 	switch {
 	case j.typ == recovery.Test:
@@ -277,6 +280,22 @@ func (j *job) claim(ctx context.Context) outcome {
 		}
 	}
 	return out
+}
+
+// notMoved refuses to go on where another run has moved a machine between the look
+// at it, which the program was made by, and its claim.
+func (j *job) notMoved(c claimed) error {
+	for _, m := range j.main.Active() {
+		site := m.FromSite
+		if !j.main.Grants(m.Name) {
+			site = m.ToSite
+		}
+		if rec := c.newest(m.Name); j.typ != recovery.Test && rec.Active != site {
+			return fault.Errorf(fault.Refused, "%s is active at %s by run %s since this run looked: it was to be active at %s", m.Name, rec.Active, rec.Run, site).
+				WithHint("look at: drrun status %s; then start the run anew", m.Name)
+		}
+	}
+	return nil
 }
 
 func (j *job) claimOne(ctx context.Context, machine, host string, optional bool) (recovery.Authority, error) {

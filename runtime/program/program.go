@@ -208,6 +208,11 @@ func (p *Program) Machine(name string) (Machine, bool) {
 	return p.Machines[i], true
 }
 
+// Grants reports whether the program moves the authority record of a machine.
+func (p *Program) Grants(machine string) bool {
+	return slices.ContainsFunc(p.Steps(), func(s *Step) bool { return s.Kind == Grant && s.Machine == machine })
+}
+
 // Active returns the machines that the run does not skip.
 func (p *Program) Active() []Machine {
 	return slices.DeleteFunc(slices.Clone(p.Machines), func(m Machine) bool { return m.Skip != "" })
