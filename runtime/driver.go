@@ -310,8 +310,11 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 		}
 	case out.err != nil:
 		r.Kind, r.Error, r.Unclear = state.Failed, asFault(out.err), job.unclear(out.err)
-		if left && r.Unclear {
+		switch {
+		case left && r.Unclear:
 			r.Word = state.WordLeft
+		case out.asks:
+			r.Word = state.WordAsk
 		}
 	case out.skip != "":
 		r.Kind, r.Text = state.Skipped, out.skip
@@ -532,13 +535,21 @@ func (d *driver) answer(a Answer) error {
 	if !slices.Contains(allowed, word) {
 		return fault.Errorf(fault.Invalid, "%q is no answer to %s", a.Word, st.ID).WithHint("answer one of %v", allowed)
 	}
-	if word == SourceIsDown {
-		if err := d.append(state.Record{Kind: state.Statement, Word: SourceIsDown, By: nobody(a.By), Text: a.Text}); err != nil {
+	if word != SourceIsDown && word != TargetIsDown {
+		return d.append(state.Record{Kind: state.Answered, Step: st.ID, Word: word, By: nobody(a.By), Text: a.Text})
+	}
+	if err := d.append(state.Record{Kind: state.Statement, Word: word, By: nobody(a.By), Text: a.Text}); err != nil {
+		return err
+	}
+	for _, o := range d.st.Open() { // what was said answers the question of every machine
+		if !slices.Contains(answersOf(o), word) {
+			continue
+		}
+		if err := d.append(state.Record{Kind: state.Answered, Step: o.ID, Word: state.Again, By: nobody(a.By), Text: a.Text}); err != nil {
 			return err
 		}
-		word = state.Again
 	}
-	return d.append(state.Record{Kind: state.Answered, Step: st.ID, Word: word, By: nobody(a.By), Text: a.Text})
+	return nil
 }
 
 // answersOf lists the words that answer a step's question.
@@ -548,6 +559,8 @@ func answersOf(st *state.Step) []string {
 		return []string{state.OutcomeDone, state.Again, state.Abort}
 	case st.Asks && st.Kind == program.Right:
 		return []string{SourceIsDown, state.Again, state.Go, state.Stop}
+	case st.Asks && (st.Kind == program.Unlock || st.Kind == program.Restart):
+		return []string{downWord(st.Section), state.Again, state.Go, state.Stop}
 	case st.Asks:
 		return []string{state.Again, state.Go, state.Stop}
 	case st.Status == report.StepFailed:

@@ -141,11 +141,10 @@ func (e *Engine) prepare(ctx context.Context, req *Request) (*prepared, error) {
 		}
 	}
 	p.program, err = program.Compile(p.plan, est, program.Request{Type: req.Type, Failback: req.Failback, NoShutdown: req.NoShutdown, NoProof: req.NoProof}, facts)
-	switch {
-	case err != nil:
-	case req.Type == recovery.Unplanned:
+	if err == nil && req.Type == recovery.Unplanned {
 		p.supersedes, err = e.lostRun(ctx, p)
-	case req.Type == recovery.Planned && p.program.Nothing != "":
+	}
+	if err == nil && p.program.Nothing != "" && (req.Type == recovery.Planned || req.SourceIsDown) {
 		if locked := look.locked(p.program); len(locked) > 0 {
 			p.program = program.StartThere(p.program, locked)
 		}

@@ -47,6 +47,7 @@ type outcome struct {
 	skip     string // there was nothing to do, and why
 	notes    []string
 	err      error
+	asks     bool // err, and a person decides, whatever the step's rule says
 	unknown  bool // err, and nobody knows whether it was done
 	diverged bool
 	ask      *state.Op // a question to a person: no result yet

@@ -63,6 +63,92 @@ func TestLockedMachineOfAnotherRun(t *testing.T) {
 	})
 }
 
+// TestLockedMachineWhoseOtherSiteIsLost: a person says that it is, and the machine
+// is started where it is.
+func TestLockedMachineWhoseOtherSiteIsLost(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		m := r.w.hosts["par-1"].machines["db1"]
+		m.power, m.locked = recovery.PowerStopped, true
+		r.w.hosts["lyo-1"].down = true
+		req := runtime.Request{Machines: []string{"db1"}, Type: recovery.Unplanned, Failback: true, By: "ann", ID: "without"}
+		if _, err := r.engine.Start(t.Context(), req); !fault.Is(err, fault.Refused) {
+			t.Errorf("without a word on lyon: %v", err)
+		}
+		req.SourceIsDown, req.ID = true, "with"
+		r.must(second(r.engine.Start(t.Context(), req)))
+		r.expect("with", report.RunDone)
+		if m.power != recovery.PowerRunning || m.locked {
+			t.Errorf("db1 is %s, locked %v", m.power, m.locked)
+		}
+	})
+}
+
+// TestGiveBackAsksTheOtherSite: the new site is silent when a run is cancelled.
+// Nobody knows whether another runtime has failed its machines over there, so they
+// are not given back before a person says that it is down, or it answers.
+func TestGiveBackAsksTheOtherSite(t *testing.T) {
+	asked := func(t *testing.T, r *rig) (id string, held *fakeMachine) {
+		r.w.faults["par-1 stop db1"] = 1
+		id = r.start(runtime.Request{Machines: []string{"db1", "app1", "app2"}, Type: recovery.Planned, By: "ann"})
+		r.expect(id, report.RunStopped)
+		r.w.set(func() { r.w.hosts["lyo-1"].down = true })
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		run := r.expect(id, report.RunWaiting)
+		if len(run.Waits) != 3 || run.Waits[0].Answers[0] != runtime.TargetIsDown || !strings.Contains(run.Hint, "target-is-down") {
+			t.Errorf("it asks %+v; %s", run.Waits, run.Hint)
+		}
+		if held = r.w.hosts["par-1"].machines["app1"]; held.power != recovery.PowerStopped || !held.locked {
+			t.Fatalf("app1 is %s, locked %v", held.power, held.locked)
+		}
+		return id, held
+	}
+	t.Run("it is down", func(t *testing.T) {
+		bubble(t, func(t *testing.T, r *rig) {
+			before := r.w.summary()
+			id, _ := asked(t, r)
+			r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Step: "cancel/app2/unlock", Word: runtime.TargetIsDown, By: "ann"}))
+			r.expect(id, report.RunCancelled)
+			if strip(r.w.summary()) != strip(before) {
+				t.Errorf("after the cancel:\n%s", r.w.summary())
+			}
+		})
+	})
+	t.Run("it has the machine", func(t *testing.T) {
+		bubble(t, func(t *testing.T, r *rig) {
+			id, held := asked(t, r)
+			r.w.set(func() { r.w.movedToLyon("app1", "app2", "db1") })
+			for _, m := range []string{"app1", "app2", "db1"} {
+				r.must(r.engine.Answer(t.Context(), id, runtime.Answer{Step: "cancel/" + m + "/unlock", Word: "again", By: "ann"}))
+			}
+			run := r.expect(id, report.RunCancelled)
+			if held.power == recovery.PowerRunning || !held.locked || run.Hint != "" {
+				t.Errorf("app1 is %s, locked %v; hint %q", held.power, held.locked, run.Hint)
+			}
+		})
+	})
+}
+
+// TestGiveBackAsksBeforeEveryTry: the old site is silent when a run is cancelled,
+// and another runtime fails the machines over before it is back.
+func TestGiveBackAsksBeforeEveryTry(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["par-1 stop db1"] = 1
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned, By: "ann"})
+		r.expect(id, report.RunStopped)
+		r.w.set(func() { r.w.hosts["par-1"].down = true })
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		<-time.After(time.Minute) // it calls par-1
+		r.w.set(func() {
+			r.w.movedToLyon("app1", "app2", "db1")
+			r.w.hosts["par-1"].down = false
+		})
+		r.expect(id, report.RunCancelled)
+		if m := r.w.hosts["par-1"].machines["app1"]; m.power == recovery.PowerRunning || !m.locked {
+			t.Errorf("app1 is %s on par-1, locked %v", m.power, m.locked)
+		}
+	})
+}
+
 // TestMachineThatMovedBeforeTheClaim: another runtime fails the machine over
 // between the look by which the run was made and its claim.
 func TestMachineThatMovedBeforeTheClaim(t *testing.T) {

@@ -245,14 +245,14 @@ func (j *job) objectReverse(l looked, m program.Machine, rec recovery.Authority)
 // down the records they hold. A target must answer; a source of an unplanned
 // run as far as it can.
 func (j *job) claim(ctx context.Context) outcome {
-	var p preflighted
+	p := preflighted{Reached: map[string]bool{}}
 	j.d.result("preflight", &p)
 	data := claimed{Fence: j.fence, Records: map[string]map[string]recovery.Authority{}}
 	for _, m := range j.main.Active() {
 		data.Records[m.Name] = map[string]recovery.Authority{}
 		for _, host := range []string{m.ToHost, m.FromHost} {
 			optional := host == m.FromHost && j.typ != recovery.Planned && j.run.Kind == report.KindFailover
-			if optional && !p.Reached[host] {
+			if up, asked := p.Reached[host]; optional && asked && !up {
 				continue
 			}
 			rec, err := j.claimOne(ctx, m.Name, host, optional)

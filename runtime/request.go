@@ -85,7 +85,7 @@ type ResumeOptions struct {
 // Answer is a person's answer to a run.
 type Answer struct {
 	Step string `json:"step,omitempty"` // id or name of the wait; empty: the only one there is
-	Word string `json:"word"`           // go, stop; done, again, abort; source-is-down
+	Word string `json:"word"`           // go, stop; done, again, abort; source-is-down, target-is-down
 	Text string `json:"text,omitempty"`
 	By   string `json:"by,omitempty"`
 }
@@ -93,6 +93,10 @@ type Answer struct {
 // SourceIsDown answers a right-to-run question: By states that the source site
 // is down or isolated.
 const SourceIsDown = "source-is-down"
+
+// TargetIsDown answers the question of a cancel or a rollback whether a machine
+// may be given back: By states that the target site is down or isolated.
+const TargetIsDown = "target-is-down"
 
 // ReverseRequest asks for replication back after a committed unplanned
 // failover, for the machines of a plan or some machines.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -127,17 +128,84 @@ func (d *driver) reclaimOne(ctx context.Context, machine, host string) error {
 	return err
 }
 
-// stillOurs refuses to give a machine back to its old site where the new one says
-// that another run has moved it there since: the old site, cut off meanwhile, may
-// not know. A new site that does not answer cannot be asked.
-func (j *job) stillOurs(ctx context.Context) error {
-	m := j.machine
-	ms, ok := j.d.e.look(ctx, map[string]bool{m.ToHost: true}).machine(m.ToHost, j.step.Machine)
+// giveBackBy does a verb that gives a machine back to a site. Before each try it
+// asks the other site: another run may have moved the machine there since, which
+// the first site, cut off meanwhile, may not know. It is left there then. A site
+// that stays silent cannot be asked: a person says that it is down or isolated.
+func giveBackBy[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(Out) outcome) outcome {
+	asks := false
+	heard, since := time.Time{}, j.d.e.now() // when the other site answered last; since when it does not
+	res, err := send(ctx, j, v, in, func(ctx context.Context, f func(context.Context) error) error {
+		return j.try(ctx, func(ctx context.Context) error {
+			err := j.elsewhere(ctx)
+			switch now := j.d.e.now(); {
+			case err == nil:
+				heard, since = now, now
+			case !fault.Is(err, fault.Unreachable):
+				return err
+			case j.d.statedAt(j.otherIsDown()).After(heard):
+			case now.Sub(since) < optionalTries:
+				return err
+			default:
+				asks = true
+				return fault.Errorf(fault.Refused, "%w", err).WithHint("%s", fault.Hint(err))
+			}
+			return f(ctx)
+		})
+	})
+	if err != nil {
+		return outcome{err: j.at(err), asks: asks}
+	}
+	return tell(res)
+}
+
+// elsewhere says that another run has moved a machine to the other site since, or
+// (fault.Unreachable) that nobody knows.
+func (j *job) elsewhere(ctx context.Context) error {
+	host, site := j.otherEnd()
+	look := j.d.e.look(ctx, map[string]bool{host: true})
+	if !look.answers(host) {
+		return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether another runtime has moved %s there since (%w)", host, j.step.Machine, look[host].err).
+			WithHint("start the agent on %s, or make sure that %s is down or isolated, then: drrun answer %s %q %s", host, site, j.run.ID, j.step.ID, j.otherIsDown())
+	}
+	ms, ok := look.machine(host, j.step.Machine)
 	if rec := ms.Authority; ok && rec.Epoch > j.d.authority(j.step.Machine).Epoch && rec.Run != j.run.ID {
-		return fault.Errorf(fault.Conflict, "%s is not given back to %s: %s holds epoch %d of run %s", j.step.Machine, m.FromHost, m.ToHost, rec.Epoch, rec.Run).
+		return fault.Errorf(fault.Conflict, "%s is not given back to %s: %s holds epoch %d of run %s", j.step.Machine, j.step.Host, host, rec.Epoch, rec.Run).
 			WithHint("look at: drrun status %s", j.step.Machine)
 	}
 	return nil
+}
+
+// otherEnd is the end of the machine where the step is not done.
+func (j *job) otherEnd() (host, site string) {
+	if m := j.machine; j.step.Host == m.FromHost {
+		return m.ToHost, m.ToSite
+	}
+	return j.machine.FromHost, j.machine.FromSite
+}
+
+// otherIsDown is the word by which a person says that the other end is down.
+func (j *job) otherIsDown() string { return downWord(j.step.Section) }
+
+// downWord is what a person can say of the site that a machine is not given back
+// to: of the run's target, but where the run itself gives it back.
+func downWord(section string) string {
+	if section == program.SectionFailover {
+		return SourceIsDown
+	}
+	return TargetIsDown
+}
+
+// statedAt is when a person said a word last; zero: nobody did.
+func (d *driver) statedAt(word string) (at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.st.Statements {
+		if s.What == word {
+			at = s.Time
+		}
+	}
+	return at
 }
 
 // stillLocked makes sure that the source of a planned run stands as the run has

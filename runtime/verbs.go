@@ -92,10 +92,10 @@ func (j *job) verb(ctx context.Context) outcome {
 		return call(ctx, j, command.Stop, j.haltRequest, j.stopped)
 	case program.Prepare:
 		return j.prepare(ctx)
-	case program.Start, program.Restart:
-		return call(ctx, j, command.Start, func(m command.Meta) command.StartRequest {
-			return command.StartRequest{Meta: m, Test: j.test()}
-		}, j.started)
+	case program.Start:
+		return call(ctx, j, command.Start, j.startRequest, j.started)
+	case program.Restart:
+		return giveBackBy(ctx, j, command.Start, j.startRequest, j.started)
 	case program.Commit:
 		return call(ctx, j, command.Commit, asMeta, plain("committed"))
 	case program.CommitPeer:
@@ -107,10 +107,10 @@ func (j *job) verb(ctx context.Context) outcome {
 		return call(ctx, j, command.Lease, func(m command.Meta) command.LeaseRequest { return command.LeaseRequest{Meta: m, Open: true} },
 			func(command.LeaseResult) outcome { return outcome{detail: "it may be renewed"} })
 	case program.Unlock:
-		if err := j.stillOurs(ctx); err != nil {
-			return failed(err)
+		if j.step.Section == program.SectionPoint { // it stays where it is
+			return call(ctx, j, command.Unlock, asMeta, plain("unlocked"))
 		}
-		return call(ctx, j, command.Unlock, asMeta, plain("unlocked"))
+		return giveBackBy(ctx, j, command.Unlock, asMeta, plain("unlocked"))
 	case program.Cleanup:
 		return long(ctx, j, command.Cleanup, func(m command.Meta) command.CleanupRequest {
 			return command.CleanupRequest{Meta: m, Test: j.run.ID}
@@ -125,6 +125,10 @@ func (j *job) verb(ctx context.Context) outcome {
 		}, j.found)
 	}
 	return failed(fault.Errorf(fault.Internal, "this drrun does not know how to do a step of kind %q", j.step.Kind))
+}
+
+func (j *job) startRequest(m command.Meta) command.StartRequest {
+	return command.StartRequest{Meta: m, Test: j.test()}
 }
 
 func (j *job) stopRequest(m command.Meta) command.StopRequest {

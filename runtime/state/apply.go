@@ -34,6 +34,8 @@ const (
 	// WordLeft says of a Failed that is not clear that a person did not wait for
 	// a silent host any longer: nothing is known, and it is asked for again.
 	WordLeft = "left"
+	// WordAsk says of a Failed that a person decides, whatever the step's rule is.
+	WordAsk = "ask"
 )
 
 // Apply folds one record. A record that does not fit the state is
@@ -286,6 +288,8 @@ func (s *State) fail(st *Step, r Record) {
 	case st.Optional:
 		st.Passed = true
 		s.note(r.Time, st.ID, r.Error.Message)
+	case r.Word == WordAsk:
+		st.Asks = true
 	case st.Kind == program.Preflight || st.Kind == program.Claim:
 		s.refused = s.Section() == program.SectionFailover || s.Section() == program.SectionReverse
 		s.stop = r.Error

@@ -217,7 +217,7 @@ func (s *State) startable() []Effect {
 
 func (s *State) question(st *Step) (reason, hint string) {
 	if st.Asks {
-		return fmt.Sprintf("%s failed: %s", st.ID, st.Error.Message), fmt.Sprintf("drrun answer %s again|go|stop", s.Run.ID)
+		return fmt.Sprintf("%s failed: %s", st.ID, st.Error.Message), cmp.Or(st.Error.Hint, fmt.Sprintf("drrun answer %s again|go|stop", s.Run.ID))
 	}
 	q, _ := st.Question()
 	return "waits for an answer to: " + q.Ask, fmt.Sprintf("drrun answer %s go|stop", s.Run.ID)
@@ -336,7 +336,7 @@ func (s *State) giveBackHint() string {
 	var cmds []string
 	for _, st := range s.current() {
 		switch m, _ := s.Main().Machine(st.Machine); {
-		case st.OK():
+		case st.OK(), st.Error != nil && st.Error.Kind == fault.Conflict: // that one is another run's now
 		case st.Kind == program.Unlock && m.Home == m.ToSite:
 			locked["--planned"] = append(locked["--planned"], st.Machine)
 		case st.Kind == program.Unlock:

@@ -331,6 +331,8 @@ func (w *world) word(run *report.Run, q report.Wait, tries map[string]int) strin
 	switch {
 	case has(runtime.SourceIsDown) && tries[key] < 5:
 		return w.sourceDown(run, q)
+	case has(runtime.TargetIsDown) && tries[key] < 5:
+		return w.targetDown(run, q)
 	case has("done"):
 		if w.wasDone(run, q) {
 			return "done"
@@ -342,6 +344,25 @@ func (w *world) word(run *report.Run, q report.Wait, tries map[string]int) strin
 		return "go"
 	}
 	return ""
+}
+
+// targetDown answers whether the site that a machine is not given back to may be
+// taken for down: only if it is.
+func (w *world) targetDown(run *report.Run, q report.Wait) string {
+	for _, m := range run.Machines {
+		if !strings.Contains(q.Step, "/"+m.Name+"/") {
+			continue
+		}
+		w.mu.Lock()
+		down := w.cutOff(m.ToHost)
+		site := w.hosts[m.ToHost].peer.Site
+		w.mu.Unlock()
+		if down {
+			w.state(w.names, site)
+			return runtime.TargetIsDown
+		}
+	}
+	return "again"
 }
 
 // sourceDown answers whether the source may be taken for down: only if it is.
