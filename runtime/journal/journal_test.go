@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"flag"
 	"os"
@@ -97,6 +98,53 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	if _, err := journal.Decode([]byte(`{"version":1,"may":["timing"],"seq":1,"time":"2026-03-01T12:00:00Z","kind":"noted"}`)); err != nil {
 		t.Errorf("a word of may: %v", err)
+	}
+}
+
+// TestLargeBody: a large body is packed, and is read as it was written; a frame that
+// is damaged, or unpacks to too much, is refused.
+func TestLargeBody(t *testing.T) {
+	t.Parallel()
+	body := []byte(`{"steps":["` + strings.Repeat("start m of group a on lyo-1 ", 40_000) + `"]}`)
+	rec := journal.Record{Seq: 1, Time: at, Kind: "created", Body: body}
+	raw, err := journal.Encode(rec)
+	if err != nil || len(raw) > len(body)/10 || !bytes.Contains(raw, []byte(`"must":["packed"]`)) {
+		t.Fatalf("%d bytes became %d, %v", len(body), len(raw), err)
+	}
+	back, err := journal.Decode(raw)
+	if err != nil || !bytes.Equal(back.Body, body) || len(back.Must) > 0 {
+		t.Fatalf("read back: %d bytes, must %q, %v", len(back.Body), back.Must, err)
+	}
+	again, err := journal.Encode(back)
+	if err != nil || !bytes.Equal(again, raw) {
+		t.Errorf("written again it differs: %v", err)
+	}
+	var many bytes.Buffer
+	w := gzip.NewWriter(&many)
+	for range journal.MaxBody>>20 + 1 {
+		if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	bomb, err := json.Marshal(many.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, body := range map[string]string{"no string": `7`, "no base64": `"?"`, "no frame": `"aGVsbG8="`, "a bomb": string(bomb), "a word too many": `"" , "x": 1`} {
+		raw := []byte(`{"version":1,"must":["packed"],"seq":1,"time":"2026-03-01T12:00:00Z","kind":"created","body":` + body + `}`)
+		if _, err := journal.Decode(raw); !fault.Is(err, fault.Corrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := journal.Decode([]byte(`{"version":1,"must":["packed","signed"],"seq":1,"time":"2026-03-01T12:00:00Z","kind":"x"}`)); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "needs signed,") {
+		t.Errorf("another word beside it: %v", err)
+	}
+	rec.Body = make([]byte, journal.MaxBody+1)
+	if _, err := journal.Encode(rec); !fault.Is(err, fault.Invalid) {
+		t.Errorf("too much: %v", err)
 	}
 }
 
