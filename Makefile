@@ -79,8 +79,9 @@ share = pids=(); for i in $$(seq $${JOBS:-2}); do bin/sim.test -test.run '^$(1)$
 	code=0; for p in $${pids[@]}; do wait $$p || code=1; done; exit $$code
 
 .PHONY: bench
-bench: build ## first copy, deltas, memory and CPU against rsync in the same run
+bench: build ## first copy, deltas, memory and CPU against rsync in the same run; a plan of 10,000 machines
 	$(GO) run ./cmd/drrun-bench --bin bin $(BENCHFLAGS)
+	$(GO) run ./cmd/drrun-bench --plan 10000
 
 .PHONY: clean
 clean: ## remove what was built

@@ -2,7 +2,9 @@
 // data between two real agents on this machine, beside rsync doing the same
 // in the same run: first copy, scattered deltas, bytes on the wire, CPU of both
 // ends, memory; then a test failover, thinning, and a first copy whose source
-// is killed at 90 %. It prints ratios; times on a shared machine mean little.
+// is killed at 90 %. With --plan it measures the engine instead: a plan of many
+// machines in the simulated world. It prints ratios; times on a shared machine
+// mean little.
 //
 // Wire bytes are what the loopback interface carried (all headers, both
 // directions): run it on a machine that is otherwise quiet. It exits 1 when an
@@ -36,8 +38,14 @@ func main() {
 	bin := fs.String("bin", "bin", "folder with drrun and drrun-agent")
 	size := fs.String("size", "4GiB", "size of the disk")
 	data := fs.String("data", "1GiB", "how much of it holds data")
+	machines := fs.Int("plan", 0, "measure a plan of that many machines instead")
+	groups := fs.Int("groups", 50, "groups of that plan")
+	profile := fs.String("profile", "", "with --plan: write a profile of the processor there")
 	if err := fs.Parse(os.Args[1:]); err != nil {
 		os.Exit(2)
+	}
+	if *machines > 0 {
+		largePlan(*machines, *groups, *profile)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

@@ -279,6 +279,19 @@ func (w *World) Needs(machine, other string) bool {
 	return true
 }
 
+// NeedsOf reports whether the services of a machine need those of another, or of
+// one that needs that.
+func (w *World) NeedsOf(machine, other string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.needs(machine, other, 0)
+}
+
+func (w *World) needs(machine, other string, depth int) bool {
+	m := w.machines[machine]
+	return m != nil && depth <= len(w.machines) && slices.ContainsFunc(m.needs, func(n string) bool { return n == other || w.needs(n, other, depth+1) })
+}
+
 // Harmless says that operations whose text has part in it change nothing that
 // counts: they may be done in tests, and twice.
 func (w *World) Harmless(part string) {

@@ -59,12 +59,20 @@ type Event struct {
 // not return: package testing ends the process.
 func Serve(in io.Reader, out io.Writer) {
 	debug.SetMemoryLimit(childHeap)
-	os.Args = os.Args[:1] // testing reads its flags from there
-	match := func(_, _ string) (bool, error) { return true, nil }
-	testing.Main(match, []testing.InternalTest{{Name: "simulation", F: func(t *testing.T) { serve(t, in, out) }}}, nil, nil) //nolint:staticcheck // the one door to virtual time outside of go test
+	InVirtualTime(func(bubble Bubble) { serve(bubble, in, out) })
 }
 
-func serve(t *testing.T, in io.Reader, out io.Writer) {
+// InVirtualTime calls f with what runs functions in virtual time. It does not
+// return: package testing, which alone has that, ends the process.
+func InVirtualTime(f func(Bubble)) {
+	os.Args = os.Args[:1] // testing reads its flags from there
+	match := func(_, _ string) (bool, error) { return true, nil }
+	testing.Main(match, []testing.InternalTest{{Name: "simulation", F: func(t *testing.T) { //nolint:staticcheck // the one door to virtual time outside of go test
+		f(func(f func(context.Context)) { synctest.Test(t, func(t *testing.T) { f(t.Context()) }) })
+	}}}, nil, nil)
+}
+
+func serve(bubble Bubble, in io.Reader, out io.Writer) {
 	var mu sync.Mutex
 	enc := json.NewEncoder(out)
 	say := func(e Event) {
@@ -79,7 +87,6 @@ func serve(t *testing.T, in io.Reader, out io.Writer) {
 		say(Event{Error: fault.Errorf(fault.Internal, "cannot read the job: %w", err)})
 		return
 	}
-	bubble := func(f func(context.Context)) { synctest.Test(t, func(t *testing.T) { f(t.Context()) }) }
 	lua := scripts.New(scripts.Options{})
 	beat := func() { say(Event{Beat: true}) }
 	if job.Explore != nil {

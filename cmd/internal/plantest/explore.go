@@ -26,6 +26,8 @@ type Request struct {
 	Faults int               `json:"faults"` // 0: none, 1: every single one
 	Pairs  int               `json:"pairs,omitempty"`
 	Seed   uint64            `json:"seed,omitempty"`
+	// NoDeaths leaves out the deaths of the runtime.
+	NoDeaths bool `json:"no_deaths,omitempty"`
 	// First ends the exploration at the first run that ends badly.
 	First bool `json:"first,omitempty"`
 }
@@ -135,7 +137,8 @@ func (x *explorer) run() error {
 	}
 	var singles, all []work
 	for _, b := range bases {
-		if !b.sc.faults || len(b.base.verdict()) > 0 && b.base.run == nil {
+		lame := slices.ContainsFunc(b.base.verdict(), func(v simworld.Violation) bool { return v.Rule == simworld.RuleEnd })
+		if !b.sc.faults || lame { // what does not come to its end by itself is no ground to compare with
 			continue
 		}
 		faults, deaths := x.injections(b.base)
@@ -144,6 +147,9 @@ func (x *explorer) run() error {
 		}
 		all = append(all, singles[len(singles)-len(faults):]...)
 		for _, i := range deaths {
+			if x.req.NoDeaths {
+				break
+			}
 			all = append(all, work{sc: b.sc, inject: []injection{i}, base: &b.base.end})
 		}
 	}

@@ -26,8 +26,8 @@ func TestGoodPlansAreGood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, plan := range append(files, "testdata/erp/erp.lua") {
-		if name := filepath.Base(plan); name == "estate.lua" || strings.HasSuffix(name, "_world.lua") {
+	for _, plan := range append(files, "testdata/erp/erp.lua", "../../../examples/erp/erp.lua") {
+		if name := filepath.Base(plan); name == "estate.lua" || strings.HasSuffix(name, "world.lua") {
 			continue
 		}
 		t.Run(filepath.Base(plan), func(t *testing.T) {

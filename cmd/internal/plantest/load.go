@@ -23,20 +23,16 @@ type Subject struct {
 	Bundle plans.Bundle
 	Plan   *plans.Plan
 	Estate *plans.Estate
-	World  *plans.Bundle // NAME_world.lua beside the plan; nil: there is none
+	World  *plans.Bundle // NAME_world.lua or world.lua beside the plan; nil: there is none
 	lua    *scripts.Loader
 }
 
 // Load reads a plan, its estate (estate.lua beside the plan, unless named) and
 // its world file. Errors are those of drrun check.
 func Load(lua *scripts.Loader, plan, estate string, set map[string]string) (*Subject, error) {
-	s := &Subject{lua: lua}
-	var err error
-	if s.Bundle, err = readBundle(plan); err != nil {
+	b, err := readBundle(plan)
+	if err != nil {
 		return nil, err
-	}
-	if s.Plan, err = lua.LoadPlan(s.Bundle, set); err != nil {
-		return nil, fault.Wrap(fault.Invalid, err)
 	}
 	if estate == "" {
 		estate = filepath.Join(filepath.Dir(plan), "estate.lua")
@@ -45,23 +41,40 @@ func Load(lua *scripts.Loader, plan, estate string, set map[string]string) (*Sub
 	if err != nil {
 		return nil, fault.Errorf(fault.Invalid, "%s has no estate to run in: %w", plan, err).WithHint("--estate FILE, or estate.lua beside the plan")
 	}
-	if s.Estate, err = lua.LoadEstate(eb); err != nil {
-		return nil, fault.Wrap(fault.Invalid, err)
+	s, err := LoadBundles(lua, b, eb, set)
+	if err != nil {
+		return nil, err
 	}
-	if err := plans.Check(s.Plan, s.Estate); err != nil {
-		var fs plans.Faults
-		if errors.As(err, &fs) {
-			err = fs.WithSource(s.Bundle)
+	for _, world := range []string{strings.TrimSuffix(plan, ".lua") + "_world.lua", filepath.Join(filepath.Dir(plan), "world.lua")} {
+		if _, err := os.Stat(world); err != nil {
+			continue
 		}
-		return nil, fault.Wrap(fault.Invalid, err)
-	}
-	world := strings.TrimSuffix(plan, ".lua") + "_world.lua"
-	if _, err := os.Stat(world); err == nil {
 		wb, err := readBundle(world)
 		if err != nil {
 			return nil, err
 		}
 		s.World = &wb
+		break
+	}
+	return s, nil
+}
+
+// LoadBundles loads a plan and its estate, as drrun check does.
+func LoadBundles(lua *scripts.Loader, plan, estate plans.Bundle, set map[string]string) (*Subject, error) {
+	s := &Subject{lua: lua, Bundle: plan}
+	var err error
+	if s.Plan, err = lua.LoadPlan(plan, set); err != nil {
+		return nil, fault.Wrap(fault.Invalid, err)
+	}
+	if s.Estate, err = lua.LoadEstate(estate); err != nil {
+		return nil, fault.Wrap(fault.Invalid, err)
+	}
+	if err := plans.Check(s.Plan, s.Estate); err != nil {
+		var fs plans.Faults
+		if errors.As(err, &fs) {
+			err = fs.WithSource(plan)
+		}
+		return nil, fault.Wrap(fault.Invalid, err)
 	}
 	return s, nil
 }
@@ -82,6 +95,9 @@ type engineScripts struct {
 }
 
 var _ runtime.Scripts = engineScripts{}
+
+// Scripts is the plan for an engine in a world.
+func (s *Subject) Scripts(w *simworld.World) runtime.Scripts { return engineScripts{s, w} }
 
 // LoadPlan implements runtime.Scripts.
 func (s engineScripts) LoadPlan(_ plans.Bundle, set map[string]string) (*plans.Plan, error) {

@@ -18,13 +18,16 @@ func bubble(t *testing.T) plantest.Bubble {
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	lua := scripts.New(scripts.Options{})
-	files, err := plantest.FindTests([]string{"testdata/erp"})
+	files, err := plantest.FindTests([]string{"testdata/erp", "../../../examples/erp"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	tests, err := plantest.ListTests(lua, files)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(files) != 2 || len(tests) < 12 {
+		t.Fatalf("only %d tests in %v", len(tests), files)
 	}
 	for _, id := range tests {
 		t.Run(id.Name(), func(t *testing.T) {
@@ -36,4 +39,13 @@ func TestExamples(t *testing.T) {
 			}
 		})
 	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
 }

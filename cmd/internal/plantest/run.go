@@ -43,6 +43,14 @@ func (o *runObject) Field(name string) any {
 		return string(r.Status)
 	case "reason":
 		return r.Reason
+	case "type":
+		return string(r.Type)
+	case "direction":
+		return r.Direction
+	case "from":
+		return r.From
+	case "to":
+		return r.To
 	case "exit_code":
 		return r.ExitCode
 	case "rto":
@@ -99,7 +107,7 @@ func stepTable(r *report.Run, s *report.Step) map[string]any {
 // find finds a step: by its id, as machine/verb, else by a part of its id or
 // title.
 func (o *runObject) find(name string) (*report.Step, error) {
-	var found []*report.Step
+	var exact, found []*report.Step // in the order of the run
 	for i := range o.run.Steps {
 		s := &o.run.Steps[i]
 		machine, verb, _ := strings.Cut(name, "/")
@@ -107,12 +115,12 @@ func (o *runObject) find(name string) (*report.Step, error) {
 		case s.ID == name:
 			return s, nil
 		case s.Machine == machine && s.Machine != "" && (s.Kind == verb || strings.HasSuffix(s.ID, "/"+verb)):
-			found = append([]*report.Step{s}, found...)
+			exact = append(exact, s)
 		case strings.Contains(s.ID, name):
 			found = append(found, s)
 		}
 	}
-	if len(found) > 0 {
+	if found = append(exact, found...); len(found) > 0 {
 		return found[0], nil
 	}
 	var ids []string

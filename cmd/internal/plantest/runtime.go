@@ -15,6 +15,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime"
+	"github.com/drrun/drrun/runtime/journal"
 	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/simworld"
 	"github.com/drrun/drrun/runtime/state"
@@ -272,16 +273,13 @@ func (r *Runtime) recorded(ctx context.Context, run, step string) (int, error) {
 	}
 	n := 0
 	for _, raw := range raws {
-		var rec struct {
-			Kind state.Kind   `json:"kind"`
-			Body state.Record `json:"body"`
-		}
-		if err := json.Unmarshal(raw, &rec); err != nil {
+		kind, body, err := read(raw)
+		if err != nil {
 			return 0, err
 		}
-		isOp := rec.Kind == state.OpDone && rec.Body.Op != nil && strings.HasPrefix(rec.Body.Op.Name, "exec")
-		isStep := (rec.Kind == state.Done || rec.Kind == state.Failed) && rec.Body.Data != nil
-		if rec.Body.Step == step && (isOp || isStep) {
+		isOp := kind == state.OpDone && body.Op != nil && strings.HasPrefix(body.Op.Name, "exec")
+		isStep := (kind == state.Done || kind == state.Failed) && body.Data != nil
+		if body.Step == step && (isOp || isStep) {
 			n++
 		}
 	}
@@ -352,13 +350,18 @@ func (s *dyingStore) tell(raw []byte) {
 	if s.onRecord == nil {
 		return
 	}
-	var rec struct {
-		Kind string       `json:"kind"`
-		Body state.Record `json:"body"`
+	if kind, body, err := read(raw); err == nil {
+		s.onRecord(s.count, body.Step, string(kind))
 	}
-	if json.Unmarshal(raw, &rec) == nil {
-		s.onRecord(s.count, rec.Body.Step, rec.Kind)
+}
+
+// read is a journal record as the engine has written it.
+func read(raw []byte) (kind state.Kind, body state.Record, err error) {
+	rec, err := journal.Decode(raw)
+	if err == nil && len(rec.Body) > 0 {
+		err = json.Unmarshal(rec.Body, &body)
 	}
+	return state.Kind(rec.Kind), body, err
 }
 
 // catalogue is the estate of the world, applied once.

@@ -141,7 +141,7 @@ func (t *trial) play(ctx context.Context) error {
 		return err
 	}
 	for _, what := range t.sc.then {
-		if t.run.Status != report.RunUncommitted && what != "failback" {
+		if !t.stands(t.run) && what != "failback" {
 			break // it has been told
 		}
 		if err := t.follow(ctx, what); err != nil {
@@ -212,7 +212,7 @@ func (t *trial) operate(ctx context.Context, run *report.Run) error {
 		switch {
 		case run.Status == report.RunWaiting:
 			do = t.answer(ctx, run)
-		case run.Status == report.RunUncommitted:
+		case t.stands(run):
 			t.judgeSuccess(run)
 			return nil
 		case run.Status.Ended():
@@ -242,6 +242,12 @@ func (t *trial) operate(ctx context.Context, run *report.Run) error {
 	}
 	t.run = run
 	return nil
+}
+
+// stands reports whether a run waits for what comes behind the failover. A test
+// that went to its end with errors is cleaned up like any other.
+func (t *trial) stands(run *report.Run) bool {
+	return run.Status == report.RunUncommitted || run.Type == recovery.Test && run.Status == report.RunPartial
 }
 
 func (t *trial) injected(k injectionKind) bool {
@@ -361,6 +367,12 @@ func (t *trial) judgeSuccess(run *report.Run) {
 func (t *trial) judgeEnd() {
 	want := map[string]report.RunStatus{"commit": report.RunCommitted, "rollback": report.RunRolledBack, "cleanup": report.RunDone}[t.sc.then[len(t.sc.then)-1]]
 	run := t.run
+	if t.sc.typ == recovery.Test && t.errs && !t.clean() {
+		want = report.RunFailed // cleaned up, and it says what was wrong
+		if run.Status == report.RunDone {
+			want = run.Status // it was mended
+		}
+	}
 	if run.Status != want {
 		t.bad(simworld.RuleEnd, lastFailed(run), fmt.Sprintf("the %s run ends as %s, not as %s: %s", t.sc.name, run.Status, want, reason(run)), run.Hint)
 		return
@@ -376,6 +388,12 @@ func (t *trial) judgeEnd() {
 	}
 	if want == report.RunRolledBack {
 		t.judgeUndone(run)
+	}
+	for _, r := range t.history {
+		t.judgeFailedChecks(r)
+	}
+	if t.errs && run.Type == recovery.Unplanned { // it went on whatever failed: not all that the world file states can hold
+		return
 	}
 	for _, x := range t.expects {
 		ok, err := x.f(&runObject{stage: t.stage, run: run})
@@ -413,6 +431,30 @@ func (t *trial) judgePlaces(run *report.Run, want report.RunStatus) {
 		p, _ := t.w.Where(name)
 		if p.Site != site || p.Power != recovery.PowerRunning || p.Uncommitted {
 			t.bad(simworld.RuleEnd, "", fmt.Sprintf("the run is %s, and %s is %s at %s, not running at %s", run.Status, name, p.Power, p.Site, site), "")
+		}
+	}
+}
+
+// judgeFailedChecks looks for machines that were started although a check of
+// what they need had failed. An unplanned run goes on whatever fails.
+func (t *trial) judgeFailedChecks(run *report.Run) {
+	if run.Type == recovery.Unplanned {
+		return
+	}
+	for _, c := range run.Steps {
+		if c.Kind != string(program.Check) || c.Status != report.StepFailed {
+			continue
+		}
+		for _, m := range run.Steps {
+			if m.Kind != string(program.Start) || m.Section != c.Section || m.Started.IsZero() || m.Started.Before(c.Ended) {
+				continue
+			}
+			for _, n := range run.Machines {
+				if n.Group == c.Group && t.w.NeedsOf(m.Machine, n.Name) {
+					t.bad(simworld.RuleNeeds, c.ID, fmt.Sprintf("%s was started although %s had failed, of %s, which it needs", m.Machine, c.Title, n.Name),
+						`on_fail = "continue" belongs to checks that nothing behind them depends on`)
+				}
+			}
 		}
 	}
 }

@@ -47,7 +47,7 @@ func newStage(ctx context.Context, s *Subject) (*stage, error) {
 		return nil, err
 	}
 	st := &stage{subject: s, w: w, ran: func(*report.Run) {}}
-	st.rt = NewRuntime(w, s.Bundle, s.Plan, engineScripts{s, w}, nil)
+	st.rt = NewRuntime(w, s.Bundle, s.Plan, s.Scripts(w), nil)
 	if s.World != nil {
 		end, err := s.lua.RunWorld(ctx, *s.World, worldObject{st})
 		if err != nil {

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/pprof"
+	"syscall"
+	"time"
+
+	"github.com/drrun/drrun/cmd/internal/plantest"
+	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/runtime"
+	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/simworld"
+	"github.com/drrun/drrun/scripts"
+)
+
+// Limits of a large plan.
+const (
+	maxLoad    = time.Second
+	maxPlanRun = 10 * time.Second // of real time, in the simulated world
+	maxPlanMem = 512 << 20        // VmHWM
+	maxStretch = 1.01             // length of a run to its critical path
+)
+
+// largePlan measures a plan of many machines: loading, and a planned failover in
+// the simulated world with every record journaled. It does not return.
+func largePlan(machines, groups int, profile string) {
+	plantest.InVirtualTime(func(bubble plantest.Bubble) {
+		if err := profiled(profile, func() error { return measurePlan(bubble, machines, groups) }); err != nil {
+			fmt.Fprintln(os.Stderr, "drrun-bench:", err)
+			if h := fault.Hint(err); h != "" {
+				fmt.Fprintln(os.Stderr, "hint:", h)
+			}
+			os.Exit(1)
+		}
+		os.Exit(0)
+	})
+}
+
+// profiled writes a profile of the processor while f runs.
+func profiled(file string, f func() error) error {
+	if file == "" {
+		return f()
+	}
+	w, err := os.Create(file) //nolint:gosec // as the caller says
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(w); err != nil {
+		return errors.Join(err, w.Close())
+	}
+	err = f()
+	pprof.StopCPUProfile()
+	return errors.Join(err, w.Close())
+}
+
+const largeEstate = `
+local function hosts(site, net)
+  local out = {}
+  for i = 1, %[3]d do
+    out[i] = host(site .. i) { addr = "10." .. net .. ".255." .. i, store = "/srv/drrun" }
+  end
+  return out
+end
+local machines = {}
+for i = 1, %[1]d do
+  machines[i] = machine("m" .. i) {
+    host = "par" .. (i %% %[3]d + 1), tags = "g" .. (i %% %[2]d + 1), ip = { lan = i },
+    disk "root" { file = "/vm/m" .. i .. ".img" }, exec = { unit = "m" }, ready = { tcp = ":80", within = "5m" },
+  }
+end
+return estate "large" {
+  policy "gold" { every = "1h", rpo = "2h" },
+  site "paris" { network "lan" { cidr = "10.1.0.0/16" }, cloud "prod" { policy = "gold", to = "dr", hosts("par", 1) } },
+  site "lyon" { network "lan" { cidr = "10.2.0.0/16" }, cloud "dr" { policy = "gold", to = "prod", hosts("lyo", 2) } },
+  machines,
+}`
+
+const largePlanText = `
+local groups = {}
+for g = 1, %[2]d do
+  local checks = {}
+  for c = 1, 20 do
+    checks[c] = check("check " .. g .. "." .. c) { tcp = "m" .. (c * %[2]d + g - 1) .. ":80", within = "2m" }
+  end
+  groups[g] = group("g" .. g) { machines { tag = "g" .. g }, after = checks }
+end
+return plan "large" { from = "paris", to = "lyon", rto = "2h", groups }`
+
+func bundle(name, format string, args ...any) plans.Bundle {
+	return plans.Bundle{Main: name, Files: map[string]string{name: fmt.Sprintf(format, args...)}}
+}
+
+func measurePlan(bubble plantest.Bubble, machines, groups int) error {
+	hosts := max(1, machines/100)
+	began := time.Now()
+	s, err := plantest.LoadBundles(scripts.New(scripts.Options{}), bundle("plan.lua", largePlanText, machines, groups, hosts),
+		bundle("estate.lua", largeEstate, machines, groups, hosts), nil)
+	if err != nil {
+		return err
+	}
+	load := time.Since(began)
+	fmt.Printf("plan of %d machines in %d groups: loaded and checked in %s (limit %s)\n", machines, groups, quantity.FormatDuration(load), maxLoad)
+	began, cpu := time.Now(), processor()
+	var run *report.Run
+	var critical time.Duration
+	var records int
+	bubble(func(ctx context.Context) { run, critical, records, err = failOver(ctx, s) })
+	if err != nil {
+		return err
+	}
+	took, used := time.Since(began), processor()-cpu
+	memory, err := peakMemory(os.Getpid())
+	if err != nil {
+		return err
+	}
+	length := lengthOf(run)
+	fmt.Printf("planned failover: %d steps, %d records, %s of real time (limit %s), %.1f µs of the processor a step, memory %s (limit %s)\n",
+		len(run.Steps), records, quantity.FormatDuration(took), maxPlanRun, float64(used.Microseconds())/float64(len(run.Steps)),
+		quantity.FormatSize(memory), quantity.FormatSize(maxPlanMem))
+	stretch := float64(length) / float64(critical)
+	fmt.Printf("length of the run: %s, its critical path %s, ratio %.4f (limit %.2f)\n", quantity.FormatDuration(length), quantity.FormatDuration(critical), stretch, maxStretch)
+	switch {
+	case run.Status != report.RunUncommitted:
+		return fmt.Errorf("the run is %s: %s", run.Status, run.Reason)
+	case load > maxLoad, took > maxPlanRun, memory > maxPlanMem, stretch > maxStretch:
+		return errors.New("a limit was missed")
+	}
+	return nil
+}
+
+func failOver(ctx context.Context, s *plantest.Subject) (run *report.Run, critical time.Duration, records int, err error) {
+	w, err := simworld.New(s.Estate)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	r := plantest.NewRuntime(w, s.Bundle, s.Plan, s.Scripts(w), nil)
+	defer func() {
+		if cerr := r.Close(ctx); err == nil {
+			err = cerr
+		}
+	}()
+	if run, err = r.Start(ctx, runtime.Request{Type: recovery.Planned}); err != nil {
+		return nil, 0, 0, err
+	}
+	facts := map[string]program.Fact{}
+	for _, name := range w.Names() {
+		a, _ := w.Assignment(name)
+		facts[name] = program.Fact{Active: a.HomeSite, Hosts: a.Hosts}
+	}
+	p, err := program.Compile(s.Plan, s.Estate, program.Request{Type: recovery.Planned}, facts)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	took := map[string]time.Duration{}
+	for _, st := range run.Steps {
+		took[st.ID] = st.Ended.Sub(st.Started)
+	}
+	return run, pathOf(&p.Root, took), r.Records(), nil
+}
+
+// lengthOf is from the begin of the first step to the end of the last.
+func lengthOf(run *report.Run) time.Duration {
+	first, last := run.Steps[0].Started, run.Steps[0].Ended
+	for _, s := range run.Steps {
+		if !s.Started.IsZero() && s.Started.Before(first) {
+			first = s.Started
+		}
+		if s.Ended.After(last) {
+			last = s.Ended
+		}
+	}
+	return last.Sub(first)
+}
+
+// pathOf is the length of the longest way through a program.
+func pathOf(n *program.Node, took map[string]time.Duration) time.Duration {
+	var d time.Duration
+	if n.Step != nil {
+		d = took[n.Step.ID]
+	}
+	for i := range n.Seq {
+		d += pathOf(&n.Seq[i], took)
+	}
+	var widest time.Duration
+	for i := range n.Par {
+		widest = max(widest, pathOf(&n.Par[i], took))
+	}
+	return d + widest
+}
+
+func processor() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}

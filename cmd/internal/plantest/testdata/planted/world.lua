@@ -1,0 +1,4 @@
+return function(w)
+  w:needs("app1", "db1")
+  w:needs("lb1", "app1")
+end

@@ -1,0 +1,110 @@
+-- erp_test.lua: tests of erp.lua. Run them with: drrun test examples/erp
+local function failed_over(w)
+  local run = w:planned()
+  run:answer("go")
+  assert.equal(run.status, "uncommitted")
+  return run
+end
+
+describe("a planned failover", function()
+  local w
+  before_each(function() w = world() end)
+
+  it("starts the database, asks Finance, starts the application", function()
+    local run = w:planned()
+    assert.equal(run.status, "waiting")
+    assert.equal(run.waits, { "business go/no-go" })
+    assert.equal(w:machine("app1").power, "stopped")
+    run:answer("go")
+    run:before("ledger answers", "business go/no-go")
+    run:before("business go/no-go", "app1/start")
+    assert.equal(run.status, "uncommitted")
+    assert.equal(run.rpo, 0)
+    assert.less(run.rto, 15 * 60)
+    run:golden("planned")
+  end)
+
+  it("goes back as it came", function()
+    failed_over(w):commit()
+    local back = w:planned { failback = true }
+    back:answer("go")
+    back:commit()
+    assert.equal(w:machine("db1").site, "paris")
+    assert.contains(back.notes, "the ERP service runs at paris")
+  end)
+
+  it("stops where Finance says so, and can be taken back", function()
+    local run = w:planned()
+    run:answer("stop")
+    assert.equal(run.status, "stopped")
+    run:rollback()
+    assert.equal(run.status, "rolled-back")
+    for _, name in ipairs { "db1", "app1", "app2" } do
+      assert.equal(w:machine(name).site, "paris", name)
+      assert(w:machine(name).power == "running", name)
+    end
+  end)
+
+  it("waits for Finance no longer than two hours", function()
+    local run = w:planned()
+    w:sleep("121m")
+    run:resume()
+    assert.equal(run.status, "waiting")
+    run:answer("go")
+    assert.equal(run.status, "uncommitted")
+  end)
+
+  it("goes on as unplanned when Paris is lost on the way", function()
+    w:fail("app1", "stop", 0)
+    local run = w:planned()
+    assert.equal(run.status, "stopped")
+    w:down("paris")
+    run:resume { as = "unplanned", source_is_down = true }
+    run:answer("go")
+    assert.equal(run.status, "uncommitted")
+    assert.less(run.rpo, 60)
+  end)
+end)
+
+describe("an unplanned failover", function()
+  it("needs a person's word when Paris is silent", function()
+    local w = world()
+    w:partition("paris")
+    assert.equal(w:unplanned().status, "refused")
+    local run = w:unplanned { source_is_down = true }
+    run:answer("go")
+    assert.equal(run.status, "uncommitted")
+    w:heal()
+    assert.equal(w:machine("db1").site, "lyon")
+    assert.equal(w:violations(), {})
+  end)
+
+  it("goes on without a machine that does not answer, and says so", function()
+    local w = world()
+    w:down("paris")
+    w:fail("app2", "ready")
+    local run = w:unplanned { source_is_down = true }
+    run:answer("go")
+    assert.equal(run.status, "partial")
+    assert.equal(run.exit_code, 7)
+    assert.contains(run.errors, "app2")
+    assert(w:machine("app1").answers)
+  end)
+end)
+
+describe("a drill", function()
+  it("touches nothing", function()
+    local w = world()
+    local run = w:test { unattended = true }
+    assert.equal(run.status, "uncommitted")
+    assert.equal(w:machine("db1").tests, 1)
+    run:cleanup()
+    assert.equal(run.status, "done")
+    assert.equal(w:machine("db1").tests, 0)
+    assert.equal(w:machine("db1").site, "paris")
+  end)
+end)
+
+it("ends the same wherever the runtime dies", function()
+  crash_everywhere(function(w) failed_over(w):commit() end)
+end)
