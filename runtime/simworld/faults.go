@@ -300,6 +300,13 @@ func (w *World) Harmless(part string) {
 	w.harmless = append(w.harmless, part)
 }
 
+// Propagate says how long changes of names take to be seen by lookups.
+func (w *World) Propagate(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.propagation = d
+}
+
 // Serve adds a server outside; the last one that matches answers.
 func (w *World) Serve(s Server) {
 	w.mu.Lock()

@@ -175,10 +175,19 @@ func (w *World) lookup(o Operation) (any, error) {
 	}
 	out := []string{}
 	for _, k := range kinds {
-		out = append(out, w.names[nameKey(a.Name, k)].values...)
+		rec := w.names[nameKey(a.Name, k)]
+		out = append(out, rec.seen()...)
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// seen is what lookups get: changes take a while to arrive everywhere.
+func (r *nameRecord) seen() []string {
+	if time.Now().Before(r.since) {
+		return r.old
+	}
+	return r.values
 }
 
 func nameKey(name, kind string) string {
@@ -198,7 +207,8 @@ func (w *World) update(c *call, o Operation) error {
 		if slices.Equal(w.names[nameKey(a.Name, kind)].values, values) { // done twice it is the same
 			continue
 		}
-		w.names[nameKey(a.Name, kind)] = nameRecord{values: values, run: c.run, step: c.step}
+		old := w.names[nameKey(a.Name, kind)]
+		w.names[nameKey(a.Name, kind)] = nameRecord{values: values, old: old.seen(), since: time.Now().Add(w.propagation), run: c.run, step: c.step}
 		w.effect(c, o.Class, o.Name, "", fmt.Sprintf("dns.update %s %s %s", a.Name, kind, strings.Join(values, " ")), true)
 	}
 	return nil

@@ -58,17 +58,21 @@ type World struct {
 	runs     map[string]*runKnown
 	classes  map[string]plans.OpClass // of operations that agents do
 	persons  int                      // how often a person has said what to do
-	bad      []Violation
-	seen     map[string]bool // texts of bad
-	harmless []string
-	asked    map[string]time.Duration // machines whose services were seen to answer in a run: run and machine
-	log      []Asked
-	heard    map[Asked]bool
-	outside  []outside
+	// propagation is how long changes of names take to be seen by lookups.
+	propagation time.Duration
+	bad         []Violation
+	seen        map[string]bool // texts of bad
+	harmless    []string
+	asked       map[string]time.Duration // machines whose services were seen to answer in a run: run and machine
+	log         []Asked
+	heard       map[Asked]bool
+	outside     []outside
 }
 
 type nameRecord struct {
 	values []string
+	old    []string  // that lookups get
+	since  time.Time // until then
 	run    string
 	step   string
 }

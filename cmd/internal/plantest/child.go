@@ -12,7 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"runtime/debug"
+
+	"runtime/metrics"
 	"slices"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/scripts"
 )
@@ -30,7 +32,8 @@ const ChildCommand = "__simulate"
 // Limits of a child.
 const (
 	DefaultPatience = time.Minute
-	childHeap       = 1 << 30 // bytes
+	childHeap       = 768 << 20 // bytes
+	heapEvery       = 50 * time.Millisecond
 )
 
 // Job is what a child is asked to do.
@@ -58,7 +61,6 @@ type Event struct {
 // Serve is the child: it reads a Job from in and writes Events to out. It does
 // not return: package testing ends the process.
 func Serve(in io.Reader, out io.Writer) {
-	debug.SetMemoryLimit(childHeap)
 	InVirtualTime(func(bubble Bubble) { serve(bubble, in, out) })
 }
 
@@ -82,6 +84,14 @@ func serve(bubble Bubble, in io.Reader, out io.Writer) {
 			os.Exit(fault.ExitInternal)
 		}
 	}
+	go func() { // outside of every bubble: in there no time passes while code runs
+		for range time.Tick(heapEvery) {
+			if heap := memory(); heap > childHeap {
+				say(Event{Error: fault.Errorf(fault.Failed, "it takes too much memory: %s", quantity.FormatSize(int64(heap)))}) //nolint:gosec // less than the machine has
+				os.Exit(fault.ExitFailed)
+			}
+		}
+	}()
 	var job Job
 	if err := json.NewDecoder(in).Decode(&job); err != nil {
 		say(Event{Error: fault.Errorf(fault.Internal, "cannot read the job: %w", err)})
@@ -112,6 +122,13 @@ func serve(bubble Bubble, in io.Reader, out io.Writer) {
 		say(Event{Coverage: tr.Coverage.Figures()})
 	}
 	say(Event{Done: true})
+}
+
+// memory is what objects of the heap take, garbage included: bytes.
+func memory() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
 }
 
 func asFault(err error) *fault.Error {
@@ -156,6 +173,7 @@ func child(ctx context.Context, job Job, hear func(Event)) error {
 	alive := time.AfterFunc(patience, func() { cancel(errHangs) })
 	defer alive.Stop()
 	done := false
+	var failed error
 	lines := bufio.NewReader(r)
 	dec := json.NewDecoder(lines)
 	for {
@@ -165,10 +183,15 @@ func child(ctx context.Context, job Job, hear func(Event)) error {
 		}
 		alive.Reset(patience)
 		done = done || e.Done
+		if e.Error != nil {
+			failed = e.Error
+		}
 		hear(e)
 	}
 	err = cmd.Wait()
 	switch {
+	case failed != nil:
+		return failed
 	case done:
 		return nil
 	case errors.Is(context.Cause(ctx), errHangs):
@@ -254,19 +277,12 @@ func mergeFigures(a, b []PlanFigures) []PlanFigures {
 // RunExplore explores in a child.
 func RunExplore(ctx context.Context, r Request) (*Report, error) {
 	var out *Report
-	var failed error
 	err := child(ctx, Job{Explore: &r}, func(e Event) {
 		if e.Explored != nil {
 			out = e.Explored
 		}
-		if e.Error != nil {
-			failed = e.Error
-		}
 	})
-	switch {
-	case failed != nil:
-		return nil, failed
-	case errors.Is(err, errHangs):
+	if errors.Is(err, errHangs) {
 		return nil, fault.Errorf(fault.Failed, "the plan does not end: nothing was heard of its run for %s of real time (an endless loop?)", DefaultPatience)
 	}
 	return out, err

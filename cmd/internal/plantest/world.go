@@ -191,6 +191,10 @@ func (o worldObject) Call(ctx context.Context, method string, args []any) (any, 
 		if a.err == nil && !o.w.SetBoot(machine, d) {
 			a.fail("%s is no machine of the estate", machine)
 		}
+	case "propagate":
+		if d := a.duration(0); a.err == nil {
+			o.w.Propagate(d)
+		}
 	case "serve":
 		return nil, o.serve(a)
 	case "harmless":
