@@ -110,6 +110,9 @@ func (d *driver) also(ctx context.Context, before head) ([]store.Op, []store.Cmp
 	if !d.st.Status.Ended() {
 		return ops, nil, nil
 	}
+	if err := d.e.standAgain(ctx, d.st); err != nil {
+		return nil, nil, err
+	}
 	free, cmps, err := d.e.release(ctx, d.id, d.e.standingBefore(ctx, &d.st.Run))
 	return append(ops, free...), cmps, err
 }

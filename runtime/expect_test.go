@@ -29,3 +29,12 @@ func TestDowntimeToExpect(t *testing.T) {
 		}
 	})
 }
+
+// notes are the lines of a run's timeline.
+func notes(run *report.Run) string {
+	var lines []string
+	for _, n := range run.Notes {
+		lines = append(lines, n.Text)
+	}
+	return strings.Join(lines, "\n")
+}

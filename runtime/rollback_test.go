@@ -406,6 +406,42 @@ func TestNewSiteDiesBeforeTheCommit(t *testing.T) {
 			r.expect(id, report.RunRolledBack)
 		})
 	})
+	t.Run("back before it is taken on", func(t *testing.T) { // what was not moved is the run before's
+		bubble(t, func(t *testing.T, r *rig) {
+			id := r.attended(recovery.Planned)
+			r.expect(id, report.RunUncommitted)
+			r.w.set(func() {
+				r.w.hosts["lyo-1"].down = true
+				r.w.slow["par-1 claim app2"] = 2 * time.Second
+			})
+			_, err := r.engine.Start(t.Context(), runtime.Request{Plan: "erp", Type: recovery.Unplanned, Failback: true, SourceIsDown: true, By: "ann", ID: "back"})
+			r.must(err)
+			<-time.After(time.Second)
+			r.w.set(func() {
+				r.w.hosts["lyo-1"].down = false
+				m := r.w.hosts["lyo-1"].machines["app1"] // the others run there again
+				m.power, m.locked = recovery.PowerStopped, true
+			})
+			r.expect("back", report.RunWaiting)
+			r.expect(id, report.RunSuperseded)
+			for _, m := range []string{"db1", "app2"} {
+				r.must(r.engine.Answer(t.Context(), "back", runtime.Answer{Step: "right-to-run/" + m, Word: "go", By: "ann"}))
+			}
+			r.expect("back", report.RunPartial)
+			r.must(r.engine.Commit(t.Context(), "back", "ann"))
+			r.expect("back", report.RunCommitted)
+			if run := r.expect(id, report.RunUncommitted); !strings.Contains(notes(run), "has not moved db1, app2") {
+				t.Errorf("its notes: %s", notes(run))
+			}
+			r.must(r.engine.Commit(t.Context(), id, "ann"))
+			r.expect(id, report.RunCommitted)
+			for name, host := range map[string]string{"app1": "par-1", "app2": "lyo-1", "db1": "lyo-1"} {
+				if h := r.w.hosts[host]; h.machines[name].rec.Uncommitted || h.machines[name].rec.Active != h.site {
+					t.Errorf("%s on %s: %+v", name, host, h.machines[name].rec)
+				}
+			}
+		})
+	})
 	t.Run("it answers", func(t *testing.T) { // then it can be rolled back
 		bubble(t, func(t *testing.T, r *rig) {
 			id := r.attended(recovery.Planned)

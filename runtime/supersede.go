@@ -63,6 +63,28 @@ func (e *Engine) supersede(ctx context.Context, run *state.Run) error {
 	return e.endAs(ctx, run.Supersedes, run.ID, run.StartedBy)
 }
 
+// standAgain lets the run before stand again that this one has superseded, where
+// this one ends and has not moved all its machines: what is left is still failed
+// over by it, and only it can commit that or take it back.
+func (e *Engine) standAgain(ctx context.Context, st *state.State) error {
+	if st.Run.Supersedes == "" {
+		return nil
+	}
+	before, j, err := e.load(ctx, st.Run.Supersedes)
+	if err != nil || before.SupersededBy() != st.Run.ID {
+		return nil //nolint:nilerr // it cannot be read, or there is none: it holds nothing up
+	}
+	moved := st.Granted()
+	left := slices.DeleteFunc(before.Granted(), func(m string) bool { return slices.Contains(moved, m) })
+	if len(left) == 0 {
+		return nil
+	}
+	d := newDriver(e, before, j, sources{})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.append(state.Record{Kind: state.Superseded, By: st.Run.ID, Text: strings.Join(left, ", ")})
+}
+
 // endAs ends a run whose machines another one has.
 func (e *Engine) endAs(ctx context.Context, id, other, by string) error {
 	e.mu.Lock()

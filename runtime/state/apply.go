@@ -84,7 +84,10 @@ func (s *State) Apply(r Record) error {
 		s.windowOver = true
 		s.note(r.Time, "", r.Text)
 	case Superseded:
-		s.superseded = r.Word
+		if s.superseded = r.Word; r.Word == "" {
+			s.note(r.Time, "", fmt.Sprintf("run %s has ended and has not moved %s: this one stands again", r.By, r.Text))
+			break
+		}
 		s.note(r.Time, "", "run "+r.Word+" took the machines on")
 	default:
 		err = fault.Errorf(fault.Corrupt, "record %d has the unknown kind %q", r.Seq, r.Kind)

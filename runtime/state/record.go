@@ -35,7 +35,8 @@ const (
 	Statement Kind = "statement" // a person took a responsibility
 	// Expired: the commit window ended and nothing was done by itself; Text says why.
 	Expired Kind = "expired"
-	// Superseded: run Word took the uncommitted machines on.
+	// Superseded: run Word took the uncommitted machines on; without a word, run By
+	// has ended and not moved the machines of Text.
 	Superseded Kind = "superseded"
 )
 

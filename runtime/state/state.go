@@ -244,6 +244,9 @@ func (s *State) committed() bool {
 	return true
 }
 
+// SupersededBy is the run that took the machines on; "": none.
+func (s *State) SupersededBy() string { return s.superseded }
+
 // Granted returns the machines whose epoch was raised for the new site.
 func (s *State) Granted() []string { return s.withStep(program.Grant) }
 
