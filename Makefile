@@ -78,6 +78,10 @@ sim-planted: ## which seed of the simulation finds each planted fault (all withi
 share = pids=(); for i in $$(seq $${JOBS:-2}); do bin/sim.test -test.run '^$(1)$$' -test.timeout 0 $(2) -part $$i -parts $${JOBS:-2} & pids+=($$!); done; \
 	code=0; for p in $${pids[@]}; do wait $$p || code=1; done; exit $$code
 
+.PHONY: plans
+plans: ## the example plans under every single fault, and their mutants
+	$(GO) test ./cmd/internal/plantest -run 'GoodPlans|Mutants|Planted' -v -args -full
+
 .PHONY: bench
 bench: build ## first copy, deltas, memory and CPU against rsync in the same run; a plan of 10,000 machines
 	$(GO) run ./cmd/drrun-bench --bin bin $(BENCHFLAGS)

@@ -26,6 +26,8 @@ type Request struct {
 	Faults int               `json:"faults"` // 0: none, 1: every single one
 	Pairs  int               `json:"pairs,omitempty"`
 	Seed   uint64            `json:"seed,omitempty"`
+	// Sample tries only every so many of the single faults and deaths; 0: each.
+	Sample int `json:"sample,omitempty"`
 	// NoDeaths leaves out the deaths of the runtime.
 	NoDeaths bool `json:"no_deaths,omitempty"`
 	// First ends the exploration at the first run that ends badly.
@@ -152,6 +154,13 @@ func (x *explorer) run() error {
 			}
 			all = append(all, work{sc: b.sc, inject: []injection{i}, base: &b.base.end})
 		}
+	}
+	if x.req.Sample > 1 {
+		kept := all[:0]
+		for i := 0; i < len(all); i += x.req.Sample {
+			kept = append(kept, all[i])
+		}
+		all = kept
 	}
 	all = append(all, x.pairs(singles)...)
 	if x.req.First { // what is cheap and tells much comes first

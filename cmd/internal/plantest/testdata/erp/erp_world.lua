@@ -12,6 +12,7 @@ return function(w)
   end)
   w:expect("Finance was asked when the application ran, before the service opened", function(run)
     if run.type == "test" then return true end
+    run:before("postgres answers", "app1/start")
     run:before("health", "go/no-go")
     run:before("go/no-go", "lb1/start")
     return true
@@ -20,6 +21,7 @@ return function(w)
     local got = w:record("erp.example.com")[1]
     if run.type == "test" then return got == nil end
     run:before("balancer answers", "point DNS")
+    run:before("point DNS", "tell the customers")
     local site = run.status == "rolled-back" and run.from or run.to
     return got == ({ paris = "10.10.0.10", lyon = "10.20.0.10" })[site]
   end)
