@@ -144,6 +144,7 @@ const (
 	RulePoints  = "command" // a command broke the contract with agents
 	RulePlace   = "place"   // what the plan points elsewhere points at the wrong site
 	RuleUndone  = "undone"  // a rollback left what a step of the plan has done
+	RuleLoss    = "loss"    // a planned failover lost what was acknowledged
 	RuleSuccess = "success" // a failure was reported as success
 	RuleWorld   = "world"   // what the world file states does not hold
 	RuleEnd     = "end"     // a run did not come to its aim

@@ -18,7 +18,7 @@ func bubble(t *testing.T) plantest.Bubble {
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	lua := scripts.New(scripts.Options{})
-	files, err := plantest.FindTests([]string{"testdata/erp", "../../../examples/erp"})
+	files, err := plantest.FindTests([]string{"testdata/erp", "testdata/good", "../../../examples/erp"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != 2 || len(tests) < 12 {
+	if len(files) != 3 || len(tests) < 12 {
 		t.Fatalf("only %d tests in %v", len(tests), files)
 	}
 	for _, id := range tests {

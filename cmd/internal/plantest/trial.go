@@ -389,6 +389,11 @@ func (t *trial) judgeEnd() {
 	if want == report.RunRolledBack {
 		t.judgeUndone(run)
 	}
+	for _, m := range run.Machines {
+		if run.Type == recovery.Planned && m.Loss != nil && *m.Loss > 0 {
+			t.bad(simworld.RuleLoss, "", fmt.Sprintf("a planned failover has lost %.0f s of %s", *m.Loss, m.Name), "")
+		}
+	}
 	for _, r := range t.history {
 		t.judgeFailedChecks(r)
 	}
