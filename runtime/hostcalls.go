@@ -399,10 +399,7 @@ func machineState(st *state.State, name string) string {
 	words := map[program.Kind]string{program.Stop: "stopped", program.Grant: "granted", program.Prepare: "prepared",
 		program.Start: "started", program.Ready: "ready", program.Restart: "given back", program.Halt: "stopped", program.Return: "returned", program.Cleanup: "cleaned up",
 		program.Commit: "committed", program.Reseed: "replicating"}
-	for _, s := range st.Ordered() {
-		if s.Machine != name {
-			continue
-		}
+	for _, s := range st.Of(name) {
 		switch {
 		case s.Status == report.StepDone && s.Section == program.SectionRollback && s.Kind == program.Ready: // at the old site
 		case s.Status == report.StepDone && words[s.Kind] != "":

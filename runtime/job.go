@@ -101,6 +101,13 @@ func (d *driver) resultLocked(step string, v any) bool {
 	if st == nil || st.Status != report.StepDone || st.Data == nil {
 		return false
 	}
+	if p, large := v.(*preflighted); large {
+		got, ok := stored[preflighted](st)
+		if ok {
+			*p = got
+		}
+		return ok
+	}
 	return json.Unmarshal(st.Data, v) == nil
 }
 

@@ -62,9 +62,7 @@ func headOf(st *state.State) head {
 	h := head{Version: headVersion, ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
 		By: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: st.Reason, Hint: st.Hint, Exit: st.ExitCode(),
 		Created: st.Created, Ended: st.SectionEnd, Due: st.Due(), Follow: st.Follow(), HandOver: st.HandedOver(), Uncommitted: st.Uncommitted()}
-	for _, m := range p.Active() {
-		h.Machines = append(h.Machines, m.Name)
-	}
+	h.Machines = st.Names()
 	return h
 }
 

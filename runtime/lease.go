@@ -57,7 +57,7 @@ func (j *job) waitForLease(ctx context.Context) (out outcome, has bool) {
 	at := j.with(func(s *program.Step) { s.Host = m.ToHost })
 	var l looked
 	err := at.try(ctx, func(ctx context.Context) error {
-		l = j.d.e.look(ctx, map[string]bool{m.ToHost: true})
+		l = j.d.e.lookAt(ctx, m.ToHost, m.Name)
 		return l[m.ToHost].err
 	})
 	if err != nil {
@@ -160,7 +160,7 @@ func (j *job) askLease(ctx context.Context, open bool) (*command.LeaseStatus, er
 // watchSource tells when the source answers that its machine is stopped for good.
 func (j *job) watchSource(ctx context.Context, stopped chan<- bool) {
 	for ctx.Err() == nil {
-		l := j.d.e.look(ctx, map[string]bool{j.machine.FromHost: true})
+		l := j.d.e.lookAt(ctx, j.machine.FromHost, j.step.Machine)
 		if ms, ok := l.machine(j.machine.FromHost, j.step.Machine); ok && ms.Power == recovery.PowerStopped && ms.Locked {
 			stopped <- true
 			return

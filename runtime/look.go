@@ -27,6 +27,7 @@ const lookTimeout = 10 * time.Second
 type seenHost struct {
 	status command.AgentStatus
 	err    error
+	at     map[string]int // machine → its place in the status
 }
 
 // looked is what agents said, by host.
@@ -34,6 +35,17 @@ type looked map[string]seenHost
 
 // look asks hosts for their status, all at once.
 func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
+	return e.lookFor(ctx, hosts, "")
+}
+
+// lookAt asks one host how one of its machines is: what that costs the host does
+// not grow with its other machines.
+func (e *Engine) lookAt(ctx context.Context, host, machine string) looked {
+	return e.lookFor(ctx, map[string]bool{host: true}, machine)
+}
+
+// lookFor asks for one machine, or for all if its name is empty.
+func (e *Engine) lookFor(ctx context.Context, hosts map[string]bool, machine string) looked {
 	out := looked{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -41,10 +53,14 @@ func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 			defer cancel()
-			st, err := e.status(ctx, host)
+			st, err := e.status(ctx, host, machine)
 			mu.Lock()
 			defer mu.Unlock()
-			out[host] = seenHost{st, err}
+			seen := seenHost{status: st, err: err, at: make(map[string]int, len(st.Machines))}
+			for i := range st.Machines {
+				seen.at[st.Machines[i].Machine] = i
+			}
+			out[host] = seen
 		})
 	}
 	wg.Wait()
@@ -54,28 +70,28 @@ func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
 // status asks one host. The connection may be to an agent that is gone while
 // another runs in its place: what fails at once is asked again, and so is what
 // was sent on a connection that died, which takes longer to show.
-func (e *Engine) status(ctx context.Context, host string) (command.AgentStatus, error) {
+func (e *Engine) status(ctx context.Context, host, machine string) (command.AgentStatus, error) {
 	asked := e.now()
-	st, err := command.Status.Call(ctx, e.caller, host, command.StatusRequest{})
+	st, err := command.Status.Call(ctx, e.caller, host, command.StatusRequest{Machine: machine})
 	var sent interface{ OutcomeUnknown() bool }
 	within := lookTimeout / 3
 	if errors.As(err, &sent) && sent.OutcomeUnknown() {
 		within = 2 * lookTimeout / 3
 	}
 	if fault.Is(err, fault.Unreachable) && ctx.Err() == nil && e.now().Sub(asked) < within {
-		st, err = command.Status.Call(ctx, e.caller, host, command.StatusRequest{})
+		st, err = command.Status.Call(ctx, e.caller, host, command.StatusRequest{Machine: machine})
 	}
 	return st, err
 }
 
 // machine returns what a host knows of a machine.
 func (l looked) machine(host, machine string) (command.MachineStatus, bool) {
-	for _, ms := range l[host].status.Machines {
-		if ms.Machine == machine {
-			return ms, l[host].err == nil
-		}
+	h := l[host]
+	i, ok := h.at[machine]
+	if !ok {
+		return command.MachineStatus{}, false
 	}
-	return command.MachineStatus{}, false
+	return h.status.Machines[i], h.err == nil
 }
 
 // fence is the highest fencing number that a machine of the hosts has seen.

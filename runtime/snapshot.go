@@ -3,7 +3,6 @@ package runtime
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -165,7 +164,7 @@ func decode[T any](st *state.State, id string) (v T, ok bool) {
 	if s == nil || s.Status != report.StepDone || s.Data == nil {
 		return v, false
 	}
-	return v, json.Unmarshal(s.Data, &v) == nil
+	return stored[T](s)
 }
 
 func machineReport(st *state.State, m program.Machine) report.Machine {
@@ -174,14 +173,13 @@ func machineReport(st *state.State, m program.Machine) report.Machine {
 		return r
 	}
 	r.State = machineState(st, m.Name)
-	for _, s := range st.Ordered() {
-		if s.Machine != m.Name {
-			continue
-		}
+	for _, s := range st.Of(m.Name) {
 		machineStep(&r, st, s)
 	}
-	if c, ok := decode[claimed](st, "claim"); ok && r.Epoch == 0 {
-		r.Epoch = uint64(c.newest(m.Name).Epoch)
+	if r.Epoch == 0 {
+		if c, ok := decode[claimed](st, "claim"); ok {
+			r.Epoch = uint64(c.newest(m.Name).Epoch)
+		}
 	}
 	if p, ok := chosenPoint(st, m.Name); ok {
 		r.Point = pointReport(p)
@@ -296,7 +294,7 @@ func measure(st *state.State, r *report.Run) {
 // is asked for: it goes with planned failovers.
 func proofReport(st *state.State, machine string) *report.Proof {
 	s := st.Steps["proof/"+machine]
-	if s == nil || len(st.Granted()) == 0 {
+	if s == nil || !st.AnyGranted() {
 		return nil
 	}
 	switch {

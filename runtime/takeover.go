@@ -163,7 +163,7 @@ func giveBackBy[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out
 // (fault.Unreachable) that nobody knows.
 func (j *job) elsewhere(ctx context.Context) error {
 	host, site := j.otherEnd()
-	look := j.d.e.look(ctx, map[string]bool{host: true})
+	look := j.d.e.lookAt(ctx, host, j.step.Machine)
 	if !look.answers(host) {
 		return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether another runtime has moved %s there since (%w)", host, j.step.Machine, look[host].err).
 			WithHint("start the agent on %s, or make sure that %s is down or isolated, then: drrun answer %s %q %s", host, site, j.run.ID, j.step.ID, j.otherIsDown())
@@ -223,7 +223,7 @@ func (j *job) stillLocked(ctx context.Context) error {
 		if j.d.runType() != recovery.Planned || j.d.statedDown() {
 			return nil
 		}
-		look := j.d.e.look(ctx, map[string]bool{m.FromHost: true})
+		look := j.d.e.lookAt(ctx, m.FromHost, m.Name)
 		ms, ok := look.machine(m.FromHost, m.Name)
 		switch {
 		case !look.answers(m.FromHost):

@@ -53,7 +53,7 @@ func send[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in 
 		if out, err = v.Call(ctx, j.d.e.caller, j.step.Host, in(meta)); !fault.Is(err, fault.Unreachable) || ctx.Err() != nil {
 			return err
 		}
-		if !j.d.e.look(ctx, map[string]bool{j.step.Host: true}).answers(j.step.Host) {
+		if !j.d.e.lookAt(ctx, j.step.Host, j.step.Machine).answers(j.step.Host) {
 			return err
 		}
 		if stored++; stored%2 == 0 {
@@ -309,7 +309,7 @@ func (j *job) power() recovery.Power {
 func (j *job) right(ctx context.Context) outcome {
 	power, free := j.power(), false
 	if power != recovery.PowerStopped { // look again: it may be clear by now
-		l := j.d.e.look(ctx, map[string]bool{j.machine.FromHost: true})
+		l := j.d.e.lookAt(ctx, j.machine.FromHost, j.step.Machine)
 		if ms, ok := l.machine(j.machine.FromHost, j.step.Machine); ok && ms.Power != "" {
 			power, free = ms.Power, !ms.Locked && !planted.Is(planted.StoppedIsLocked)
 		}
@@ -365,7 +365,7 @@ func (j *job) grant(ctx context.Context) outcome {
 // knowsNewest reports whether the step's host, which had an older record when the
 // run claimed its machines, has taken over the newest of them from its peer since.
 func (j *job) knowsNewest(ctx context.Context, c claimed) bool {
-	ms, ok := j.d.e.look(ctx, map[string]bool{j.step.Host: true}).machine(j.step.Host, j.step.Machine)
+	ms, ok := j.d.e.lookAt(ctx, j.step.Host, j.step.Machine).machine(j.step.Host, j.step.Machine)
 	return ok && ms.Authority.Same(c.newest(j.step.Machine))
 }
 
@@ -553,16 +553,30 @@ func (d *driver) chosen(machine string) (recovery.Point, bool) {
 }
 
 func chosenPoint(st *state.State, machine string) (p recovery.Point, ok bool) {
-	for _, s := range st.Ordered() {
-		points := map[string]recovery.Point{}
-		if s.Kind != program.Points || s.Data == nil || json.Unmarshal(s.Data, &points) != nil { // also of one that is being fixed anew
+	for _, s := range st.Of("") { // also of one that is being fixed anew
+		if s.Kind != program.Points || s.Data == nil {
 			continue
 		}
-		if q, has := points[machine]; has {
-			p, ok = q, true
+		if points, is := stored[map[string]recovery.Point](s); is {
+			if q, has := points[machine]; has {
+				p, ok = q, true
+			}
 		}
 	}
 	return p, ok
+}
+
+// stored is what a step has stored as its data, read once for many machines:
+// nobody changes it.
+func stored[T any](s *state.Step) (v T, ok bool) {
+	if v, ok = s.Decoded.(T); ok {
+		return v, true
+	}
+	if json.Unmarshal(s.Data, &v) != nil {
+		return v, false
+	}
+	s.Decoded = v
+	return v, true
 }
 
 // preparedPoint is the point whose disks a machine has got in the section that
@@ -570,8 +584,8 @@ func chosenPoint(st *state.State, machine string) (p recovery.Point, ok bool) {
 func (d *driver) preparedPoint(machine string) (recovery.Point, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, s := range d.st.Program().Steps() {
-		if s.Kind == program.Prepare && s.Machine == machine && d.st.Steps[s.ID].Status == report.StepDone {
+	for _, s := range d.st.Of(machine) {
+		if s.Kind == program.Prepare && s.Status == report.StepDone && d.st.InForce(s) {
 			return chosenPoint(d.st, machine)
 		}
 	}

@@ -96,6 +96,18 @@ func (s *State) Apply(r Record) error {
 		return err
 	}
 	s.Seq, s.Changed = r.Seq, r.Time
+	switch r.Kind {
+	case Started, Done, Skipped, Unknown, OpStarted, OpDone, Asked, Noted:
+		if st := s.Steps[r.Step]; st != nil {
+			s.recount(st)
+		}
+	case Failed, TimedOut, Answered:
+		s.recount(s.Steps[r.Step])
+		s.giveUp()
+	case Created, Resumed, Section:
+		s.recountAll()
+		s.giveUp()
+	}
 	s.settle(r.Time)
 	return nil
 }
@@ -151,7 +163,10 @@ func (s *State) applyResumed(r Record) {
 		return
 	}
 	all := s.Retryable() || s.sweeps() // it went to its end: everything that failed is tried again
-	s.paused, s.handOver, s.stop, s.refused = false, false, nil, false
+	s.paused, s.handOver, s.refused = false, false, false
+	if !s.cancelled { // nothing undoes a cancel
+		s.stop = nil
+	}
 	s.chooseAgain()
 	for _, st := range s.current() {
 		st.Tries, st.Begun = 0, r.Time
@@ -212,7 +227,7 @@ func (s *State) applyStep(r Record) error {
 	if (r.Kind == Failed || r.Kind == Unknown) && r.Error == nil || r.Kind == TimedOut && st.Status != report.StepWaiting {
 		return bad()
 	}
-	st.Ended, st.Error, st.Unclear = r.Time, nil, false
+	st.Ended, st.Error, st.Unclear, st.Decoded = r.Time, nil, false, nil
 	switch r.Kind {
 	case Done:
 		st.Status, st.Data, st.Detail = report.StepDone, r.Data, r.Text
@@ -514,7 +529,7 @@ func (s *State) decide(st *Step, r Record, said string) {
 		return
 	}
 	held := func(st *Step) bool { return st.Status == report.StepFailed && !st.Passed && !st.Asks }
-	if !slices.ContainsFunc(s.current(), held) {
+	if !s.cancelled && !slices.ContainsFunc(s.current(), held) {
 		s.stop = nil
 	}
 }

@@ -32,7 +32,7 @@ func (s *State) Next() []Effect {
 		return nil
 	}
 	var out []Effect
-	for _, st := range s.current() {
+	for _, st := range s.Open() {
 		if due := s.Deadline(st); !due.IsZero() {
 			out = append(out, Effect{Step: st.ID, Attempt: st.Attempt, At: due, Timeout: true})
 		}
@@ -50,7 +50,7 @@ func (s *State) Next() []Effect {
 		}
 		out = append(out, Effect{Section: section, At: due})
 	}
-	s.walk(&s.Program().Root, &out)
+	s.tree.walk(&out)
 	return out
 }
 
@@ -106,74 +106,22 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// walk adds what may start below n and reports whether n is settled, and
-// whether anything of it is under way.
-func (s *State) walk(n *program.Node, out *[]Effect) (settled, under bool) {
-	if n.Step != nil {
-		st := s.Steps[n.Step.ID]
-		if !st.Settled() && st.Status == report.StepPending {
-			*out = append(*out, Effect{Step: st.ID, Attempt: st.Attempt + 1, At: st.Retry})
-		}
-		return st.Settled(), !st.Settled()
-	}
-	for i := range n.Seq {
-		if settled, _ := s.walkNode(&n.Seq[i], out); !settled {
-			return false, true
-		}
-	}
-	settled = true
-	open := 0
-	for i := range n.Par {
-		if n.Limit > 0 && open >= n.Limit {
-			return false, true
-		}
-		done, busy := s.walkNode(&n.Par[i], out)
-		settled = settled && done
-		if busy {
-			open++
-		}
-	}
-	return settled, !settled
-}
-
-func (s *State) walkNode(n *program.Node, out *[]Effect) (settled, under bool) {
-	for _, id := range n.Needs {
-		if st := s.Steps[id]; st != nil && !st.Settled() {
-			return s.through(n), false
-		}
-	}
-	return s.walk(n, out)
-}
-
-// through reports whether every step below n is settled.
-func (s *State) through(n *program.Node) bool {
-	var dry []Effect
-	settled, _ := s.walk(n, &dry)
-	return settled
-}
-
-// settle gives up what lost what it requires, and finds the status.
+// settle finds the status.
 func (s *State) settle(at time.Time) {
-	s.giveUp()
-	running, unknown, waiting := 0, 0, 0
+	running, unknown, waiting := s.now.of(classRunning), s.now.of(classUnknown), s.now.of(classWaiting)
 	var question *Step
-	for _, st := range s.current() {
-		switch {
-		case st.Status == report.StepRunning:
-			running++
-		case st.Status == report.StepUnknown:
-			unknown++
-			question = st
-		case st.Status == report.StepWaiting, st.Asks:
-			waiting++
-			if question == nil {
+	if unknown+waiting > 0 {
+		for _, st := range s.current() {
+			switch {
+			case st.Status == report.StepUnknown:
+				question = st
+			case question == nil && (st.Status == report.StepWaiting || st.Asks):
 				question = st
 			}
 		}
 	}
 	s.Reason, s.Hint = "", ""
-	p := s.Program()
-	through := s.through(&p.Root) && running == 0 && unknown == 0 && waiting == 0
+	through := s.now.of(classOpen) == 0 && running == 0 && unknown == 0 && waiting == 0
 	if !through {
 		s.SectionEnd = time.Time{}
 	} else if s.SectionEnd.IsZero() {
@@ -211,7 +159,7 @@ func (s *State) settle(at time.Time) {
 
 func (s *State) startable() []Effect {
 	var out []Effect
-	s.walk(&s.Program().Root, &out)
+	s.tree.walk(&out)
 	return out
 }
 
@@ -423,6 +371,7 @@ func (s *State) giveUp() {
 				need := s.Steps[id]
 				if need != nil && need.Settled() && !need.OK() {
 					st.Status, st.Reason = report.StepGivenUp, id+" did not succeed"
+					s.recount(st)
 					changed = true
 				}
 			}

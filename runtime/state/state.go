@@ -51,8 +51,13 @@ type State struct {
 	Statements  []report.Statement
 	Values      map[string]json.RawMessage // what actions keep for each other
 
-	ordered []*Step // steps of all sections
-	inForce []*Step // steps of the current section
+	ordered []*Step            // steps of all sections
+	inForce []*Step            // steps of the current section
+	of      map[string][]*Step // by machine
+	names   []string           // of the machines that are not skipped
+	all     tally              // of all steps
+	now     tally              // of those in force
+	tree    node               // the program in force
 
 	paused    bool
 	handOver  bool // paused, but by nobody: see WordHandOver
@@ -94,6 +99,13 @@ type Step struct {
 	Unclear bool
 	// Leased says that the step ended the renewals of its machine's lease.
 	Leased bool
+
+	// Decoded is for what the engine has read from Data, once; it goes with Data.
+	Decoded any
+
+	counted class
+	listed  bool // it is of a section of the run
+	inForce bool // it is of the section in force
 }
 
 // Settled reports whether the step holds nothing up any more.
@@ -163,11 +175,35 @@ func (s *State) list() {
 			}
 		}
 	}
+	s.of = map[string][]*Step{}
+	for _, st := range s.ordered {
+		s.of[st.Machine] = append(s.of[st.Machine], st)
+	}
+	s.names = nil
+	for _, m := range s.Main().Active() {
+		s.names = append(s.names, m.Name)
+	}
+	s.tree = s.plant(&s.Program().Root)
+	s.recountAll()
 }
+
+// InForce reports whether a step is of the section that is under way.
+func (s *State) InForce(st *Step) bool { return st.inForce }
+
+// Names returns the machines that the run does not skip. The list belongs to the
+// state.
+func (s *State) Names() []string { return s.names }
+
+// Of returns the steps of a machine, of all sections, in program order. The list
+// belongs to the state.
+func (s *State) Of(machine string) []*Step { return s.of[machine] }
 
 // Running returns the steps that have started and have no result.
 func (s *State) Running() []*Step {
 	var out []*Step
+	if s.all.of(classRunning) == 0 {
+		return nil
+	}
 	for _, st := range s.Ordered() {
 		if st.Status == report.StepRunning {
 			out = append(out, st)
@@ -229,7 +265,7 @@ func (s *State) Uncommitted() bool {
 	if s.Type == recovery.Test || s.Main().Section != program.SectionFailover || s.Status == report.RunRolledBack || s.superseded != "" {
 		return false
 	}
-	return len(s.Granted()) > 0 && !s.committed()
+	return s.AnyGranted() && !s.committed()
 }
 
 func (s *State) committed() bool {
@@ -249,6 +285,9 @@ func (s *State) SupersededBy() string { return s.superseded }
 
 // Granted returns the machines whose epoch was raised for the new site.
 func (s *State) Granted() []string { return s.withStep(program.Grant) }
+
+// AnyGranted reports whether Granted names a machine.
+func (s *State) AnyGranted() bool { return s.all.of(classGranted) > 0 }
 
 // UnclearGrants returns the machines of which nobody knows whether the new site
 // was granted the authority.
@@ -344,7 +383,7 @@ func (s *State) Leased() []string {
 func (s *State) withStep(k program.Kind) []string {
 	var out []string
 	for _, st := range s.Ordered() {
-		if st.Kind == k && (st.Status == report.StepDone || st.Status == report.StepRunning || st.Unclear) {
+		if st.Kind == k && st.mayBeDone() {
 			out = append(out, st.Machine)
 		}
 	}
@@ -359,7 +398,7 @@ func (s *State) HandedOver() bool { return s.Status == report.RunPaused && s.han
 // person.
 func (s *State) Open() []*Step {
 	var out []*Step
-	if s.Status.Ended() {
+	if s.Status.Ended() || s.now.of(classWaiting)+s.now.of(classUnknown) == 0 {
 		return nil
 	}
 	for _, st := range s.current() {
