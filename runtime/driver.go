@@ -469,14 +469,6 @@ func (d *driver) commit(by string) error {
 	return d.beginSection(program.SectionCommit, by)
 }
 
-// prepared reports whether a machine has disks at its new site: committed
-// without, it could run nowhere. Callers hold d.mu.
-func (d *driver) prepared(machine string) bool {
-	return slices.ContainsFunc(d.st.Ordered(), func(st *state.Step) bool {
-		return st.Kind == program.Prepare && st.Machine == machine && st.Status == report.StepDone
-	})
-}
-
 func (d *driver) cleanup(by string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

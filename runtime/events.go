@@ -175,7 +175,7 @@ func (f *follower) event(r state.Record, before head) report.Event {
 	ev := report.Event{Run: f.id, Seq: r.Seq, Time: r.Time, Kind: report.EventRun}
 	changed := !sameHead(before, headOf(st))
 	if s := st.Steps[r.Step]; s != nil && r.Kind != state.Noted {
-		ev.Kind, ev.Step, ev.Wait = report.EventStep, stepReport(s, number(st, s.ID)), waitReport(st, s)
+		ev.Kind, ev.Step, ev.Wait = report.EventStep, stepReport(s, s.Number), waitReport(st, s)
 		if ev.Wait != nil {
 			ev.Kind = report.EventWait
 		}
@@ -198,15 +198,6 @@ func (f *follower) event(r state.Record, before head) report.Event {
 		ev.Text = string(r.Kind)
 	}
 	return ev
-}
-
-func number(st *state.State, id string) int {
-	for i, s := range st.Ordered() {
-		if s.ID == id {
-			return i + 1
-		}
-	}
-	return 0
 }
 
 func stepText(r state.Record, s *state.Step) string {
@@ -255,7 +246,7 @@ func (f *follower) tellProgress() error {
 		if s == nil || f.told[id] == p {
 			continue
 		}
-		step := stepReport(s, number(f.st, id))
+		step := stepReport(s, s.Number)
 		step.Progress = &p
 		ev := report.Event{Run: f.id, Seq: f.st.Seq, Time: f.e.now(), Kind: report.EventProgress, Step: step,
 			Text: fmt.Sprintf("%s: %s %s of %s", id, p.Phase, quantity.FormatSize(p.Done), quantity.FormatSize(p.Total))}

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -58,7 +57,7 @@ func failed(err error) outcome { return outcome{err: err} }
 // job takes the snapshot. Callers hold d.mu.
 func (d *driver) job(st *state.Step) *job {
 	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence, ends: d.st.TestEnds(), change: d.st.Program().Point}
-	j.machine, _ = j.main.Machine(st.Machine)
+	j.machine, _ = d.st.Machine(st.Machine)
 	if j.typ == recovery.Test { // it takes no machine away from a real run, which goes over it
 		j.fence = 0
 	}
@@ -87,28 +86,6 @@ func (j *job) meta(machine, host string) command.Meta {
 		m.Epoch = 0
 	}
 	return m
-}
-
-// result reads the stored result of another step of the run.
-func (d *driver) result(step string, v any) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.resultLocked(step, v)
-}
-
-func (d *driver) resultLocked(step string, v any) bool {
-	st := d.st.Steps[step]
-	if st == nil || st.Status != report.StepDone || st.Data == nil {
-		return false
-	}
-	if p, large := v.(*preflighted); large {
-		got, ok := stored[preflighted](st)
-		if ok {
-			*p = got
-		}
-		return ok
-	}
-	return json.Unmarshal(st.Data, v) == nil
 }
 
 // claimed is the result of the claim step.
@@ -162,9 +139,9 @@ func (d *driver) epochAt(machine, host string) ident.Epoch {
 	defer d.mu.Unlock()
 	c, _ := d.claimLocked()
 	epoch := c.Records[machine][host].Epoch
-	for _, st := range d.st.Ordered() {
+	for _, st := range d.st.Of(machine) {
 		var g command.GrantResult
-		if grantsAuthority(st.Kind) && st.Machine == machine && st.Host == host && d.resultLocked(st.ID, &g) {
+		if grantsAuthority(st.Kind) && st.Host == host && d.resultLocked(st.ID, &g) {
 			epoch = max(epoch, g.Authority.Epoch)
 		}
 	}
@@ -183,9 +160,9 @@ func grantsAuthority(k program.Kind) bool {
 func (d *driver) authorityLocked(machine string) recovery.Authority {
 	c, _ := d.claimLocked()
 	rec := c.newest(machine)
-	for _, st := range d.st.Ordered() {
+	for _, st := range d.st.Of(machine) {
 		var g command.GrantResult
-		if st.Machine == machine && (st.Kind == program.Grant || st.Kind == program.Return) && d.resultLocked(st.ID, &g) && g.Authority.Epoch > rec.Epoch {
+		if (st.Kind == program.Grant || st.Kind == program.Return) && d.resultLocked(st.ID, &g) && g.Authority.Epoch > rec.Epoch {
 			rec = g.Authority
 		}
 	}

@@ -245,14 +245,16 @@ func (j *job) objectReverse(l looked, m program.Machine, rec recovery.Authority)
 // down the records they hold. A target must answer; a source of an unplanned
 // run as far as it can.
 func (j *job) claim(ctx context.Context) outcome {
-	p := preflighted{Reached: map[string]bool{}}
+	var p preflighted
 	j.d.result("preflight", &p)
+	reached := map[string]bool{}
+	maps.Copy(reached, p.Reached)
 	data := claimed{Fence: j.fence, Records: map[string]map[string]recovery.Authority{}}
 	for _, m := range j.main.Active() {
 		data.Records[m.Name] = map[string]recovery.Authority{}
 		for _, host := range []string{m.ToHost, m.FromHost} {
 			optional := host == m.FromHost && j.typ != recovery.Planned && j.run.Kind == report.KindFailover
-			if up, asked := p.Reached[host]; optional && asked && !up {
+			if up, asked := reached[host]; optional && asked && !up {
 				continue
 			}
 			rec, err := j.claimOne(ctx, m.Name, host, optional)
@@ -260,7 +262,7 @@ func (j *job) claim(ctx context.Context) outcome {
 			case err == nil:
 				data.Records[m.Name][host] = rec
 			case optional && fault.Is(err, fault.Unreachable):
-				p.Reached[host] = false // it went away: do not try it for every machine
+				reached[host] = false // it went away: do not try it for every machine
 			default:
 				return failed(fault.Errorf(fault.KindOf(err), "cannot claim %s on %s: %w", m.Name, host, err))
 			}
@@ -285,9 +287,10 @@ func (j *job) claim(ctx context.Context) outcome {
 // notMoved refuses to go on where another run has moved a machine between the look
 // at it, which the program was made by, and its claim.
 func (j *job) notMoved(c claimed) error {
+	grants := j.main.Grants()
 	for _, m := range j.main.Active() {
 		site := m.FromSite
-		if !j.main.Grants(m.Name) {
+		if !grants[m.Name] {
 			site = m.ToSite
 		}
 		if rec := c.newest(m.Name); j.typ != recovery.Test && rec.Active != site {

@@ -159,14 +159,6 @@ func waitReport(st *state.State, s *state.Step) *report.Wait {
 	return w
 }
 
-func decode[T any](st *state.State, id string) (v T, ok bool) {
-	s := st.Steps[id]
-	if s == nil || s.Status != report.StepDone || s.Data == nil {
-		return v, false
-	}
-	return stored[T](s)
-}
-
 func machineReport(st *state.State, m program.Machine) report.Machine {
 	r := report.Machine{Name: m.Name, Group: m.Group, FromHost: m.FromHost, ToHost: m.ToHost, IP: m.IP, State: "skipped", Reason: m.Skip}
 	if m.Skip != "" {

@@ -85,7 +85,7 @@ func (d *driver) without(m program.Machine) bool {
 	if section != program.SectionCommit && section != program.SectionRollback {
 		return false
 	}
-	return !slices.ContainsFunc(d.st.Ordered(), func(st *state.Step) bool { return st.Section == section && st.Machine == m.Name })
+	return !slices.ContainsFunc(d.st.Of(m.Name), func(st *state.Step) bool { return st.Section == section })
 }
 
 // ours are the machines that the run has failed over and no other run has moved

@@ -17,7 +17,6 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
-	"github.com/drrun/drrun/runtime/state"
 )
 
 // call sends a verb to the step's host until it was reached, and makes the
@@ -427,8 +426,8 @@ func (j *job) grantTime() time.Time {
 	d := j.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, st := range d.st.Ordered() {
-		if st.Kind == program.Grant && st.Machine == j.step.Machine && !st.First.IsZero() {
+	for _, st := range d.st.Of(j.step.Machine) {
+		if st.Kind == program.Grant && !st.First.IsZero() {
 			return st.First
 		}
 	}
@@ -550,46 +549,6 @@ func (d *driver) chosen(machine string) (recovery.Point, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return chosenPoint(d.st, machine)
-}
-
-func chosenPoint(st *state.State, machine string) (p recovery.Point, ok bool) {
-	for _, s := range st.Of("") { // also of one that is being fixed anew
-		if s.Kind != program.Points || s.Data == nil {
-			continue
-		}
-		if points, is := stored[map[string]recovery.Point](s); is {
-			if q, has := points[machine]; has {
-				p, ok = q, true
-			}
-		}
-	}
-	return p, ok
-}
-
-// stored is what a step has stored as its data, read once for many machines:
-// nobody changes it.
-func stored[T any](s *state.Step) (v T, ok bool) {
-	if v, ok = s.Decoded.(T); ok {
-		return v, true
-	}
-	if json.Unmarshal(s.Data, &v) != nil {
-		return v, false
-	}
-	s.Decoded = v
-	return v, true
-}
-
-// preparedPoint is the point whose disks a machine has got in the section that
-// is under way.
-func (d *driver) preparedPoint(machine string) (recovery.Point, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, s := range d.st.Of(machine) {
-		if s.Kind == program.Prepare && s.Status == report.StepDone && d.st.InForce(s) {
-			return chosenPoint(d.st, machine)
-		}
-	}
-	return recovery.Point{}, false
 }
 
 func (j *job) prepare(ctx context.Context) outcome {

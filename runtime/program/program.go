@@ -208,9 +208,15 @@ func (p *Program) Machine(name string) (Machine, bool) {
 	return p.Machines[i], true
 }
 
-// Grants reports whether the program moves the authority record of a machine.
-func (p *Program) Grants(machine string) bool {
-	return slices.ContainsFunc(p.Steps(), func(s *Step) bool { return s.Kind == Grant && s.Machine == machine })
+// Grants are the machines whose authority record the program moves.
+func (p *Program) Grants() map[string]bool {
+	out := map[string]bool{}
+	p.Root.walk(0, func(_ int, s *Step) {
+		if s.Kind == Grant {
+			out[s.Machine] = true
+		}
+	})
+	return out
 }
 
 // Active returns the machines that the run does not skip.

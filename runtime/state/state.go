@@ -51,13 +51,14 @@ type State struct {
 	Statements  []report.Statement
 	Values      map[string]json.RawMessage // what actions keep for each other
 
-	ordered []*Step            // steps of all sections
-	inForce []*Step            // steps of the current section
-	of      map[string][]*Step // by machine
-	names   []string           // of the machines that are not skipped
-	all     tally              // of all steps
-	now     tally              // of those in force
-	tree    node               // the program in force
+	ordered  []*Step            // steps of all sections
+	inForce  []*Step            // steps of the current section
+	of       map[string][]*Step // by machine
+	names    []string           // of the machines that are not skipped
+	machines map[string]program.Machine
+	all      tally // of all steps
+	now      tally // of those in force
+	tree     node  // the program in force
 
 	paused    bool
 	handOver  bool // paused, but by nobody: see WordHandOver
@@ -100,6 +101,9 @@ type Step struct {
 	// Leased says that the step ended the renewals of its machine's lease.
 	Leased bool
 
+	// Number is its place among the steps of all sections, from 1; 0: of the planned
+	// run only that this one was.
+	Number int
 	// Decoded is for what the engine has read from Data, once; it goes with Data.
 	Decoded any
 
@@ -176,12 +180,19 @@ func (s *State) list() {
 		}
 	}
 	s.of = map[string][]*Step{}
-	for _, st := range s.ordered {
+	for _, st := range s.Steps {
+		st.Number = 0
+	}
+	for i, st := range s.ordered {
+		st.Number = i + 1
 		s.of[st.Machine] = append(s.of[st.Machine], st)
 	}
-	s.names = nil
-	for _, m := range s.Main().Active() {
-		s.names = append(s.names, m.Name)
+	s.names, s.machines = nil, map[string]program.Machine{}
+	for _, m := range s.Main().Machines {
+		s.machines[m.Name] = m
+		if m.Skip == "" {
+			s.names = append(s.names, m.Name)
+		}
 	}
 	s.tree = s.plant(&s.Program().Root)
 	s.recountAll()
@@ -189,6 +200,12 @@ func (s *State) list() {
 
 // InForce reports whether a step is of the section that is under way.
 func (s *State) InForce(st *Step) bool { return st.inForce }
+
+// Machine returns a machine of the run, as its main program has it.
+func (s *State) Machine(name string) (program.Machine, bool) {
+	m, ok := s.machines[name]
+	return m, ok
+}
 
 // Names returns the machines that the run does not skip. The list belongs to the
 // state.
