@@ -548,7 +548,7 @@ func (s *State) Cancellable() bool {
 // Follow names the section that begins by itself now: what a cancel takes
 // back, a commit or a cleanup that was asked for beforehand; or "".
 func (s *State) Follow() string {
-	if len(s.Running()) > 0 || s.Status == report.RunRefused {
+	if s.all.of(classRunning) > 0 || s.Status == report.RunRefused {
 		return ""
 	}
 	test, p := s.Type == recovery.Test, s.Program()
