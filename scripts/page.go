@@ -310,8 +310,29 @@ func (p *page) failed(err error) {
 		text = err.Error()
 	case len(p.source.faults) > 0 && ofUnknown.MatchString(text):
 		return // it comes of an unknown name, which is reported
+	case text == notCalled:
+		text = p.shadowed(pos, text)
 	}
 	p.fault(pos, "%s", text)
+}
+
+// notCalled is what friendly says where something is called that is no function.
+const notCalled = "the value that is called is no function"
+
+var localModule = regexp.MustCompile(`^\s*local\s+(\w+)\s*=\s*require\b`)
+
+// shadowed explains a call of no function: a module has the name of a
+// constructor, as drrun.exec has, and the file has called it so.
+func (p *page) shadowed(pos plans.Pos, text string) string {
+	lines := strings.Split(p.source.bundle.Files[pos.File], "\n")
+	for i, line := range lines {
+		m := localModule.FindStringSubmatch(line)
+		if m == nil || p.ctors[m[1]] == nil || pos.Line > len(lines) || !regexp.MustCompile(`\b`+m[1]+`\b`).MatchString(lines[pos.Line-1]) {
+			continue
+		}
+		return fmt.Sprintf("%s is the module of line %d here, not the word for a step: give the module another name", m[1], i+1)
+	}
+	return text
 }
 
 // place splits an error of Lua into where and what.
@@ -378,7 +399,7 @@ var indexed = regexp.MustCompile(`attempt to index a non-table object\((\w+)\) w
 // friendly says errors of the library in the words of a manual.
 func friendly(s string) string {
 	s = indexed.ReplaceAllString(s, `cannot read ".$2": the value is $1`)
-	s = strings.ReplaceAll(s, "attempt to call a non-function object", "the value that is called is no function")
+	s = strings.ReplaceAll(s, "attempt to call a non-function object", notCalled)
 	if i := strings.Index(s, "\nstack traceback:"); i >= 0 {
 		s = s[:i]
 	}

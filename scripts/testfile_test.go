@@ -178,3 +178,16 @@ func TestWorldFile(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A module and a constructor have the same name; who calls the module so is told.
+func TestModuleInTheWay(t *testing.T) {
+	t.Parallel()
+	_, err := loader().LoadPlan(one("p.lua", `local exec = require "drrun.exec"
+return plan "p" { from = "a", to = "b",
+  shutdown = { before = exec "x" { cmd = "true" } },
+  group "g" { machine "m" },
+}`), nil)
+	if err == nil || !strings.Contains(err.Error(), "p.lua:3: exec is the module of line 1 here, not the word for a step: give the module another name") {
+		t.Errorf("%v", err)
+	}
+}

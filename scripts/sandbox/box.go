@@ -58,7 +58,7 @@ type Box struct {
 	timer  *time.Timer   // of the time limit
 	start  atomic.Uint64 // heap from which growth counts; 0: not now
 	back   chan struct{} // the code goes on after it has waited for the world
-	rests  bool // between two calls nobody watches
+	rests  bool          // between two calls nobody watches
 	total  int64
 	fatal  error
 	print  func(string)
