@@ -34,7 +34,7 @@ func (o *exploreOptions) flags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.req.Faults, "faults", 1, "faults at the same time: 0 none, 1 every single one, 2 some pairs, too")
 	fs.IntVar(&o.req.Pairs, "pairs", 200, "how many pairs --faults 2 draws")
 	fs.Uint64Var(&o.req.Seed, "seed", 1, "of the draw")
-	fs.StringVar(&o.req.Estate, "estate", "", "estate file (default: estate.lua beside the plan)")
+	fs.StringVar(&o.req.Estate, "estate", "", "estate file (default: the applied estate, else estate.lua beside the plan)")
 	fs.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: a parameter of the plan; may be given again")
 	fs.BoolVar(&o.table, "table", false, "show what became of the run for each step and fault")
 }
@@ -54,7 +54,12 @@ func (o *exploreOptions) run(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	o.req.Plan = args[0]
-	if _, err := plantest.Load(loader(), o.req.Plan, o.req.Estate, o.req.Set); err != nil {
+	if o.req.Estate == "" {
+		if o.req.In, err = c.estateFor(ctx, args[0]); err != nil {
+			return err
+		}
+	}
+	if _, err := o.req.Load(loader()); err != nil {
 		return err
 	}
 	r, err := plantest.RunExplore(ctx, o.req)

@@ -20,8 +20,10 @@ import (
 
 // Request says what is to be explored.
 type Request struct {
-	Plan   string            `json:"plan"`
-	Estate string            `json:"estate,omitempty"`
+	Plan   string `json:"plan"`
+	Estate string `json:"estate,omitempty"`
+	// In is the estate instead of a file.
+	In     *plans.Estate     `json:"in,omitempty"`
 	Set    map[string]string `json:"set,omitempty"`
 	Faults int               `json:"faults"` // 0: none, 1: every single one
 	Pairs  int               `json:"pairs,omitempty"`
@@ -32,6 +34,14 @@ type Request struct {
 	NoDeaths bool `json:"no_deaths,omitempty"`
 	// First ends the exploration at the first run that ends badly.
 	First bool `json:"first,omitempty"`
+}
+
+// Load reads what the request names.
+func (r *Request) Load(lua *scripts.Loader) (*Subject, error) {
+	if r.In != nil {
+		return LoadIn(lua, r.Plan, r.In, r.Set)
+	}
+	return Load(lua, r.Plan, r.Estate, r.Set)
 }
 
 // Finding is a rule that runs have broken, with the shortest of them.
@@ -66,7 +76,7 @@ type Report struct {
 // Explore runs a plan in the simulated world under every single fault, and some
 // pairs, and tells which runs end badly.
 func Explore(lua *scripts.Loader, bubble Bubble, req Request, beat func()) (*Report, error) {
-	s, err := Load(lua, req.Plan, req.Estate, req.Set)
+	s, err := req.Load(lua)
 	if err != nil {
 		return nil, err
 	}

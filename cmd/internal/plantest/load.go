@@ -30,10 +30,6 @@ type Subject struct {
 // Load reads a plan, its estate (estate.lua beside the plan, unless named) and
 // its world file. Errors are those of drrun check.
 func Load(lua *scripts.Loader, plan, estate string, set map[string]string) (*Subject, error) {
-	b, err := readBundle(plan)
-	if err != nil {
-		return nil, err
-	}
 	if estate == "" {
 		estate = filepath.Join(filepath.Dir(plan), "estate.lua")
 	}
@@ -41,7 +37,20 @@ func Load(lua *scripts.Loader, plan, estate string, set map[string]string) (*Sub
 	if err != nil {
 		return nil, fault.Errorf(fault.Invalid, "%s has no estate to run in: %w", plan, err).WithHint("--estate FILE, or estate.lua beside the plan")
 	}
-	s, err := LoadBundles(lua, b, eb, set)
+	e, err := lua.LoadEstate(eb)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, err)
+	}
+	return LoadIn(lua, plan, e, set)
+}
+
+// LoadIn reads a plan and its world file for an estate that is loaded.
+func LoadIn(lua *scripts.Loader, plan string, e *plans.Estate, set map[string]string) (*Subject, error) {
+	b, err := readBundle(plan)
+	if err != nil {
+		return nil, err
+	}
+	s, err := loadPlan(lua, b, e, set)
 	if err != nil {
 		return nil, err
 	}
@@ -61,12 +70,17 @@ func Load(lua *scripts.Loader, plan, estate string, set map[string]string) (*Sub
 
 // LoadBundles loads a plan and its estate, as drrun check does.
 func LoadBundles(lua *scripts.Loader, plan, estate plans.Bundle, set map[string]string) (*Subject, error) {
-	s := &Subject{lua: lua, Bundle: plan}
-	var err error
-	if s.Plan, err = lua.LoadPlan(plan, set); err != nil {
+	e, err := lua.LoadEstate(estate)
+	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, err)
 	}
-	if s.Estate, err = lua.LoadEstate(estate); err != nil {
+	return loadPlan(lua, plan, e, set)
+}
+
+func loadPlan(lua *scripts.Loader, plan plans.Bundle, e *plans.Estate, set map[string]string) (*Subject, error) {
+	s := &Subject{lua: lua, Bundle: plan, Estate: e}
+	var err error
+	if s.Plan, err = lua.LoadPlan(plan, set); err != nil {
 		return nil, fault.Wrap(fault.Invalid, err)
 	}
 	if err := plans.Check(s.Plan, s.Estate); err != nil {
