@@ -80,7 +80,7 @@ share = pids=(); for i in $$(seq $${JOBS:-2}); do bin/sim.test -test.run '^$(1)$
 
 .PHONY: plans
 plans: ## the example plans under every single fault, and their mutants
-	$(GO) test ./cmd/internal/plantest -run 'GoodPlans|Mutants|Planted' -v -args -full
+	$(GO) test ./cmd/internal/plantest -run 'GoodPlans|Mutants|Planted' -timeout 30m -v -args -full
 
 .PHONY: bench
 bench: build ## first copy, deltas, memory and CPU against rsync in the same run; a plan of 10,000 machines
