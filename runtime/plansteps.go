@@ -146,17 +146,6 @@ func (j *job) environ() (list []string) {
 	return list
 }
 
-// addresses are those of all machines in this run.
-func (j *job) addresses() map[string]string {
-	out := map[string]string{}
-	for _, m := range j.main.Machines {
-		if ip := j.addressOf(m); ip != "" {
-			out[m.Name] = ip
-		}
-	}
-	return out
-}
-
 // check asks until the answer is good.
 func (j *job) check(ctx context.Context, c *recovery.Check) outcome {
 	every := c.Every
@@ -204,7 +193,12 @@ func (j *job) ask(ctx context.Context, c *recovery.Check, n int) (bool, string, 
 	defer cancel()
 	meta := j.meta(machine, host)
 	meta.Op = "" // a question may be put again and must not get an old answer
-	req := command.CheckRequest{Meta: meta, Check: *c, Addresses: j.addresses(), Timeout: askTimeout}
+	req := command.CheckRequest{Meta: meta, Check: *c, Addresses: map[string]string{}, Timeout: askTimeout}
+	for _, name := range []string{program.CheckMachine(c), machine} {
+		if m, ok := j.main.Machine(name); ok && j.addressOf(m) != "" {
+			req.Addresses[name] = j.addressOf(m)
+		}
+	}
 	req.Self = cmp.Or(j.step.IP, req.Addresses[machine])
 	res, err := command.Check.Call(ctx, j.d.e.caller, host, req)
 	if err != nil && ctx.Err() != nil {

@@ -69,7 +69,7 @@ func (c *compiler) aim(s *Step, ps *plans.Step, at place) {
 	case ps.Exec != nil:
 		on = ps.Exec.On
 	case ps.Check != nil:
-		on = checkMachine(&ps.Check.Check)
+		on = CheckMachine(&ps.Check.Check)
 		if on == "" {
 			on = at.machine
 		}
@@ -98,8 +98,8 @@ func (c *compiler) aim(s *Step, ps *plans.Step, at place) {
 	s.Host, s.Site = m.ToHost, m.ToSite
 }
 
-// checkMachine returns the host part of a check's address.
-func checkMachine(k *recovery.Check) string {
+// CheckMachine returns the host part of a check's address.
+func CheckMachine(k *recovery.Check) string {
 	addr := k.TCP
 	if k.HTTP != "" {
 		_, rest, found := strings.Cut(k.HTTP, "://")

@@ -269,10 +269,14 @@ func ofTest(verb string, in any) bool {
 }
 
 func (w *World) status(h *host, only string) command.AgentStatus {
-	st := command.AgentStatus{Host: h.name, Site: h.site, Estate: w.estate.Name, Now: time.Now(), Free: 1 << 40, Machines: make([]command.MachineStatus, 0, len(h.ends))}
-	for _, name := range w.order {
+	st := command.AgentStatus{Host: h.name, Site: h.site, Estate: w.estate.Name, Now: time.Now(), Free: 1 << 40}
+	names := h.order
+	if only != "" {
+		names = []string{only}
+	}
+	for _, name := range names {
 		e := h.ends[name]
-		if e == nil || only != "" && name != only {
+		if e == nil {
 			continue
 		}
 		w.expire(e.machine)

@@ -82,6 +82,7 @@ type host struct {
 	name, site string
 	down       bool
 	ends       map[string]*end
+	order      []string // of its machines
 }
 
 // machine is a protected machine with its two ends.
@@ -209,6 +210,7 @@ func (w *World) add(m *plans.Machine, load map[string]int) error {
 		eh, _ := w.estate.Host(h.name)
 		en := &end{machine: x, host: h, rec: rec, fence: 1, power: recovery.PowerStopped, store: eh.Store != "", results: map[string]any{}}
 		x.ends, h.ends[m.Name] = append(x.ends, en), en
+		h.order = append(h.order, m.Name)
 	}
 	x.ends[0].power = recovery.PowerRunning
 	x.ends[0].prod = instance{machine: x, site: home.site, started: w.began.Add(-24 * time.Hour)}
