@@ -48,6 +48,16 @@ func newPage(ctx context.Context, s *source, limits sandbox.Limits, o Options) *
 		tables: make(map[*lua.LTable]syntax.Table), files: make(map[*lua.LTable]string), loaded: make(map[string]lua.LValue),
 		secrets: make(map[string]plans.Pos),
 	}
+	p.box.Belongs = func(add func(lua.LValue)) {
+		for t := range p.tables {
+			add(t)
+		}
+		for _, n := range p.nodes {
+			if n.body != nil {
+				add(n.body)
+			}
+		}
+	}
 	p.unknown = p.box.Unknown()
 	p.makeNodeMeta()
 	p.makeSecretMeta()

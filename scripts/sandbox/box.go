@@ -59,10 +59,14 @@ type Box struct {
 	start  atomic.Uint64 // heap from which growth counts; 0: not now
 	back   chan struct{} // the code goes on after it has waited for the world
 	rests  bool          // between two calls nobody watches
-	total  int64
-	fatal  error
-	print  func(string)
-	random func(L *lua.LState) float64
+	asked  atomic.Bool   // the code is to say what it holds; see measure
+	holds  chan uint64   // what it says
+	// Belongs, if set, calls add with what the code has made and cannot reach.
+	Belongs func(add func(lua.LValue))
+	total   int64
+	fatal   error
+	print   func(string)
+	random  func(L *lua.LState) float64
 }
 
 func init() {
@@ -73,7 +77,7 @@ func init() {
 
 // New makes a state that ends with ctx or at its limits. Close it.
 func New(ctx context.Context, l Limits, log *slog.Logger) *Box {
-	b := &Box{limits: l.withDefaults(), log: log, back: make(chan struct{}, 1)}
+	b := &Box{limits: l.withDefaults(), log: log, back: make(chan struct{}, 1), holds: make(chan uint64, 1)}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
 	if b.limits.Time > 0 {
 		b.timer = time.AfterFunc(b.limits.Time, func() { b.cancel(ErrTime) })
@@ -83,7 +87,7 @@ func New(ctx context.Context, l Limits, log *slog.Logger) *Box {
 		CallStackSize: b.limits.Frames, RegistrySize: 1024, RegistryMaxSize: 1 << 18, RegistryGrowStep: 4096,
 		MinimizeStackMemory: true, SkipOpenLibs: true,
 	})
-	b.L.SetContext(b.ctx)
+	b.L.SetContext(pausing{b.ctx, b})
 	b.open()
 	go b.watch()
 	return b
@@ -103,23 +107,17 @@ func (b *Box) Untimed() {
 	}
 }
 
-// Outside runs f, in which the code waits for the world: by what the heap of
-// the process grows meanwhile is not its doing. What the code holds already
-// still counts after it; what strings it made before does not.
+// Outside runs f, in which the code waits for the world and nobody watches it.
+// What strings it made before does not count after it; what it holds does.
 func (b *Box) Outside(f func()) {
 	start := b.start.Swap(0)
 	if start == 0 { // inside of another Outside
 		f()
 		return
 	}
-	held := uint64(0)
-	if h := heap(); h > start {
-		held = h - start
-	}
 	defer func() {
 		b.total = 0
-		after := heap()
-		b.start.Store(max(1, start, after-min(after, held)))
+		b.start.Store(start)
 		b.resume()
 	}()
 	f()
