@@ -212,8 +212,10 @@ type machine struct {
 		Seq uint64 `json:"seq"`
 	} `json:"newest"`
 	Hosts []struct {
-		Host  string `json:"host"`
-		Power string `json:"power"`
+		Host   string `json:"host"`
+		Power  string `json:"power"`
+		Role   string `json:"role"`
+		TipSeq uint64 `json:"tip_seq"`
 	} `json:"hosts"`
 }
 
