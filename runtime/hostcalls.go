@@ -333,7 +333,7 @@ type askCalls struct {
 // Op implements plans.HostCalls.
 func (a *askCalls) Op(ctx context.Context, name string, class plans.OpClass, _ json.RawMessage,
 	do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {
-	if class == plans.OpUnsafe {
+	if class != plans.OpRead {
 		return nil, fault.Errorf(fault.Invalid, "%s changes something: a check only asks", name).WithHint("put it into an action")
 	}
 	a.mu.Lock()

@@ -49,6 +49,8 @@ type TestHost interface {
 	World(ctx context.Context, plan string, options map[string]any) (Object, error)
 	// CrashEverywhere runs body again and again in worlds of its own.
 	CrashEverywhere(ctx context.Context, plan string, options map[string]any, body Function) error
+	// Print takes a line that the test prints.
+	Print(line string)
 }
 
 // TestFailure is why a test failed.
@@ -112,6 +114,7 @@ func (l *Loader) RunTest(ctx context.Context, b plans.Bundle, number int, host T
 	if number >= len(p.cases) {
 		return nil, fmt.Errorf("%s has no test %d", b.Main, number)
 	}
+	p.box.SetPrint(host.Print)
 	c := p.cases[number]
 	for _, fn := range append(slices.Clone(c.before), c.fn) {
 		if f := p.call(fn); f != nil {
@@ -503,14 +506,32 @@ func (p *testPage) show(v lua.LValue) string {
 	case lua.LString:
 		return fmt.Sprintf("%q", string(v))
 	case *lua.LTable:
-		if got, ok := p.plain(v).([]any); ok {
-			var out []string
-			for _, item := range got {
-				out = append(out, fmt.Sprintf("%q", fmt.Sprint(item)))
-			}
-			return "{ " + strings.Join(out, ", ") + " }"
-		}
-		return fmt.Sprint(p.plain(v))
+		return showPlain(p.plain(v))
 	}
 	return v.String()
+}
+
+// showPlain writes a plain value as Lua does.
+func showPlain(v any) string {
+	var out []string
+	switch v := v.(type) {
+	case string:
+		return fmt.Sprintf("%q", v)
+	case nil:
+		return "nil"
+	case []any:
+		for _, item := range v {
+			out = append(out, showPlain(item))
+		}
+	case map[string]any:
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			out = append(out, k+" = "+showPlain(v[k]))
+		}
+	default:
+		return fmt.Sprint(v)
+	}
+	if len(out) == 0 {
+		return "{}"
+	}
+	return "{ " + strings.Join(out, ", ") + " }"
 }

@@ -39,6 +39,8 @@ func (e echo) World(_ context.Context, plan string, o map[string]any) (scripts.O
 	return e, nil
 }
 
+func (echo) Print(string) {}
+
 func (e echo) CrashEverywhere(_ context.Context, _ string, _ map[string]any, body scripts.Function) error {
 	for range 2 {
 		if _, err := body(e); err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -105,6 +106,11 @@ func (o *testOptions) tell(c *cli, r plantest.TestResult, first bool) error {
 			return err
 		}
 	}
+	defer func() {
+		for _, line := range r.Printed {
+			_ = c.printf("        | %s\n", term.Escape(strings.ReplaceAll(line, "\t", "  "), false))
+		}
+	}()
 	if r.Passed {
 		took := time.Duration(r.Virtual * float64(time.Second)).Round(time.Second)
 		return c.printf("  ok    %s  (%s in %.2f s)\n", term.Escape(r.Name(), false), quantity.FormatDuration(took), r.Seconds)

@@ -47,8 +47,8 @@ var WorldMethods = []Function{
 	{"machine", "name", "", "Where it is: site, state, power, answers, tests."},
 	{"record", "name, { type =, server = }", "", "Values of a DNS name, as the plan has set them."},
 	{"effects", "[part]", "", "What happened, in order: list of texts that have the part in them."},
-	{"violations", "", "", "Rules that were broken: list of { rule, text, step }."},
-	{"sleep", "duration", "", "Lets time pass."},
+	{"violations", "", "", "What happened and never may: list of { rule, text, step }. A test that does not ask fails when there is any."},
+	{"sleep", "duration", "", "Lets time pass; runs are as they stand then."},
 	{"now", "", "", "Seconds since the world began."},
 }
 

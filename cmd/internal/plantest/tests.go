@@ -35,8 +35,9 @@ type TestResult struct {
 	TestID
 	Passed  bool                 `json:"passed"`
 	Failure *scripts.TestFailure `json:"failure,omitempty"`
-	Seconds float64              `json:"seconds"`         // of real time
-	Virtual float64              `json:"virtual_seconds"` // of the worlds
+	Printed []string             `json:"printed,omitempty"` // lines of print
+	Seconds float64              `json:"seconds"`           // of real time
+	Virtual float64              `json:"virtual_seconds"`   // of the worlds
 }
 
 // FindTests lists the test files among files and folders; without any, of the
@@ -129,6 +130,8 @@ func (t *Tester) Run(id TestID) TestResult {
 		failure, err := t.Lua.RunTest(ctx, b, id.Number, h)
 		if failure == nil {
 			failure = h.leftOver(id)
+		} else {
+			failure.Message += h.runs()
 		}
 		for _, st := range h.stages {
 			err = errors.Join(err, st.close(ctx))
@@ -136,7 +139,7 @@ func (t *Tester) Run(id TestID) TestResult {
 		if res.Failure = failure; err != nil {
 			fail(err)
 		}
-		res.Virtual = time.Since(begin).Seconds()
+		res.Virtual, res.Printed = time.Since(begin).Seconds(), h.printed
 	})
 	res.Passed = res.Failure == nil
 	res.Seconds = time.Since(began).Seconds()
@@ -148,6 +151,8 @@ type host struct {
 	t      *Tester
 	file   string
 	stages []*stage
+
+	printed []string
 }
 
 var _ scripts.TestHost = (*host)(nil)
@@ -209,23 +214,64 @@ func (h *host) World(ctx context.Context, plan string, o map[string]any) (script
 	return worldObject{st}, nil
 }
 
+// mostPrinted is how many lines of print are kept of a test.
+const mostPrinted = 200
+
+// Print implements scripts.TestHost.
+func (h *host) Print(line string) {
+	if len(h.printed) < mostPrinted {
+		h.printed = append(h.printed, line)
+	}
+}
+
 func (h *host) beat() {
 	if h.t.Beat != nil {
 		h.t.Beat()
 	}
 }
 
-// leftOver fails a test in whose worlds a rule of drrun itself was broken: that
-// a test did not look is no reason to pass.
+// leftOver fails a test in whose worlds something happened that never may: that a
+// test did not look is no reason to pass. One that looked at the violations has
+// judged them, but for the rules of drrun itself.
 func (h *host) leftOver(id TestID) *scripts.TestFailure {
 	for _, st := range h.stages {
 		for _, v := range st.w.Violations() {
-			if v.Rule == simworld.RuleRight || v.Rule == simworld.RulePoints {
-				return &scripts.TestFailure{Pos: plans.Pos{File: id.File, Line: id.Line}, Message: v.Text}
+			if v.Rule == simworld.RuleRight || v.Rule == simworld.RulePoints || !st.looked {
+				return &scripts.TestFailure{Pos: plans.Pos{File: id.File, Line: id.Line}, Message: v.Text + " (a test that means it looks at w:violations())"}
 			}
 		}
 	}
 	return nil
+}
+
+// runs says how the runs of a test that failed stand, where that is not well: what
+// stopped a run is more than that it is stopped.
+func (h *host) runs() string {
+	const most = 3
+	var out []string
+	for _, st := range h.stages {
+		for _, ro := range st.runs {
+			r := ro.run
+			if r.Reason == "" || r.Status == report.RunUncommitted || r.Status == report.RunDone || r.Status == report.RunCommitted {
+				continue
+			}
+			text := fmt.Sprintf("run %s is %s: %s", r.ID, r.Status, r.Reason)
+			for i, f := range r.Errors {
+				if i == most {
+					text += fmt.Sprintf("\n    and %d more errors", len(r.Errors)-most)
+					break
+				}
+				if f.Error.Message != r.Reason {
+					text += "\n    " + f.Step + ": " + f.Error.Message
+				}
+			}
+			out = append(out, text)
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return "\n  " + strings.Join(out, "\n  ")
 }
 
 // golden compares a timeline with its file beside the test.

@@ -30,6 +30,8 @@ type stage struct {
 	ends    []func()
 	golden  func(name, text string) error
 	ran     func(*report.Run) // hears of every state of a run that a test has seen
+	runs    []*runObject
+	looked  bool // the test has asked for the violations
 }
 
 // expectation is what a world file wants at the end of a run.
@@ -210,6 +212,7 @@ func (o worldObject) Call(ctx context.Context, method string, args []any) (any, 
 	case "sleep":
 		if d := a.duration(0); a.err == nil {
 			<-time.After(d)
+			return nil, o.lookAgain(ctx)
 		}
 	default:
 		return o.look(method, a)
@@ -242,6 +245,7 @@ func (o worldObject) look(method string, a *arguments) (any, error) {
 		}
 		return out, a.err
 	case "violations":
+		o.looked = true
 		out := []any{}
 		for _, v := range o.w.Violations() {
 			out = append(out, map[string]any{"rule": v.Rule, "text": v.Text, "step": v.Step})
@@ -297,7 +301,22 @@ func (o worldObject) run(ctx context.Context, typ recovery.Type, a *arguments) (
 		return nil, withHint(err)
 	}
 	o.ran(r)
-	return &runObject{stage: o.stage, run: r}, nil
+	ro := &runObject{stage: o.stage, run: r}
+	o.runs = append(o.runs, ro)
+	return ro, nil
+}
+
+// lookAgain brings the runs that a test has up to date: time has passed.
+func (st *stage) lookAgain(ctx context.Context) error {
+	for _, ro := range st.runs {
+		r, err := st.rt.Settle(ctx, ro.run.ID)
+		if err != nil {
+			return withHint(err)
+		}
+		ro.run = r
+		st.ran(r)
+	}
+	return nil
 }
 
 // withHint puts what to do into the text of an error.
