@@ -46,21 +46,20 @@ type Record struct {
 // body of 24 MB, which becomes 2 MB.
 const packed = "packed"
 
-// Sizes in bytes: bodies above packAbove are packed, and none is larger than
-// MaxBody.
-const (
-	packAbove = 256 << 10
-	MaxBody   = 256 << 20
-)
+// packAbove is the size of a body above which it is packed, in bytes.
+const packAbove = 256 << 10
 
-// Encode returns the stored form. A body above MaxBody is fault.Invalid.
+// maxBody is the most that a body may have, in bytes; tests have less.
+var maxBody = 256 << 20
+
+// Encode returns the stored form. A body above 256 MiB is fault.Invalid.
 func Encode(r Record) ([]byte, error) {
 	if r.Seq == 0 || r.Kind == "" || r.Time.IsZero() {
 		return nil, fault.Errorf(fault.Internal, "cannot write a record without number, kind or time")
 	}
 	r.Version, r.Time, r.Must = Version, r.Time.UTC(), nil
-	if len(r.Body) > MaxBody {
-		return nil, fault.Errorf(fault.Invalid, "a journal record has %d bytes, the limit is %d", len(r.Body), MaxBody)
+	if len(r.Body) > maxBody {
+		return nil, fault.Errorf(fault.Invalid, "a journal record has %d bytes, the limit is %d", len(r.Body), maxBody)
 	}
 	if len(r.Body) > packAbove {
 		body, err := pack(r.Body)
@@ -96,12 +95,12 @@ func unpack(body json.RawMessage) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := io.ReadAll(io.LimitReader(r, MaxBody+1))
+	out, err := io.ReadAll(io.LimitReader(r, int64(maxBody)+1))
 	switch {
 	case err != nil:
 		return nil, err
-	case len(out) > MaxBody:
-		return nil, fmt.Errorf("it has more than %d bytes", MaxBody)
+	case len(out) > maxBody:
+		return nil, fmt.Errorf("it has more than %d bytes", maxBody)
 	case !json.Valid(out):
 		return nil, errors.New("it is not JSON")
 	}

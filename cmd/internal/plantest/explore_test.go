@@ -11,7 +11,7 @@ import (
 	"github.com/drrun/drrun/scripts"
 )
 
-// full: every fault, and the faults of every mutant. Without it every 11th fault,
+// full: every fault, and the faults of every mutant. Without it every 29th fault,
 // and mutants without faults: make plans.
 var full = flag.Bool("full", false, "try every single fault of the example plans and their mutants")
 
@@ -26,7 +26,7 @@ func line(f plantest.Finding) string {
 
 func request(r plantest.Request) plantest.Request {
 	if !*full {
-		r.Sample, r.Pairs = 11, 5
+		r.Sample, r.Pairs = 29, 2
 	}
 	return r
 }
@@ -48,7 +48,7 @@ func TestGoodPlansAreGood(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("%d runs in %.1f s", r.Runs, r.Seconds)
-			if r.Runs < 60 || *full && r.Runs < 600 {
+			if r.Runs < 25 || *full && r.Runs < 600 {
 				t.Errorf("only %d runs", r.Runs)
 			}
 			for _, f := range r.Findings {
