@@ -194,5 +194,25 @@ erp_world.lua, ` + "`return function(w) … end`" + `. Services answer 40 s afte
 			functionRow(&b, call, part.key+f.Name, f, false)
 		}
 	}
+	b.WriteString(statuses)
 	return b.String()
 }
+
+// statuses are the words of a run's status, as an author meets them.
+const statuses = `
+## Where a run stands
+
+| status | exit | |
+|---|---|---|
+| ` + "`waiting`" + ` | 5, 6 | A person is asked: a wait of the plan, whether a site is down (5), or what an unknown outcome was (6). |
+| ` + "`uncommitted`" + ` | 0 | Went well: the machines run at the new site and are not committed, or a test stands and is not cleaned up. |
+| ` + "`committed`" + `, ` + "`done`" + ` | 0 | Went well and is over; a test: cleaned up. |
+| ` + "`stopped`" + ` | 4 | An error, an answer or a time that ran out stopped it: see ` + "`reason`" + ` and ` + "`errors`" + `; resume tries the step again, cancel takes back. |
+| ` + "`partial`" + ` | 7 | Went to its end with errors: an unplanned run goes on, and so does a planned one from which a failed step was passed over. |
+| ` + "`rolled-back`" + ` | 0 | The machines run at the old site again, on the disks they left. |
+| ` + "`refused`" + ` | 3 | Preflight said no; nothing was changed. |
+| ` + "`failed`" + `, ` + "`cancelled`" + ` | 1 | A test that did not pass and is cleaned up; a run that a person ended. |
+
+A wait that ran out is a failed step: ` + "`run:resume()`" + ` asks again, and ` + "`run:answer(wait, \"go\")`" + ` before that goes on without an answer, which counts as an error.
+A planned run stops at the first error and an unplanned one goes on, unless a step says otherwise with ` + "`on_fail`" + `.
+`
