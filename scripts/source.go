@@ -85,7 +85,10 @@ var absent = map[string]string{
 }
 
 func words(kind registry.Scope) syntax.Words {
-	w := syntax.Words{Globals: make(map[string]bool), Constructors: make(map[string]bool), Elsewhere: maps.Clone(absent)}
+	w := syntax.Words{Globals: make(map[string]bool), Constructors: make(map[string]bool), Elsewhere: maps.Clone(absent), Modules: make(map[string][]string)}
+	for _, m := range registry.Modules {
+		w.Modules["drrun."+m.Name] = m.Names()
+	}
 	for _, name := range registry.LuaGlobals {
 		w.Globals[name] = true
 	}

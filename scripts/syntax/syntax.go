@@ -38,9 +38,10 @@ const (
 
 // Words are the names of the language, as the file may use them.
 type Words struct {
-	Globals      map[string]bool   // allowed everywhere
-	Constructors map[string]bool   // of this kind of file; plan scope only
-	Elsewhere    map[string]string // known names that are not allowed here, with the reason
+	Globals      map[string]bool     // allowed everywhere
+	Constructors map[string]bool     // of this kind of file; plan scope only
+	Elsewhere    map[string]string   // known names that are not allowed here, with the reason
+	Modules      map[string][]string // what require finds → the functions it has; others are not looked into
 }
 
 // Table is one table constructor of the page, outside of functions of the run.

@@ -23,9 +23,9 @@ type tree struct {
 	secrets []Import
 	globals map[string]bool // assigned by mistake, reported once
 
-	scopes  []map[string]bool
-	varargs []bool // of the functions around
-	inRun   int    // functions of the run around
+	scopes  []map[string]string // local name → the module that it holds, or ""
+	varargs []bool              // of the functions around
+	inRun   int                 // functions of the run around
 	depth   int
 	tooDeep int // line, or 0
 }
@@ -57,17 +57,61 @@ func (t *tree) block(stmts []ast.Stmt) {
 	t.pop()
 }
 
-func (t *tree) push() { t.scopes = append(t.scopes, make(map[string]bool)) }
+func (t *tree) push() { t.scopes = append(t.scopes, make(map[string]string)) }
 func (t *tree) pop()  { t.scopes = t.scopes[:len(t.scopes)-1] }
 
 func (t *tree) declare(names ...string) {
 	for _, n := range names {
-		t.scopes[len(t.scopes)-1][n] = true
+		t.scopes[len(t.scopes)-1][n] = ""
 	}
 }
 
 func (t *tree) local(name string) bool {
-	return slices.ContainsFunc(t.scopes, func(s map[string]bool) bool { return s[name] })
+	return slices.ContainsFunc(t.scopes, func(s map[string]string) bool { _, is := s[name]; return is })
+}
+
+// holds sets or, with a nil module, tells which module a local name holds.
+func (t *tree) holds(name string, module *string) string {
+	for _, s := range slices.Backward(t.scopes) {
+		if was, is := s[name]; is {
+			if module != nil {
+				s[name] = *module
+			}
+			return was
+		}
+	}
+	return ""
+}
+
+// required is the module that an expression requires by its name.
+func (t *tree) required(e ast.Expr) string {
+	call, ok := e.(*ast.FuncCallExpr)
+	if !ok || len(call.Args) != 1 {
+		return ""
+	}
+	id, isName := call.Func.(*ast.IdentExpr)
+	s, isText := call.Args[0].(*ast.StringExpr)
+	if !isName || !isText || id.Value != "require" || t.local("require") {
+		return ""
+	}
+	return s.Value
+}
+
+// member reports a function that the module in a local name does not have.
+func (t *tree) member(e *ast.AttrGetExpr) {
+	id, isName := e.Object.(*ast.IdentExpr)
+	key, isText := e.Key.(*ast.StringExpr)
+	if !isName || !isText || len(t.varargs) < 2 { // what the page itself does shows when it is evaluated
+		return
+	}
+	module := t.holds(id.Value, nil)
+	if known := t.words.Modules[module]; module != "" && known != nil && !slices.Contains(known, key.Value) {
+		t.faults = append(t.faults, plans.Fault{
+			Pos:        plans.Pos{File: t.file, Line: e.Line()},
+			Message:    fmt.Sprintf("%s has no function %q", module, key.Value),
+			Suggestion: plans.Nearest(key.Value, known),
+		})
+	}
 }
 
 // enter counts the nesting; false stops the walk where it is too deep.
@@ -96,8 +140,15 @@ func (t *tree) stmt(s ast.Stmt) {
 		if _, isFunc := first(s.Exprs).(*ast.FunctionExpr); isFunc && len(s.Names) == 1 {
 			t.declare(s.Names...)
 		}
+		modules := make([]string, len(s.Names))
+		for i := range min(len(s.Names), len(s.Exprs)) {
+			modules[i] = t.required(s.Exprs[i])
+		}
 		t.exprs(s.Exprs)
 		t.declare(s.Names...)
+		for i, name := range s.Names {
+			t.holds(name, &modules[i])
+		}
 	case *ast.FuncCallStmt:
 		s.Expr = t.expr(s.Expr)
 	case *ast.DoBlockStmt:
@@ -177,6 +228,7 @@ func (t *tree) assign(s *ast.AssignStmt) {
 	for i, l := range s.Lhs {
 		if id, ok := l.(*ast.IdentExpr); ok {
 			t.assigned(id, "local "+id.Value)
+			t.holds(id.Value, new(string)) // from here on it may be anything
 			continue
 		}
 		s.Lhs[i] = t.expr(l)
@@ -222,6 +274,7 @@ func (t *tree) expr(e ast.Expr) ast.Expr {
 			return at(&ast.NilExpr{}, e.Line())
 		}
 	case *ast.AttrGetExpr:
+		t.member(e)
 		e.Object, e.Key = t.expr(e.Object), t.expr(e.Key)
 	case *ast.TableExpr:
 		return t.table(e)
