@@ -168,7 +168,7 @@ func TestScriptErrors(t *testing.T) {
 		"near name":    {`return run.typ`, `did you mean "type"?`},
 		"machine":      {`return run:machine("db2")`, `machine "db2" is not in this run, did you mean "db1"?`},
 		"read only":    {`run.id = 5`, "run cannot be changed"},
-		"function":     {`return http.fetch("x")`, `drrun.http has no function "fetch"`},
+		"function":     {`local h = http; return h.fetch("x")`, `drrun.http has no function "fetch"`},
 		"module":       {`http.get = 1`, "drrun.http cannot be changed"},
 		"exit code":    {`exec.run { on = "db1", cmd = { "false" } }`, "false on db1 ended with 1: no"},
 		"key":          {`exec.run { onn = "db1" }`, `exec.run: unknown key "onn", did you mean "on"?`},
