@@ -2,6 +2,7 @@ package source
 
 import (
 	"errors"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -32,10 +33,10 @@ func failedAt(t *testing.T, rule faultfs.Rule, n int) int {
 	r := newRig(t)
 	r.disksOfLife()
 	f := faultfs.Over(r.cfg.FS)
-	changes := 0
+	var changes atomic.Int64 // what is sent is folded beside what is spooled
 	f.SetHook(func(op faultfs.Op, path string) error {
 		if op.Changes() {
-			changes++
+			changes.Add(1)
 		}
 		return nil
 	})
@@ -71,7 +72,7 @@ func failedAt(t *testing.T, rule faultfs.Rule, n int) int {
 		}
 		r.change()
 	}
-	count := changes
+	count := int(changes.Load())
 	if n > 0 && n <= count && f.Failed() == "" {
 		t.Fatalf("change %d of %d did not fail", n, count)
 	}
