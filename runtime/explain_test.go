@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime"
 	"github.com/drrun/drrun/runtime/report"
 )
@@ -82,5 +83,22 @@ func TestNotIsolated(t *testing.T) {
 			}
 		}
 		noted(t, r.expect(r.attended(recovery.Test), report.RunUncommitted), says)
+	})
+}
+
+// TestTestsOfAPlan: a plan is judged by the tests of its failover that have ended;
+// those of its failback prove nothing of it.
+func TestTestsOfAPlan(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.lua.plan.Items[1].Wait.Skip = plans.AllTypes()
+		for id, failback := range map[string]bool{"there": false, "back": true} {
+			r.start(runtime.Request{ID: id, Plan: "erp", Type: recovery.Test, Failback: failback, Cleanup: true})
+			r.expect(id, report.RunDone)
+		}
+		tests, err := r.engine.Tests(t.Context(), "erp", 5)
+		r.must(err)
+		if len(tests) != 1 || tests[0].Run.ID != "there" || tests[0].Estate == nil || tests[0].Hash == "" {
+			t.Errorf("%d tests: %+v", len(tests), tests)
+		}
 	})
 }
