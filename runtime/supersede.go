@@ -71,8 +71,12 @@ func (e *Engine) standAgain(ctx context.Context, st *state.State) error {
 		return nil
 	}
 	before, j, err := e.load(ctx, st.Run.Supersedes)
-	if err != nil || before.SupersededBy() != st.Run.ID {
-		return nil //nolint:nilerr // it cannot be read, or there is none: it holds nothing up
+	if err != nil { // this run ends all the same
+		e.log.Error("the run before cannot be read: it does not stand again", "run", st.Run.Supersedes, "superseded_by", st.Run.ID, "cause", err.Error())
+		return nil
+	}
+	if before.SupersededBy() != st.Run.ID {
+		return nil
 	}
 	moved := st.Granted()
 	left := slices.DeleteFunc(before.Granted(), func(m string) bool { return slices.Contains(moved, m) })
