@@ -73,7 +73,7 @@ func (e *Engine) standAgain(ctx context.Context, st *state.State) error {
 	before, j, err := e.load(ctx, st.Run.Supersedes)
 	if err != nil { // this run ends all the same
 		e.log.Error("the run before cannot be read: it does not stand again", "run", st.Run.Supersedes, "superseded_by", st.Run.ID, "cause", err.Error())
-		return nil
+		return nil //nolint:nilerr // logged
 	}
 	if before.SupersededBy() != st.Run.ID {
 		return nil
