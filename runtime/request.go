@@ -27,7 +27,8 @@ type Scripts interface {
 	// set that is not nil every parameter that is required needs a value.
 	LoadPlan(b plans.Bundle, set map[string]string) (*plans.Plan, error)
 	// RunFunc runs a function of a plan's bundle. ok is what a check answered
-	// (true for an action that ended well), detail one line about it.
+	// (true for an action that ended well), detail one line about it. An error of
+	// kind Failed is the function's own; a check is not asked again after it.
 	RunFunc(ctx context.Context, b plans.Bundle, ref plans.FuncRef, info plans.RunInfo, host plans.HostCalls) (ok bool, detail string, err error)
 }
 

@@ -72,7 +72,7 @@ func TestNothingIsUnknownInAFunction(t *testing.T) {
 		b := action(body)
 		b.Files["p.lua"] = "local db1 = machine \"db1\"\n" + strings.Replace(b.Files["p.lua"], `machine "db1", after`, `db1, after`, 1)
 		b.Files["broken.lua"] = "local x = 1\nerror('boom')"
-		ok, detail, err := loader().RunFunc(t.Context(), b, ref, testRun, &journal{})
+		ok, detail, err := said(loader().RunFunc(t.Context(), b, ref, testRun, &journal{}))
 		if ok || err != nil || !strings.Contains(detail, want) {
 			t.Errorf("%s: got %v %q %v, want %q", body, ok, detail, err, want)
 		}
@@ -83,7 +83,7 @@ func TestParametersInFunctions(t *testing.T) {
 	t.Parallel()
 	b := one("p.lua", `return plan "p" { from = "a", to = "b", params = { ttl = 60, zone = { type = "string" } },
   group "g" { machine "m", after = action "a" { only = "any", function(run) return run.params.zone == nil and run.params.ttl == 60, tostring(run.params.zon) end } } }`)
-	ok, detail, err := loader().RunFunc(t.Context(), b, ref, testRun, &journal{})
+	ok, detail, err := said(loader().RunFunc(t.Context(), b, ref, testRun, &journal{}))
 	if ok || err != nil || !strings.Contains(detail, `run.params has no field "zon", did you mean "zone"?`) {
 		t.Errorf("%v %q %v", ok, detail, err)
 	}
@@ -310,7 +310,7 @@ func TestModulesEndWithTheRunAndInTime(t *testing.T) {
 		if limited == "" {
 			continue
 		}
-		ok, detail, err = l.RunFunc(t.Context(), action(limited), ref, testRun, &waits{asked: asked})
+		ok, detail, err = said(l.RunFunc(t.Context(), action(limited), ref, testRun, &waits{asked: asked}))
 		if ok || err == nil && detail == "" || err != nil && !fault.Is(err, fault.Unknown) {
 			t.Errorf("%s: %v %q %v", limited, ok, detail, err)
 		}

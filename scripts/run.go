@@ -23,6 +23,7 @@ import (
 	luatemplate "github.com/drrun/drrun/scripts/lua/template"
 	luatime "github.com/drrun/drrun/scripts/lua/time"
 	"github.com/drrun/drrun/scripts/registry"
+	"github.com/drrun/drrun/scripts/sandbox"
 )
 
 // httpClient keeps its connections for all functions of the process.
@@ -38,9 +39,10 @@ var openers = map[string]func(*hostcall.Env) map[string]lua.LGFunction{
 //
 // ok is what the function answered: a check's is true when its first value is
 // neither nil nor false, an action's unless that is false (or nil with a
-// message). detail is its second value, or the error it ended with. err is for
-// what is not the function's own doing: ctx ended, an operation of unknown
-// outcome, a replay that diverged, a bundle that does not load.
+// message). detail is its second value, or the error with which a check has ended
+// that may be asked again. err is what ends the step: an error of kind Failed that
+// the function ended with, and what is not its own doing: ctx ended, an operation
+// of unknown outcome, a replay that diverged, a bundle that does not load.
 func (l *Loader) RunFunc(ctx context.Context, b plans.Bundle, ref plans.FuncRef, info plans.RunInfo, host plans.HostCalls) (ok bool, detail string, err error) {
 	src := l.source(b, registry.PlanFile)
 	if len(src.faults) > 0 {
@@ -101,8 +103,7 @@ func (p *page) callFunc(env *hostcall.Env, f function, params []string) (ok bool
 		return false, "", cause
 	}
 	if err != nil {
-		pos, text := p.place(err)
-		return false, env.Hide(fmt.Sprintf("%s:%d: %s", pos.File, pos.Line, text)), nil
+		return p.raised(env, f, err)
 	}
 	value := func(i int) lua.LValue {
 		if i < len(rets) {
@@ -118,6 +119,21 @@ func (p *page) callFunc(env *hostcall.Env, f function, params []string) (ok bool
 	}
 	failed := value(0) == lua.LFalse || value(0) == lua.LNil && detail != ""
 	return !failed, detail, nil
+}
+
+// raised is how a function ends with an error of Lua. A check is asked again as
+// long as the error may come of what the world has told it.
+func (p *page) raised(env *hostcall.Env, f function, err error) (ok bool, detail string, _ error) {
+	pos, text := p.place(err)
+	blame := p.box.Blame(err)
+	if blame != sandbox.NoMistake {
+		text = "the function has an error: " + text
+	}
+	text = env.Hide(fmt.Sprintf("%s:%d: %s", pos.File, pos.Line, text))
+	if f.isCheck && (blame == sandbox.NoMistake || blame == sandbox.Perhaps && env.Told()) {
+		return false, text, nil
+	}
+	return false, "", fault.Errorf(fault.Failed, "%s", text)
 }
 
 // placed puts the line of the plan before an error, and keeps its kind.
@@ -154,7 +170,7 @@ func (p *page) module(env *hostcall.Env, name string) lua.LValue {
 				return fn.GFunction(L)
 			}))
 		default:
-			L.RaiseError("%s has no function %q%s", name, key, near(key, doc.Names()))
+			p.box.Wrong(L, "%s has no function %q%s", name, key, near(key, doc.Names()))
 		}
 		return 1
 	}))

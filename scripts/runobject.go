@@ -18,13 +18,13 @@ func (p *page) readOnly(what string, fields map[string]lua.LValue) lua.LValue {
 		key := L.Get(2).String()
 		v, ok := fields[key]
 		if !ok {
-			L.RaiseError("%s has no field %q%s", what, key, near(key, slices.Sorted(maps.Keys(fields))))
+			p.box.Wrong(L, "%s has no field %q%s", what, key, near(key, slices.Sorted(maps.Keys(fields))))
 		}
 		L.Push(v)
 		return 1
 	}))
 	mt.RawSetString("__newindex", p.box.Func(func(L *lua.LState) int {
-		L.RaiseError("%s cannot be changed", what)
+		p.box.Wrong(L, "%s cannot be changed", what)
 		return 0
 	}))
 	mt.RawSetString("__tostring", p.box.Func(func(L *lua.LState) int {
@@ -79,7 +79,7 @@ func (p *page) runObject(env *hostcall.Env, names []string) lua.LValue {
 			name := L.CheckString(1)
 			m, ok := machines[name]
 			if !ok {
-				L.RaiseError("machine %q is not in this run%s", name, near(name, slices.Sorted(maps.Keys(machines))))
+				p.box.Wrong(L, "machine %q is not in this run%s", name, near(name, slices.Sorted(maps.Keys(machines))))
 			}
 			L.Push(m)
 			return 1

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -47,7 +48,12 @@ type Env struct {
 
 	opened []string // values of opened secrets, never shown
 	notes  int
+	told   bool
 }
+
+// Told reports whether the function was told anything from outside, which may
+// be something else the next time.
+func (e *Env) Told() bool { return e.told }
 
 // MaxNotes is how many lines one function puts on the timeline: each of them is
 // a record that is synced to the disk.
@@ -154,7 +160,7 @@ func (e *Env) Op(L *lua.LState, name string, class plans.OpClass, args, out any,
 		L.RaiseError("%v", err)
 	}
 	if o.Failed != "" {
-		L.RaiseError("%s: %s", name, o.Failed)
+		e.Box.Raise(L, "%s: %s", name, o.Failed)
 	}
 	if out == nil || len(o.Value) == 0 {
 		return
@@ -171,6 +177,7 @@ func (e *Env) Op(L *lua.LState, name string, class plans.OpClass, args, out any,
 func (e *Env) Call(L *lua.LState, f func() error) {
 	var err error
 	e.Box.Outside(func() { err = f() })
+	e.told = true
 	if err != nil {
 		e.Box.Fatal(err)
 		L.RaiseError("%v", err)
@@ -316,6 +323,31 @@ func (e *Env) Address(hostport string) string {
 		return net.JoinHostPort(m.IP, port)
 	}
 	return hostport
+}
+
+// Answer makes the table that a function of a module returns. It has these
+// fields and no others: a misspelt one is not nil.
+func (e *Env) Answer(L *lua.LState, what string, fields map[string]lua.LValue) *lua.LTable {
+	known := slices.Sorted(maps.Keys(fields))
+	t, mt := L.NewTable(), L.NewTable()
+	for _, k := range known {
+		t.RawSetString(k, fields[k])
+	}
+	mt.RawSetString("__index", e.Box.Func(func(L *lua.LState) int {
+		key := L.Get(2).String()
+		e.Box.Wrong(L, "the answer of %s has no field %q%s", what, key, near(key, known))
+		return 0
+	}))
+	mt.RawSetString("__metatable", lua.LString("protected"))
+	L.SetMetatable(t, mt)
+	return t
+}
+
+func near(name string, known []string) string {
+	if s := plans.Nearest(name, known); s != "" {
+		return fmt.Sprintf(", did you mean %q?", s)
+	}
+	return fmt.Sprintf(", it has %s", strings.Join(known, ", "))
 }
 
 // Keys refuses keys of an options table that are not known.

@@ -107,18 +107,19 @@ func (p Program) Unclear(format string, args ...any) error {
 }
 
 // Ended pushes the result, or raises the error that an exit code is.
-func (p Program) Ended(L *lua.LState, what, name string, r Result) int {
+func (p Program) Ended(e *Env, L *lua.LState, what, name string, r Result) int {
 	if !slices.Contains(p.Accept, r.Exit) {
 		said := r.Stderr
 		if said == "" {
 			said = r.Output
 		}
-		L.RaiseError("%s: %s ended with %d: %s", what, name, r.Exit, said)
+		e.Box.Raise(L, "%s: %s ended with %d: %s", what, name, r.Exit, said)
 	}
-	t := L.NewTable()
-	t.RawSetString("exit", lua.LNumber(r.Exit))
-	t.RawSetString("output", lua.LString(r.Output))
-	L.Push(t)
+	fields := map[string]lua.LValue{"exit": lua.LNumber(r.Exit), "output": lua.LString(r.Output)}
+	if what == "ssh.run" { // an agent has one stream for both
+		fields["stderr"] = lua.LString(r.Stderr)
+	}
+	L.Push(e.Answer(L, what, fields))
 	return 1
 }
 

@@ -148,6 +148,11 @@ func functionPage() string {
 They get one argument, ` + "`run`" + `, and may call modules: ` + "`local http = require \"drrun.http\"`" + `. An action that returns false, or nil with a message, has
 failed; a check asks until its function returns something true. Functions that change something are not for checks.
 
+What a function says by ` + "`error` or `assert`" + `, and an error of a call to the world (refused, timed out, a status that is not expected), is an answer:
+the check asks again. A mistake of the function (a field of nil, a wrong argument, a name that is not there) fails it at once, at file:line, unless
+the function was told something by the world before it: the mistake may come of what it was told, so it asks again until its time is up, and the
+error says both. An error of an action fails it.
+
 ## run
 
 | | returns | class | |

@@ -65,6 +65,7 @@ type Box struct {
 	Belongs func(add func(lua.LValue))
 	total   int64
 	fatal   error
+	raised  raised
 	print   func(string)
 	random  func(L *lua.LState) float64
 }

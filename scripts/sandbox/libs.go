@@ -37,6 +37,7 @@ func (b *Box) open() {
 	mat.RawSetString("random", b.L.NewFunction(b.mathRandom))
 	mat.RawSetString("randomseed", lua.LNil)
 	b.base(g)
+	b.deliberate(g)
 	unknown := b.Unknown()
 	for _, name := range []string{"tonumber", "unpack", "next", "rawget", "rawset", "setmetatable"} {
 		b.openTo(unknown, g, name)

@@ -45,7 +45,7 @@ func run(e *hostcall.Env, L *lua.LState) int {
 	e.Op(L, name, p.Class, args, &got, func(ctx context.Context, key string) (any, error) {
 		return start(ctx, e, key, on, p, within)
 	})
-	return p.Ended(L, name, p.Shown()[0]+" on "+place, got)
+	return p.Ended(e, L, name, p.Shown()[0]+" on "+place, got)
 }
 
 func start(ctx context.Context, e *hostcall.Env, key, on string, p hostcall.Program, within time.Duration) (any, error) {

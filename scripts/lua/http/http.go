@@ -89,14 +89,16 @@ func send(e *hostcall.Env, L *lua.LState, method, target string, o *lua.LTable) 
 		return r.send(ctx, e, key, class)
 	})
 	if !expect(got.Status) {
-		L.RaiseError("http: %s %s answered %d", method, shown["url"], got.Status)
+		e.Box.Raise(L, "http: %s %s answered %d", method, shown["url"], got.Status)
 	}
 	e.Box.Made(L, len(got.Body))
 	answered := map[string]any{}
 	for k, v := range got.Headers {
 		answered[k] = v
 	}
-	L.Push(hostcall.ToLua(L, map[string]any{"status": got.Status, "body": got.Body, "headers": answered}))
+	L.Push(e.Answer(L, "http."+strings.ToLower(method), map[string]lua.LValue{
+		"status": lua.LNumber(got.Status), "body": lua.LString(got.Body), "headers": hostcall.ToLua(L, answered),
+	}))
 	return 1
 }
 

@@ -43,7 +43,7 @@ func decode(e *hostcall.Env, L *lua.LState) int {
 	e.Box.Made(L, len(text))
 	var v any
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		L.RaiseError("json.decode: %v", err)
+		e.Box.Raise(L, "json.decode: %v", err) // what the world has said is no JSON
 	}
 	L.Push(hostcall.ToLua(L, v))
 	return 1

@@ -74,9 +74,7 @@ func run(e *hostcall.Env, L *lua.LState) int {
 	}
 	var got hostcall.Result
 	e.Op(L, name, c.Class, c.shown(), &got, func(ctx context.Context, _ string) (any, error) { return c.do(ctx) })
-	n := c.Ended(L, name, c.what(), got)
-	L.CheckTable(-1).RawSetString("stderr", lua.LString(got.Stderr))
-	return n
+	return c.Ended(e, L, name, c.what(), got)
 }
 
 // withPort adds the port of ssh to a host that says none.
