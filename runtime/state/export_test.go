@@ -26,8 +26,8 @@ func (s *State) Check() error {
 		return fmt.Errorf("counted %v and %v, there are %v and %v", s.all, s.now, all, now)
 	}
 	var got, want []Effect
-	settled, _ := s.tree.walk(&got)
-	through, _ := s.walked(&s.Program().Root, &want)
+	settled := s.tree.walk(&got)
+	through := s.walked(&s.Program().Root, &want)
 	if !slices.Equal(got, want) || settled != through || through != (s.now.of(classOpen) == 0) {
 		return fmt.Errorf("%d open; may start %v (settled %v), by the program %v (%v)", s.now.of(classOpen), got, settled, want, through)
 	}
@@ -43,40 +43,57 @@ func (s *State) Check() error {
 
 // walked is what may start below n by the words of package program: looked up
 // from the beginning.
-func (s *State) walked(n *program.Node, out *[]Effect) (settled, under bool) {
+func (s *State) walked(n *program.Node, out *[]Effect) (settled bool) {
 	if n.Step != nil {
 		st := s.Steps[n.Step.ID]
-		if !st.Settled() && st.Status == "pending" {
+		if st.Status == "pending" {
 			*out = append(*out, Effect{Step: st.ID, Attempt: st.Attempt + 1, At: st.Retry})
 		}
-		return st.Settled(), !st.Settled()
+		return st.Settled()
 	}
-	part := func(n *program.Node) (settled, under bool) {
-		for _, id := range n.Needs {
-			if st := s.Steps[id]; st != nil && !st.Settled() {
-				var dry []Effect
-				settled, _ := s.walked(n, &dry)
-				return settled, false
-			}
-		}
-		return s.walked(n, out)
-	}
-	for i := range n.Seq {
-		if settled, _ := part(&n.Seq[i]); !settled {
-			return false, true
+	open := n.Limit // how many more may begin
+	for i := range n.Par {
+		if b := &n.Par[i]; !s.waits(b) && s.begun(b) && !s.walked(b, new([]Effect)) {
+			open--
 		}
 	}
 	settled = true
-	open := 0
 	for i := range n.Par {
-		if n.Limit > 0 && open >= n.Limit {
-			return false, true
-		}
-		done, busy := part(&n.Par[i])
+		b := &n.Par[i]
+		done := s.walked(b, new([]Effect))
 		settled = settled && done
-		if busy {
-			open++
+		switch {
+		case done, s.waits(b):
+			continue
+		case n.Limit > 0 && !s.begun(b):
+			if open <= 0 {
+				continue
+			}
+			open--
+		}
+		s.walked(b, out)
+	}
+	for i := range n.Seq {
+		b := &n.Seq[i]
+		to := out
+		if s.waits(b) {
+			to = new([]Effect)
+		}
+		if !s.walked(b, to) {
+			return false
 		}
 	}
-	return settled, !settled
+	return settled
+}
+
+func (s *State) waits(n *program.Node) bool {
+	return slices.ContainsFunc(n.Needs, func(id string) bool { return s.Steps[id] != nil && !s.Steps[id].Settled() })
+}
+
+func (s *State) begun(n *program.Node) bool {
+	if n.Step != nil {
+		return s.Steps[n.Step.ID].Attempt > 0
+	}
+	begun := func(n program.Node) bool { return s.begun(&n) }
+	return slices.ContainsFunc(n.Par, begun) || slices.ContainsFunc(n.Seq, begun)
 }

@@ -108,8 +108,9 @@ type Step struct {
 	Decoded any
 
 	counted class
-	listed  bool // it is of a section of the run
-	inForce bool // it is of the section in force
+	listed  bool    // it is of a section of the run
+	inForce bool    // it is of the section in force
+	parts   []*node // of the program in force, that a change of it concerns
 }
 
 // Settled reports whether the step holds nothing up any more.
@@ -181,7 +182,7 @@ func (s *State) list() {
 	}
 	s.of = map[string][]*Step{}
 	for _, st := range s.Steps {
-		st.Number = 0
+		st.Number, st.parts = 0, nil
 	}
 	for i, st := range s.ordered {
 		st.Number = i + 1
@@ -195,6 +196,7 @@ func (s *State) list() {
 		}
 	}
 	s.tree = s.plant(&s.Program().Root)
+	s.tree.link(nil, 0)
 	s.recountAll()
 }
 

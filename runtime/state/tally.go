@@ -1,6 +1,8 @@
 package state
 
 import (
+	"slices"
+
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 )
@@ -74,6 +76,7 @@ func (t *tally) of(c class) int {
 // recount counts a step anew after it has changed. One that only the planned run
 // had that this one was is not of the run any more.
 func (s *State) recount(st *Step) {
+	s.touch(st)
 	is := st.classOf()
 	if !st.listed || is == st.counted {
 		return
@@ -107,14 +110,28 @@ func (s *State) recountAll() {
 	s.tree.forget()
 }
 
-// node is a part of the program in force, with the progress of its steps.
+// node is a part of the program in force, with the progress of its steps. What a
+// change of a step asks of the tree are the parts above it, and those that need it:
+// of 10,000 branches that are under way the others are not looked at.
 type node struct {
 	step     *Step
 	seq, par []node
 	limit    int
 	needs    []*Step
-	settled  bool // and stays so until forget
-	from     int  // of seq or par, those before are settled
+	up       *node
+	at       int // its place in what is above
+
+	// What follows is remembered until forget.
+
+	settled bool  // and stays so
+	begun   bool  // a step of it has been attempted
+	from    int   // of seq: those before are settled
+	left    int   // of par: branches that are not settled
+	listed  bool  // it is in look of the part above
+	under   bool  // it counts in open of the part above
+	look    []int // of par: branches that have changed, or have something to start
+	open    int   // of par with a limit: branches that have begun, wait for nothing and are not settled
+	next    int   // of par with a limit: from here on none was looked at that has not begun
 }
 
 func (s *State) plant(n *program.Node) node {
@@ -127,76 +144,183 @@ func (s *State) plant(n *program.Node) node {
 			out.needs = append(out.needs, st)
 		}
 	}
+	if len(n.Seq) > 0 {
+		out.seq = make([]node, len(n.Seq))
+	}
 	for i := range n.Seq {
-		out.seq = append(out.seq, s.plant(&n.Seq[i]))
+		out.seq[i] = s.plant(&n.Seq[i])
+	}
+	if len(n.Par) > 0 {
+		out.par = make([]node, len(n.Par))
 	}
 	for i := range n.Par {
-		out.par = append(out.par, s.plant(&n.Par[i]))
+		out.par[i] = s.plant(&n.Par[i])
 	}
 	return out
 }
 
-// forget looks at every part anew.
-func (n *node) forget() {
-	n.settled, n.from = false, 0
+// link lets every step know which parts a change of it concerns, once the tree
+// stands where it stays.
+func (n *node) link(up *node, at int) {
+	n.up, n.at = up, at
+	if n.step != nil {
+		n.step.parts = append(n.step.parts, n)
+	}
+	for _, st := range n.needs {
+		st.parts = append(st.parts, n)
+	}
 	for i := range n.seq {
-		n.seq[i].forget()
+		n.seq[i].link(n, i)
 	}
 	for i := range n.par {
-		n.par[i].forget()
+		n.par[i].link(n, i)
 	}
 }
 
-// walk adds what may start below n and reports whether n is settled, and whether
-// anything of it is under way.
-func (n *node) walk(out *[]Effect) (settled, under bool) {
-	if n.settled {
-		return true, false
-	}
-	if st := n.step; st != nil {
-		if n.settled = st.Settled(); n.settled {
-			return true, false
-		}
-		if st.Status == report.StepPending {
-			*out = append(*out, Effect{Step: st.ID, Attempt: st.Attempt + 1, At: st.Retry})
-		}
-		return false, true
-	}
-	for ; n.from < len(n.seq); n.from++ {
-		if settled, _ := n.seq[n.from].begin(out); !settled {
-			return false, true
-		}
-	}
-	settled = true
-	open := 0
-	for i := n.from; i < len(n.par); i++ {
-		if n.limit > 0 && open >= n.limit {
-			return false, true
-		}
-		done, busy := n.par[i].begin(out)
-		if done && settled {
-			n.from = i + 1
-		}
-		settled = settled && done
-		if busy {
-			open++
-		}
-	}
-	n.settled = settled
-	return settled, !settled
-}
-
-// begin walks a part once what it needs is settled. Until then nothing of it is
-// under way.
-func (n *node) begin(out *[]Effect) (settled, under bool) {
-	if !n.settled {
-		for _, st := range n.needs {
-			if !st.Settled() {
-				return n.through(), false
+// touch lists what a change of a step concerns.
+func (s *State) touch(st *Step) {
+	for _, n := range st.parts {
+		begun := n.step == st && st.Attempt > 0
+		for ; n.up != nil; n = n.up {
+			n.begun = n.begun || begun
+			if !n.listed && len(n.up.par) > 0 {
+				n.listed = true
+				n.up.look = append(n.up.look, n.at)
 			}
 		}
 	}
-	return n.walk(out)
+}
+
+// forget looks at every part anew.
+func (n *node) forget() {
+	n.settled, n.from, n.left, n.listed, n.under, n.look, n.open, n.next = false, 0, len(n.par), true, false, n.look[:0], 0, 0
+	n.begun = n.step != nil && n.step.Attempt > 0
+	for i := range n.seq {
+		n.seq[i].forget()
+		n.begun = n.begun || n.seq[i].begun
+	}
+	for i := range n.par {
+		n.par[i].forget()
+		n.begun = n.begun || n.par[i].begun
+		n.look = append(n.look, i)
+	}
+}
+
+// walk adds what may start below n, in program order, and reports whether n is
+// settled.
+func (n *node) walk(out *[]Effect) bool {
+	if n.settled {
+		return true
+	}
+	switch st := n.step; {
+	case st != nil:
+		if n.settled = st.Settled(); !n.settled && st.Status == report.StepPending {
+			*out = append(*out, Effect{Step: st.ID, Attempt: st.Attempt + 1, At: st.Retry})
+		}
+	case n.limit > 0:
+		n.slots(out)
+		n.settled = n.left == 0
+	case len(n.par) > 0:
+		n.branches(out)
+		n.settled = n.left == 0
+	default:
+		for n.from < len(n.seq) && n.seq[n.from].begin(out) {
+			n.from++
+		}
+		n.settled = n.from == len(n.seq)
+	}
+	return n.settled
+}
+
+// begin walks a part once what it needs is settled.
+func (n *node) begin(out *[]Effect) bool {
+	if !n.waits() {
+		return n.walk(out)
+	}
+	n.settled = n.through()
+	return n.settled
+}
+
+// branches looks at the branches that have changed. Those with something to start
+// stay listed.
+func (n *node) branches(out *[]Effect) {
+	slices.Sort(n.look)
+	keep := n.look[:0]
+	for _, i := range n.look {
+		b, had := &n.par[i], len(*out)
+		switch b.listed = false; {
+		case b.settled:
+		case b.begin(out):
+			n.left--
+		case len(*out) > had:
+			b.listed = true
+			keep = append(keep, i)
+		}
+	}
+	n.look = keep
+}
+
+// slots is branches where only some may be under way: one that has begun goes on,
+// the others begin in their order as long as there is room. One that waits for
+// what it needs is not under way.
+func (n *node) slots(out *[]Effect) {
+	slices.Sort(n.look)
+	keep := n.look[:0]
+	for _, i := range n.look { // which are settled, and how many are under way
+		b := &n.par[i]
+		if b.listed = false; b.settled {
+			continue
+		}
+		b.settled = b.through()
+		under := b.begun && !b.settled && !b.waits()
+		switch {
+		case under && !b.under:
+			n.open++
+		case !under && b.under:
+			n.open--
+		}
+		b.under = under
+		switch {
+		case b.settled:
+			n.left--
+		case under || !b.waits() && i < n.next:
+			keep = append(keep, i)
+		}
+	}
+	room := n.limit - n.open
+	visit := make([]int, 0, len(keep))
+	for _, i := range keep {
+		if b := &n.par[i]; !b.begun {
+			if room <= 0 {
+				b.listed = true // and stays in look
+				continue
+			}
+			room--
+		}
+		visit = append(visit, i)
+	}
+	waiting := slices.DeleteFunc(keep, func(i int) bool { return !n.par[i].listed })
+	for ; room > 0 && n.next < len(n.par); n.next++ {
+		if b := &n.par[n.next]; !b.settled && !b.begun && !b.waits() {
+			room--
+			visit = append(visit, n.next)
+		}
+	}
+	slices.Sort(visit)
+	n.look = waiting
+	for _, i := range visit {
+		b, had := &n.par[i], len(*out)
+		if b.walk(out); !b.begun || len(*out) > had {
+			b.listed = true
+			n.look = append(n.look, i)
+		}
+	}
+}
+
+// waits reports whether something that n needs is not settled: nothing of it
+// begins.
+func (n *node) waits() bool {
+	return slices.ContainsFunc(n.needs, func(st *Step) bool { return !st.Settled() })
 }
 
 // through reports whether every step below n is settled.
@@ -207,12 +331,13 @@ func (n *node) through() bool {
 	if n.step != nil {
 		return n.step.Settled()
 	}
-	for _, list := range [][]node{n.seq, n.par} {
+	open := func(list []node) bool {
 		for i := range list {
 			if !list[i].through() {
-				return false
+				return true
 			}
 		}
+		return false
 	}
-	return true
+	return !open(n.seq[n.from:]) && !open(n.par)
 }
