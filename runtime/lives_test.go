@@ -62,7 +62,7 @@ func texts(evs []report.Event) (out []string) {
 func TestCloseParksAndAnotherEngineGoesOn(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
-		<-time.After(300 * time.Millisecond)
+		<-time.After(200 * time.Millisecond)
 		r.close()
 		before := len(r.w.effects())
 		r.open()

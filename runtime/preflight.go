@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -43,12 +45,18 @@ func (j *job) preflight(ctx context.Context) outcome {
 	}
 	var no []objection
 	room := rooms{}
-	for _, m := range j.main.Active() {
+	active := j.main.Active()
+	objected, needs := make([][]objection, len(active)), make([]*command.RoomResult, len(active))
+	sideBySide(len(active), func(i int) { objected[i], needs[i] = j.object(ctx, l, active[i]) })
+	for i, m := range active {
 		data.Power[m.Name] = recovery.PowerUnknown
 		if ms, ok := l.machine(m.FromHost, m.Name); ok && ms.Power != "" {
 			data.Power[m.Name] = ms.Power
 		}
-		no = append(no, l.allowedNow(m, j.typ, j.run.Kind, j.object(ctx, l, m, room))...)
+		no = append(no, l.allowedNow(m, j.typ, j.run.Kind, objected[i])...)
+		if needs[i] != nil {
+			room.add(m.ToHost, m.Name, *needs[i])
+		}
 	}
 	no = append(no, room.object("prepare")...)
 	out := outcome{data: data, detail: "nothing speaks against it", notes: append(room.notes(), j.leaseNotes(l)...)}
@@ -131,10 +139,12 @@ func (r rooms) object(what string) []objection {
 	return no
 }
 
-func (j *job) object(ctx context.Context, l looked, m program.Machine, room rooms) []objection {
+// object says what speaks against one machine, and what room it needs where it is
+// to run; nil where that was not asked.
+func (j *job) object(ctx context.Context, l looked, m program.Machine) ([]objection, *command.RoomResult) {
 	rec, err := l.newest(m.Name)
 	if err != nil {
-		return []objection{{text: err.Error(), hint: fault.Hint(err)}}
+		return []objection{{text: err.Error(), hint: fault.Hint(err)}}, nil
 	}
 	if !l.answers(m.ToHost) {
 		no := []objection{{text: fmt.Sprintf("%s, which holds the replica of %s, does not answer (%v)", m.ToHost, m.Name, l[m.ToHost].err),
@@ -142,13 +152,13 @@ func (j *job) object(ctx context.Context, l looked, m program.Machine, room room
 		if j.typ == recovery.Planned {
 			no = append(no, objectPlanned(l, m, rec)...)
 		}
-		return no
+		return no, nil
 	}
 	if _, ok := l.machine(m.ToHost, m.Name); !ok {
-		return []objection{{text: fmt.Sprintf("%s does not know %s", m.ToHost, m.Name), hint: "drrun apply gives hosts their machines"}}
+		return []objection{{text: fmt.Sprintf("%s does not know %s", m.ToHost, m.Name), hint: "drrun apply gives hosts their machines"}}, nil
 	}
 	if j.run.Kind == report.KindReverse {
-		return j.objectReverse(l, m, rec)
+		return j.objectReverse(l, m, rec), nil
 	}
 	var no []objection
 	if rec.Uncommitted && j.typ != recovery.Test && j.run.Supersedes != rec.Run {
@@ -165,7 +175,8 @@ func (j *job) object(ctx context.Context, l looked, m program.Machine, room room
 	case recovery.Unplanned:
 		no = append(no, j.objectUnplanned(l, m)...)
 	}
-	return append(no, j.objectPoint(ctx, m, room)...)
+	bad, room := j.objectPoint(ctx, m)
+	return append(no, bad...), room
 }
 
 func objectPlanned(l looked, m program.Machine, rec recovery.Authority) []objection {
@@ -203,18 +214,18 @@ func (j *job) objectUnplanned(l looked, m program.Machine) []objection {
 	return nil
 }
 
-// objectPoint looks for the point, and adds up the room to start on it. What a run
+// objectPoint looks for the point, and asks for the room to start on it. What a run
 // drains first will exist later; some point must exist now all the same.
-func (j *job) objectPoint(ctx context.Context, m program.Machine, room rooms) []objection {
+func (j *job) objectPoint(ctx context.Context, m program.Machine) ([]objection, *command.RoomResult) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	points, err := command.Points.Call(ctx, j.d.e.caller, m.ToHost, command.PointsRequest{Machine: m.Name})
 	if err != nil {
-		return []objection{{text: fmt.Sprintf("cannot read the points of %s on %s: %v", m.Name, m.ToHost, err), hint: fault.Hint(err)}}
+		return []objection{{text: fmt.Sprintf("cannot read the points of %s on %s: %v", m.Name, m.ToHost, err), hint: fault.Hint(err)}}, nil
 	}
 	p, err := recovery.Select(points.Points, j.run.Point, j.fuzzy(m.Name))
 	if err != nil {
-		return []objection{{text: fmt.Sprintf("%s on %s: %v", m.Name, m.ToHost, err), hint: "list them with: drrun points " + m.Name}}
+		return []objection{{text: fmt.Sprintf("%s on %s: %v", m.Name, m.ToHost, err), hint: "list them with: drrun points " + m.Name}}, nil
 	}
 	meta := command.Meta{Machine: m.Name, Run: j.run.ID} // a question: no fence, no operation
 	test := ""
@@ -223,10 +234,9 @@ func (j *job) objectPoint(ctx context.Context, m program.Machine, room rooms) []
 	}
 	answer, err := command.Room.Call(ctx, j.d.e.caller, m.ToHost, command.PrepareRequest{Meta: meta, Point: p.ID, Test: test})
 	if err != nil {
-		return []objection{{text: fmt.Sprintf("%s cannot prepare %s: %v", m.ToHost, m.Name, err), hint: fault.Hint(err)}}
+		return []objection{{text: fmt.Sprintf("%s cannot prepare %s: %v", m.ToHost, m.Name, err), hint: fault.Hint(err)}}, nil
 	}
-	room.add(m.ToHost, m.Name, answer)
-	return nil
+	return nil, &answer
 }
 
 func (j *job) objectReverse(l looked, m program.Machine, rec recovery.Authority) []objection {
@@ -250,23 +260,42 @@ func (j *job) claim(ctx context.Context) outcome {
 	reached := map[string]bool{}
 	maps.Copy(reached, p.Reached)
 	data := claimed{Fence: j.fence, Records: map[string]map[string]recovery.Authority{}}
-	for _, m := range j.main.Active() {
-		data.Records[m.Name] = map[string]recovery.Authority{}
+	active := j.main.Active()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var mu sync.Mutex // of reached, data and bad
+	var bad error
+	sideBySide(len(active), func(i int) {
+		m := active[i]
+		records := map[string]recovery.Authority{}
 		for _, host := range []string{m.ToHost, m.FromHost} {
 			optional := host == m.FromHost && j.typ != recovery.Planned && j.run.Kind == report.KindFailover
-			if up, asked := reached[host]; optional && asked && !up {
+			mu.Lock()
+			up, asked := reached[host]
+			over := bad != nil
+			mu.Unlock()
+			if over || optional && asked && !up {
 				continue
 			}
 			rec, err := j.claimOne(ctx, m.Name, host, optional)
+			mu.Lock()
 			switch {
 			case err == nil:
-				data.Records[m.Name][host] = rec
-			case optional && fault.Is(err, fault.Unreachable):
+				records[host] = rec
+			case optional && fault.Is(err, fault.Unreachable) && bad == nil:
 				reached[host] = false // it went away: do not try it for every machine
-			default:
-				return failed(fault.Errorf(fault.KindOf(err), "cannot claim %s on %s: %w", m.Name, host, err))
+			case bad == nil:
+				bad = fault.Errorf(fault.KindOf(err), "cannot claim %s on %s: %w", m.Name, host, err)
+				stop()
 			}
+			mu.Unlock()
 		}
+		mu.Lock()
+		defer mu.Unlock()
+		data.Records[m.Name] = records
+	})
+	if bad != nil {
+		return failed(bad)
 	}
 	if err := j.notMoved(data); err != nil {
 		return failed(err)
@@ -282,6 +311,24 @@ func (j *job) claim(ctx context.Context) outcome {
 		}
 	}
 	return out
+}
+
+// atOnce is how many machines a step that is for all of them asks for at a time.
+const atOnce = 32
+
+// sideBySide calls f for 0 to n-1, some at a time, and returns when all have
+// returned.
+func sideBySide(n int, f func(i int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, atOnce) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // notMoved refuses to go on where another run has moved a machine between the look

@@ -491,12 +491,16 @@ func (d *driver) startedMachines() map[string]bool {
 func (j *job) points(ctx context.Context) outcome {
 	chosen := map[string]recovery.Point{}
 	var lines, lost []string
-	for _, m := range j.main.Active() {
-		p, prepared := j.d.preparedPoint(m.Name)
-		var err error
-		if !prepared {
-			p, err = j.point(ctx, m)
+	active := j.main.Active()
+	points, bad := make([]recovery.Point, len(active)), make([]error, len(active))
+	sideBySide(len(active), func(i int) {
+		var prepared bool
+		if points[i], prepared = j.d.preparedPoint(active[i].Name); !prepared {
+			points[i], bad[i] = j.point(ctx, active[i])
 		}
+	})
+	for i, m := range active {
+		p, err := points[i], bad[i]
 		if err != nil {
 			lost = append(lost, fmt.Sprintf("%s: %v", m.Name, err))
 			continue
