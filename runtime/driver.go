@@ -35,6 +35,7 @@ type driver struct {
 	j        *journal.Journal
 	flying   map[string]*flight
 	progress map[string]report.Progress
+	asked    map[string]*asked      // by host
 	watchers map[chan struct{}]bool // told when progress changed
 	deciding bool                   // windowRollback looks at the hosts
 	hurry    chan struct{}          // closed while a person waits for no silent host
@@ -53,7 +54,7 @@ type flight struct {
 
 func newDriver(e *Engine, st *state.State, j *journal.Journal, src sources) *driver {
 	return &driver{e: e, id: st.Run.ID, src: src, st: st, j: j, done: make(chan struct{}), wake: make(chan struct{}, 1),
-		hurry: make(chan struct{}), flying: map[string]*flight{}, progress: map[string]report.Progress{}, watchers: map[chan struct{}]bool{}}
+		hurry: make(chan struct{}), flying: map[string]*flight{}, progress: map[string]report.Progress{}, asked: map[string]*asked{}, watchers: map[chan struct{}]bool{}}
 }
 
 func (e *Engine) now() time.Time { return e.clock.Now().UTC().Round(0) }
@@ -70,7 +71,7 @@ func (d *driver) append(r state.Record) error {
 	if err != nil {
 		return d.die(err)
 	}
-	before := headOf(d.st)
+	before := headlineOf(d.st)
 	if err := d.st.Apply(r); err != nil {
 		return d.die(err)
 	}
@@ -97,11 +98,10 @@ func (d *driver) append(r state.Record) error {
 
 // also is what is written together with a record: the head if it changed, and
 // the release of the machines when the run has ended.
-func (d *driver) also(ctx context.Context, before head) ([]store.Op, []store.Cmp, error) {
-	after := headOf(d.st)
+func (d *driver) also(ctx context.Context, before headline) ([]store.Op, []store.Cmp, error) {
 	var ops []store.Op
-	if !sameHead(before, after) {
-		op, err := jsonOp(keyHead+d.id, after)
+	if before != headlineOf(d.st) {
+		op, err := jsonOp(keyHead+d.id, headOf(d.st))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -115,14 +115,6 @@ func (d *driver) also(ctx context.Context, before head) ([]store.Op, []store.Cmp
 	}
 	free, cmps, err := d.e.release(ctx, d.id, d.e.standingBefore(ctx, &d.st.Run))
 	return append(ops, free...), cmps, err
-}
-
-// sameHead compares two heads of one run. Its machines are those of its program.
-func sameHead(a, b head) bool {
-	if slices.Equal(a.Machines, b.Machines) {
-		a.Machines, b.Machines = nil, nil
-	}
-	return string(encode(a)) == string(encode(b))
 }
 
 func (d *driver) die(err error) error {
@@ -140,6 +132,11 @@ func (d *driver) nudge() {
 	case d.wake <- struct{}{}:
 	default:
 	}
+	d.tellWatchers()
+}
+
+// tellWatchers wakes those who follow the run. Callers hold d.mu.
+func (d *driver) tellWatchers() {
 	for w := range d.watchers {
 		select {
 		case w <- struct{}{}:

@@ -152,11 +152,11 @@ func (f *follower) tell(j journal.Record) error {
 	if err != nil {
 		return err
 	}
-	var before head
+	var before headline
 	if f.st == nil {
 		f.st = &state.State{Steps: map[string]*state.Step{}}
 	} else {
-		before = headOf(f.st)
+		before = headlineOf(f.st)
 	}
 	if err := f.st.Apply(r); err != nil {
 		return err
@@ -170,10 +170,10 @@ func (f *follower) tell(j journal.Record) error {
 	return nil
 }
 
-func (f *follower) event(r state.Record, before head) report.Event {
+func (f *follower) event(r state.Record, before headline) report.Event {
 	st := f.st
 	ev := report.Event{Run: f.id, Seq: r.Seq, Time: r.Time, Kind: report.EventRun}
-	changed := !sameHead(before, headOf(st))
+	changed := before != headlineOf(st)
 	if s := st.Steps[r.Step]; s != nil && r.Kind != state.Noted {
 		ev.Kind, ev.Step, ev.Wait = report.EventStep, stepReport(s, s.Number), waitReport(st, s)
 		if ev.Wait != nil {

@@ -21,7 +21,6 @@ const (
 	maxRetry      = 5 * time.Second
 	optionalTries = 15 * time.Second // how long a host that may be gone is called
 	underWay      = 20 * time.Second // a call that took longer had reached the agent: none waits that long for a connection
-	pollEvery     = time.Second      // progress of work at agents
 	execGrace     = 10 * time.Second // for the agent's word that it ended a program
 )
 
@@ -32,6 +31,7 @@ type job struct {
 	life    int // how often the run was resumed
 	main    *program.Program
 	machine program.Machine
+	named   map[string]program.Machine // of main; nobody changes it
 	run     state.Run
 	typ     recovery.Type
 	fence   ident.Fence
@@ -57,7 +57,8 @@ func failed(err error) outcome { return outcome{err: err} }
 // job takes the snapshot. Callers hold d.mu.
 func (d *driver) job(st *state.Step) *job {
 	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence, ends: d.st.TestEnds(), change: d.st.Program().Point}
-	j.machine, _ = d.st.Machine(st.Machine)
+	j.named = d.st.Machines()
+	j.machine = j.named[st.Machine]
 	if j.typ == recovery.Test { // it takes no machine away from a real run, which goes over it
 		j.fence = 0
 	}
@@ -140,8 +141,8 @@ func (d *driver) epochAt(machine, host string) ident.Epoch {
 	c, _ := d.claimLocked()
 	epoch := c.Records[machine][host].Epoch
 	for _, st := range d.st.Of(machine) {
-		var g command.GrantResult
-		if grantsAuthority(st.Kind) && st.Host == host && d.resultLocked(st.ID, &g) {
+		if grantsAuthority(st.Kind) && st.Host == host {
+			g, _ := decode[command.GrantResult](d.st, st.ID)
 			epoch = max(epoch, g.Authority.Epoch)
 		}
 	}
@@ -161,8 +162,10 @@ func (d *driver) authorityLocked(machine string) recovery.Authority {
 	c, _ := d.claimLocked()
 	rec := c.newest(machine)
 	for _, st := range d.st.Of(machine) {
-		var g command.GrantResult
-		if (st.Kind == program.Grant || st.Kind == program.Return) && d.resultLocked(st.ID, &g) && g.Authority.Epoch > rec.Epoch {
+		if st.Kind != program.Grant && st.Kind != program.Return {
+			continue
+		}
+		if g, ok := decode[command.GrantResult](d.st, st.ID); ok && g.Authority.Epoch > rec.Epoch {
 			rec = g.Authority
 		}
 	}
@@ -341,58 +344,4 @@ func (j *job) try(ctx context.Context, f func(context.Context) error) error {
 		}
 		pause = min(2*pause, maxRetry)
 	}
-}
-
-// watched runs f while the agent's progress on the machine is shown; it ends f
-// when nothing has moved for the step's time.
-func (j *job) watched(ctx context.Context, host string, f func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	end := make(chan struct{})
-	go func() {
-		defer close(end)
-		j.poll(ctx, host, cancel)
-	}()
-	err := j.try(ctx, f)
-	cancel(nil)
-	<-end
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errStalled) {
-		return fault.Errorf(fault.Unreachable, "%s: %w", j.step.Title, cause)
-	}
-	return err
-}
-
-var errStalled = errors.New("nothing moved in time")
-
-func (j *job) poll(ctx context.Context, host string, stall context.CancelCauseFunc) {
-	moved := j.d.e.now()
-	var last command.Progress
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pollEvery):
-		}
-		st, err := j.progressAt(ctx, host)
-		now := j.d.e.now()
-		for _, ms := range st.Machines {
-			if err != nil || ms.Machine != j.step.Machine || ms.Progress == nil || *ms.Progress == last {
-				continue
-			}
-			p := *ms.Progress
-			rate := float64(max(0, p.Done-last.Done)) / pollEvery.Seconds()
-			last, moved = p, now
-			j.d.setProgress(j.step.ID, report.Progress{Phase: p.Phase, Done: p.Done, Total: p.Total, Rate: rate}, now)
-		}
-		if now.Sub(moved) >= j.step.Within {
-			stall(fmt.Errorf("%w (%s)", errStalled, j.step.Within))
-			return
-		}
-	}
-}
-
-func (j *job) progressAt(ctx context.Context, host string) (command.AgentStatus, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	return command.Status.Call(ctx, j.d.e.caller, host, command.StatusRequest{Machine: j.step.Machine})
 }

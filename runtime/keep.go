@@ -31,6 +31,12 @@ const (
 // head is what a list of runs shows without reading journals. It is written
 // with the record that changes it.
 type head struct {
+	headline
+	Machines []string `json:"machines"` // of its program
+}
+
+// headline is a head without its machines: what a record may change of it.
+type headline struct {
 	Version     int              `json:"version"`
 	ID          string           `json:"id"`
 	Kind        string           `json:"kind"`
@@ -50,20 +56,19 @@ type head struct {
 	Due         time.Time        `json:"due,omitzero"`        // when it goes on by itself: its commit window, the end of a test
 	Follow      string           `json:"follow,omitempty"`    // the section that begins by itself now
 	HandOver    bool             `json:"hand_over,omitempty"` // paused by the end of its controller
-	Machines    []string         `json:"machines"`
 	Uncommitted bool             `json:"uncommitted,omitempty"`
 	Lost        bool             `json:"lost,omitempty"` // recovered without its last records: see NoteRun
 }
 
 const headVersion = 1
 
-func headOf(st *state.State) head {
+func headOf(st *state.State) head { return head{headline: headlineOf(st), Machines: st.Names()} }
+
+func headlineOf(st *state.State) headline {
 	p := st.Main()
-	h := head{Version: headVersion, ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
+	return headline{Version: headVersion, ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
 		By: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: st.Reason, Hint: st.Hint, Exit: st.ExitCode(),
 		Created: st.Created, Ended: st.SectionEnd, Due: st.Due(), Follow: st.Follow(), HandOver: st.HandedOver(), Uncommitted: st.Uncommitted()}
-	h.Machines = st.Names()
-	return h
 }
 
 func jsonOp(key string, v any) (store.Op, error) {
@@ -286,8 +291,8 @@ func (e *Engine) heads(ctx context.Context) ([]head, error) {
 		}
 		var h head
 		if err := json.Unmarshal(kv.Value, &h); err != nil { // of a newer drrun, or damaged: the others are not concerned
-			h = head{ID: strings.TrimPrefix(kv.Key, keyHead), Status: report.RunStopped, Exit: fault.ExitStopped,
-				Reason: "this drrun cannot read what the run is: " + err.Error(), Hint: "look at it with the drrun that wrote it, or a newer one"}
+			h = head{headline: headline{ID: strings.TrimPrefix(kv.Key, keyHead), Status: report.RunStopped, Exit: fault.ExitStopped,
+				Reason: "this drrun cannot read what the run is: " + err.Error(), Hint: "look at it with the drrun that wrote it, or a newer one"}}
 		}
 		out = append(out, h)
 	}

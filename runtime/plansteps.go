@@ -46,7 +46,7 @@ func (j *job) exec(ctx context.Context) outcome {
 // machineOn names a machine of the run by which the host knows the command:
 // the one named, or one that lives on the host named.
 func (j *job) machineOn(on string) string {
-	if _, ok := j.main.Machine(on); ok {
+	if _, ok := j.named[on]; ok {
 		return on
 	}
 	for _, m := range j.main.Machines {
@@ -195,7 +195,7 @@ func (j *job) ask(ctx context.Context, c *recovery.Check, n int) (bool, string, 
 	meta.Op = "" // a question may be put again and must not get an old answer
 	req := command.CheckRequest{Meta: meta, Check: *c, Addresses: map[string]string{}, Timeout: askTimeout}
 	for _, name := range []string{program.CheckMachine(c), machine} {
-		if m, ok := j.main.Machine(name); ok && j.addressOf(m) != "" {
+		if m, ok := j.named[name]; ok && j.addressOf(m) != "" {
 			req.Addresses[name] = j.addressOf(m)
 		}
 	}
@@ -265,7 +265,7 @@ func (j *job) info() plans.RunInfo {
 // hostOf is the host that runs a machine at this point of the run, or the host
 // of that name.
 func (j *job) hostOf(on string) (string, error) {
-	m, ok := j.main.Machine(on)
+	m, ok := j.named[on]
 	if !ok {
 		if _, known := j.d.src.estate.Host(on); known {
 			return on, nil

@@ -32,7 +32,7 @@ func (d *driver) resultLocked(step string, v any) bool {
 	return json.Unmarshal(st.Data, v) == nil
 }
 
-// decode is result of a state that nobody else has.
+// decode is result of a state that nobody else has, or whose lock the caller holds.
 func decode[T any](st *state.State, id string) (v T, ok bool) {
 	s := st.Steps[id]
 	if s == nil || s.Status != report.StepDone || s.Data == nil {

@@ -84,12 +84,7 @@ func (d *driver) setProgress(step string, p report.Progress, _ time.Time) {
 		return
 	}
 	d.progress[step] = p
-	for w := range d.watchers {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
-	}
+	d.tellWatchers()
 }
 
 // snapshot shows a state.

@@ -209,6 +209,10 @@ func (s *State) Machine(name string) (program.Machine, bool) {
 	return m, ok
 }
 
+// Machines returns the machines of the run by name, as its main program has them.
+// The map belongs to the state and is never changed: another takes its place.
+func (s *State) Machines() map[string]program.Machine { return s.machines }
+
 // Names returns the machines that the run does not skip. The list belongs to the
 // state.
 func (s *State) Names() []string { return s.names }
@@ -288,7 +292,10 @@ func (s *State) Uncommitted() bool {
 }
 
 func (s *State) committed() bool {
-	if !s.HasSection(program.SectionCommit) {
+	switch {
+	case s.Section() == program.SectionCommit: // nothing comes behind it
+		return s.now.of(classOpen) == 0
+	case !s.HasSection(program.SectionCommit):
 		return false
 	}
 	for _, st := range s.Ordered() {

@@ -13,6 +13,7 @@ type Memory struct {
 	mu     sync.Mutex
 	rev    int64
 	kvs    map[string]KV
+	keys   []string // of kvs, sorted
 	hist   *history
 	closed bool
 }
@@ -44,12 +45,13 @@ func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[KV, error] {
 		m.mu.Lock()
 		err := m.usable(ctx)
 		var kvs []KV
-		for k, kv := range m.kvs {
-			if strings.HasPrefix(k, prefix) {
-				kvs = append(kvs, cloneKV(kv))
+		from, _ := slices.BinarySearch(m.keys, prefix)
+		for _, k := range m.keys[from:] {
+			if !strings.HasPrefix(k, prefix) {
+				break
 			}
+			kvs = append(kvs, cloneKV(m.kvs[k]))
 		}
-		slices.SortFunc(kvs, func(a, b KV) int { return strings.Compare(a.Key, b.Key) })
 		m.mu.Unlock()
 		if err != nil {
 			yield(KV{}, err)
@@ -86,9 +88,16 @@ func (m *Memory) Txn(ctx context.Context, t Txn) (int64, bool, error) {
 	for i, op := range t.Then {
 		op.Value = append([]byte{}, op.Value...)
 		ops[i] = op
+		at, had := slices.BinarySearch(m.keys, op.Key)
 		if op.Delete {
+			if had {
+				m.keys = slices.Delete(m.keys, at, at+1)
+			}
 			delete(m.kvs, op.Key)
 			continue
+		}
+		if !had {
+			m.keys = slices.Insert(m.keys, at, op.Key)
 		}
 		kv := KV{Key: op.Key, Value: op.Value, CreateRev: m.rev, ModRev: m.rev}
 		if old, ok := m.kvs[op.Key]; ok {
