@@ -3,6 +3,7 @@ package plans
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -113,9 +114,30 @@ func (fs *Faults) addNear(p Pos, name string, known []string, format string, arg
 	*fs = append(*fs, Fault{Pos: p, Message: fmt.Sprintf(format, args...), Suggestion: Nearest(name, known)})
 }
 
+// elsewhere are words of other tools, for what they are called here.
+var elsewhere = map[string]string{
+	"timeout": "within", "interval": "every", "period": "every", "depends_on": "needs", "depends": "needs", "requires": "needs", "retries": "retry",
+	"command": "cmd", "shell": "sh", "script": "sh", "host": "on", "target": "on", "schedule": "cron", "timezone": "tz", "concurrency": "parallel",
+	"approval": "wait", "message": "ask", "prompt": "ask", "url": "http", "status": "expect", "on_failure": "on_fail", "on_error": "on_fail", "source": "from", "destination": "to",
+}
+
 // Nearest returns the one of known that was probably meant by name, or "" when
-// none is near: at most a third of its letters differ.
+// none is: at most a third of its letters differ, or another tool calls it so.
 func Nearest(name string, known []string) string {
+	if near := nearest(name, known); near != "" {
+		return near
+	}
+	word := strings.ToLower(name)
+	if elsewhere[word] == "" {
+		word = nearest(word, slices.Sorted(maps.Keys(elsewhere)))
+	}
+	if meant := elsewhere[word]; meant != "" && slices.Contains(known, meant) {
+		return meant
+	}
+	return ""
+}
+
+func nearest(name string, known []string) string {
 	best, bestDist := "", max(1, len(name)/3)+1
 	for _, k := range known {
 		if k == name {

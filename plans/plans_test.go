@@ -201,7 +201,8 @@ func TestFaultsAreInvalid(t *testing.T) {
 func TestNearest(t *testing.T) {
 	t.Parallel()
 	known := []string{"on", "only", "cmd", "within", "direction"}
-	for name, want := range map[string]string{"onn": "on", "onyl": "only", "witin": "within", "Within": "within", "direktion": "direction", "zzz": "", "": "", "cmd": ""} {
+	for name, want := range map[string]string{"onn": "on", "onyl": "only", "witin": "within", "Within": "within", "direktion": "direction", "zzz": "", "": "", "cmd": "",
+		"timeout": "within", "tiemout": "within", "host": "on", "interval": ""} {
 		if got := plans.Nearest(name, known); got != want {
 			t.Errorf("nearest of %q is %q, want %q", name, got, want)
 		}

@@ -33,7 +33,7 @@ func TestErrorsOfChecks(t *testing.T) {
 		"argument of a call":  {`http.get(nil)`, mistake + "bad argument #1", false},
 		"key of options":      {`local o = { tiemout = "5s" } http.get("URL/", o)`, mistake + `http.get: unknown key "tiemout"`, false},
 		"within":              {`local d = "soon" http.get("URL/", { within = d })`, mistake + `"soon" is not a duration`, false},
-		"field of run":        {`return run.mode`, mistake + `run has no field "mode"`, false},
+		"field of run":        {`local r = run return r.mode`, mistake + `run has no field "mode"`, false},
 		"machine":             {`return run:machine("db2").ip`, mistake + `machine "db2" is not in this run`, false},
 		"field of an answer":  {`return http.get("URL/").staus == 200`, mistake + `the answer of http.get has no field "staus", did you mean "status"?`, false},
 		"in a pcall":          {`local ok, err = pcall(function() local x return x.y end) error(err)`, `cannot read ".y"`, true},

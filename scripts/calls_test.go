@@ -37,7 +37,7 @@ func TestArgumentsAreRefusedBeforeTheCall(t *testing.T) {
 		`http.request { method = "PUT", url = "http://db1/", headrs = {} }`: `did you mean "headers"?`,
 		`http.get("file:///etc/passwd")`:                                    "is no URL of a web server",
 		`exec.run { "ls", on = "db1", cmd = { "ls" } }`:                     `exec.run: unknown key "1"`,
-		`tcp.connect("db1:1", { timeout = "1s" })`:                          `tcp.connect: unknown key "timeout"`,
+		`tcp.connect("db1:1", { timeout = "1s" })`:                          `tcp.connect: unknown key "timeout", did you mean "within"?`,
 		`time.sleep(5)`:                    `want a duration like "5s"`,
 		`json.encode({ run })`:             "a userdata has no JSON",
 		`json.decode(("[],"):rep(500000))`: "longer than 1048576 bytes",
@@ -45,7 +45,7 @@ func TestArgumentsAreRefusedBeforeTheCall(t *testing.T) {
 		`local t = { 1 } for i = 1, 40 do t = { t, t } end http.post("http://db1/", { json = t })`: "more than 100000 values",
 	} {
 		j := &journal{}
-		ok, detail, err := runAction(t, loader(), body, j)
+		ok, detail, err := runAction(t, loader(), unseen+body, j)
 		if ok || err != nil || !strings.Contains(detail, want) {
 			t.Errorf("%s: got %v %q %v, want %q", body, ok, detail, err, want)
 		}

@@ -239,7 +239,7 @@ func TestNamesAreCheckedFirst(t *testing.T) {
 		`dns.update { server = "s", name = "a", cname = "" }`:                 `"" is no name`,
 	} {
 		j := &journal{}
-		ok, detail, err := runAction(t, loader(), `local dns = require "drrun.dns" `+body, j)
+		ok, detail, err := runAction(t, loader(), `local name = "drrun.dns" local dns = require(name) `+body, j)
 		if ok || err != nil || !strings.Contains(detail, want) || len(j.records) > 0 {
 			t.Errorf("%s: %v %q %v, want %q; %d operations", body, ok, detail, err, want, len(j.records))
 		}

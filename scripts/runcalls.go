@@ -59,13 +59,11 @@ func getValue(e *hostcall.Env, L *lua.LState) int {
 	return 1
 }
 
-var askKeys = []string{"role", "within", "on_timeout", "unattended"}
-
 // ask is run:ask(question, { … }): a manual wait. It returns whether a person
 // said go, what they said, and who it was.
 func ask(e *hostcall.Env, L *lua.LState) int {
 	o := L.OptTable(2, L.NewTable())
-	hostcall.Keys(L, "run:ask", o, askKeys)
+	hostcall.Options(L, "run:ask", o)
 	text := func(key string, words ...string) string {
 		switch v := o.RawGetString(key).(type) {
 		case *lua.LNilType:

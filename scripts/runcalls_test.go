@@ -58,7 +58,7 @@ run:note(tostring(run:get("gone")) .. tostring(run.get("never")))`, j); !ok || e
 		`run:ask("q", { unattended = "no" })`:    `unattended is "no", want "go" or "stop"`,
 	} {
 		j := &journal{}
-		ok, detail, err := runAction(t, loader(), body, j)
+		ok, detail, err := runAction(t, loader(), unseen+body, j)
 		if ok || err != nil || !strings.Contains(detail, want) || !strings.HasPrefix(detail, "p.lua:") || len(j.values)+len(j.asked) > 0 {
 			t.Errorf("%s: %v %q %v, want %q", body, ok, detail, err, want)
 		}

@@ -85,9 +85,9 @@ var absent = map[string]string{
 }
 
 func words(kind registry.Scope) syntax.Words {
-	w := syntax.Words{Globals: make(map[string]bool), Constructors: make(map[string]bool), Elsewhere: maps.Clone(absent), Modules: make(map[string][]string)}
+	w := syntax.Words{Globals: make(map[string]bool), Constructors: make(map[string]bool), Elsewhere: maps.Clone(absent), Modules: make(map[string]syntax.Module), Run: functions(registry.RunFields)}
 	for _, m := range registry.Modules {
-		w.Modules["drrun."+m.Name] = m.Names()
+		w.Modules["drrun."+m.Name] = functions(m.Functions)
 	}
 	for _, name := range registry.LuaGlobals {
 		w.Globals[name] = true
@@ -114,6 +114,16 @@ func words(kind registry.Scope) syntax.Words {
 		}
 	}
 	return w
+}
+
+// functions is what the syntax tree is looked at for.
+func functions(list []registry.Function) syntax.Module {
+	m := make(syntax.Module, len(list))
+	for _, f := range list {
+		arg, names := f.Options()
+		m[f.Name] = syntax.Function{Arg: arg, Options: names, Wrong: f.WrongOption}
+	}
+	return m
 }
 
 func article(s registry.Scope) string {

@@ -319,7 +319,7 @@ func TestSSHIsCheckedFirst(t *testing.T) {
 		`{ ` + good + `, cmd = { "a" }, password = "geheim" }`: `unknown key "password"`,
 	} {
 		j := &journal{}
-		ok, detail, err := runAction(t, loader(), `require("drrun.ssh").run `+body, j)
+		ok, detail, err := runAction(t, loader(), `local name = "drrun.ssh" require(name).run `+body, j)
 		if ok || err != nil || !strings.Contains(detail, want) || len(j.records) > 0 {
 			t.Errorf("%s: %v %q %v, want %q; %d operations", body, ok, detail, err, want, len(j.records))
 		}

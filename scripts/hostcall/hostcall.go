@@ -23,6 +23,7 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/plans"
+	"github.com/drrun/drrun/scripts/registry"
 	"github.com/drrun/drrun/scripts/sandbox"
 )
 
@@ -349,6 +350,9 @@ func near(name string, known []string) string {
 	}
 	return fmt.Sprintf(", it has %s", strings.Join(known, ", "))
 }
+
+// Options refuses keys of a table that are not options of the call: "http.get".
+func Options(L *lua.LState, call string, t *lua.LTable) { Keys(L, call, t, registry.OptionsOf(call)) }
 
 // Keys refuses keys of an options table that are not known.
 func Keys(L *lua.LState, what string, t *lua.LTable, known []string) {

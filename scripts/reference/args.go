@@ -19,8 +19,7 @@ var notName = regexp.MustCompile(`[^a-z_0-9]+`)
 // arguments reads "name, [text], { a =, b = }, function(w) … end". The text in
 // parentheses, which methods have, means the same.
 func arguments(f registry.Function) (args []arg, rest bool) {
-	text := strings.TrimSuffix(strings.TrimPrefix(f.Args, "("), ")")
-	for i, part := range split(text) {
+	for i, part := range f.Arguments() {
 		a := arg{}
 		if inner, ok := strings.CutPrefix(part, "["); ok {
 			a.optional, part = true, strings.TrimSuffix(inner, "]")
@@ -30,48 +29,28 @@ func arguments(f registry.Function) (args []arg, rest bool) {
 			rest = true
 			continue
 		case strings.HasPrefix(part, "{"):
-			a.name, a.typ = "options", options(f.Name, part)
+			a.name, a.typ = "options", options(f, part)
 			a.optional = a.optional || i > 0
 		case strings.HasPrefix(part, "function("):
 			a.name, a.typ = "fn", function(part)
 		default:
 			a.name = notName.ReplaceAllString(part, "_")
-			a.typ = typeOf(f.Name, a.name)
+			a.typ = f.TypeOf(a.name)
 		}
 		args = append(args, a)
 	}
 	return args, rest
 }
 
-// split cuts at the commas that stand in no braces.
-func split(s string) (parts []string) {
-	depth, from := 0, 0
-	for i, c := range s {
-		switch {
-		case strings.ContainsRune("{[(", c):
-			depth++
-		case strings.ContainsRune("}])", c):
-			depth--
-		case c == ',' && depth == 0:
-			parts, from = append(parts, strings.TrimSpace(s[from:i])), i+1
-		}
-	}
-	if last := strings.TrimSpace(s[from:]); last != "" {
-		parts = append(parts, last)
-	}
-	return parts
-}
-
 // options is the type of "{ a =, b = | c = }".
-func options(function, text string) string {
+func options(f registry.Function, text string) string {
 	var fields []string
-	for _, word := range strings.FieldsFunc(strings.Trim(text, "{} "), func(c rune) bool { return c == ',' || c == '|' }) {
-		name := strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(word), "="))
+	for _, name := range registry.OptionNames(text) {
 		if name == "…" {
 			fields = append(fields, "[string]: any")
 			continue
 		}
-		fields = append(fields, name+"?: "+typeOf(function, name))
+		fields = append(fields, name+"?: "+f.TypeOf(name))
 	}
 	return "{ " + strings.Join(fields, ", ") + " }"
 }
@@ -88,13 +67,6 @@ func function(text string) string {
 		return "fun(run: drrun.TestRun): any"
 	}
 	return "fun(" + name + ": any): any"
-}
-
-func typeOf(function, name string) string {
-	if t, ok := registry.ArgTypes[function+"."+name]; ok {
-		return t
-	}
-	return registry.ArgTypes[name]
 }
 
 // overloads are the arguments of a function without those that may be left out

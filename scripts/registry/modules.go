@@ -65,7 +65,7 @@ var Modules = []ModuleDoc{
 	{Name: "http", Doc: "HTTP requests from the controller.", Functions: []Function{
 		{"get", "url, { headers =, within =, expect = }", "read", "Returns { status, body, headers }. A status that is not expected (200 to 399) is an error."},
 		{"post", "url, { body =, json =, headers =, within =, expect = }", "idempotent", "As get; sends an Idempotency-Key that is the same on every attempt."},
-		{"request", "{ method =, url =, … }", "idempotent", "Any method; GET and HEAD are read."},
+		{"request", "{ method =, url =, headers =, within =, expect =, body =, json = }", "idempotent", "Any method; GET and HEAD are read."},
 	}},
 	{Name: "json", Doc: "JSON texts.", Functions: []Function{
 		{"decode", "text", "", "The value of a text."},

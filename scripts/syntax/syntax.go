@@ -38,10 +38,21 @@ const (
 
 // Words are the names of the language, as the file may use them.
 type Words struct {
-	Globals      map[string]bool     // allowed everywhere
-	Constructors map[string]bool     // of this kind of file; plan scope only
-	Elsewhere    map[string]string   // known names that are not allowed here, with the reason
-	Modules      map[string][]string // what require finds → the functions it has; others are not looked into
+	Globals      map[string]bool   // allowed everywhere
+	Constructors map[string]bool   // of this kind of file; plan scope only
+	Elsewhere    map[string]string // known names that are not allowed here, with the reason
+	Modules      map[string]Module // what require finds → the functions it has; others are not looked into
+	Run          Module            // what the argument of a function of the run has
+}
+
+// Module is the functions of a module by name.
+type Module map[string]Function
+
+// Function is what is known of the arguments of a function.
+type Function struct {
+	Arg     int                                 // which argument is its table of options, from 0
+	Options []string                            // names in that table; none: it has no such table
+	Wrong   func(name string, value any) string // what is wrong with a string, float64, bool or (a table) []any written for an option; "": nothing
 }
 
 // Table is one table constructor of the page, outside of functions of the run.

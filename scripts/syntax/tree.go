@@ -97,23 +97,6 @@ func (t *tree) required(e ast.Expr) string {
 	return s.Value
 }
 
-// member reports a function that the module in a local name does not have.
-func (t *tree) member(e *ast.AttrGetExpr) {
-	id, isName := e.Object.(*ast.IdentExpr)
-	key, isText := e.Key.(*ast.StringExpr)
-	if !isName || !isText || len(t.varargs) < 2 { // what the page itself does shows when it is evaluated
-		return
-	}
-	module := t.holds(id.Value, nil)
-	if known := t.words.Modules[module]; module != "" && known != nil && !slices.Contains(known, key.Value) {
-		t.faults = append(t.faults, plans.Fault{
-			Pos:        plans.Pos{File: t.file, Line: e.Line()},
-			Message:    fmt.Sprintf("%s has no function %q", module, key.Value),
-			Suggestion: plans.Nearest(key.Value, known),
-		})
-	}
-}
-
 // enter counts the nesting; false stops the walk where it is too deep.
 func (t *tree) enter(line int) bool {
 	t.depth++
@@ -308,6 +291,10 @@ func (t *tree) function(f *ast.FunctionExpr, method, ofRun bool) {
 	t.varargs = append(t.varargs, f.ParList.HasVargs)
 	t.push()
 	t.declare(f.ParList.Names...)
+	if ofRun && len(f.ParList.Names) > 0 {
+		run := runArgument
+		t.holds(f.ParList.Names[0], &run)
+	}
 	if method {
 		t.declare("self")
 	}
@@ -351,27 +338,6 @@ func (t *tree) known() []string {
 	}
 	slices.Sort(names)
 	return names
-}
-
-// call walks a call. The call of a constructor learns its line.
-func (t *tree) call(e *ast.FuncCallExpr) {
-	id, isName := e.Func.(*ast.IdentExpr)
-	switch {
-	case isName && !t.local(id.Value) && t.words.Constructors[id.Value] && t.inRun == 0:
-		e.Func = hiddenCall(e.Line(), hiddenNew, stringAt(id.Value, id.Line()), numberAt(id.Line(), id.Line()))
-	case isName && id.Value == "require" && !t.local("require") && len(e.Args) == 1:
-		if s, ok := e.Args[0].(*ast.StringExpr); ok {
-			t.imports = append(t.imports, Import{s.Value, id.Line()})
-		}
-	case isName && id.Value == "secret" && !t.local("secret") && t.words.Globals["secret"] && len(e.Args) == 1:
-		if s, ok := e.Args[0].(*ast.StringExpr); ok {
-			t.secrets = append(t.secrets, Import{s.Value, id.Line()})
-		}
-	default:
-		e.Func = t.expr(e.Func)
-	}
-	e.Receiver = t.expr(e.Receiver)
-	t.exprs(e.Args)
 }
 
 // concat turns a .. b .. c into one call, because only a function can keep a

@@ -62,7 +62,7 @@ func server(e *hostcall.Env, s string) string {
 
 func lookup(e *hostcall.Env, L *lua.LState) int {
 	name, o := L.CheckString(1), L.OptTable(2, L.NewTable())
-	hostcall.Keys(L, "dns.lookup", o, []string{"type", "server", "within"})
+	hostcall.Options(L, "dns.lookup", o)
 	kind := strings.ToUpper(text(L, "dns.lookup", o, "type"))
 	if _, ok := types[kind]; kind != "" && !ok {
 		L.RaiseError("dns.lookup: type %q is not A, AAAA, CNAME or TXT", kind)
@@ -221,11 +221,9 @@ type change struct {
 	Within string              `json:"within"`
 }
 
-var updateKeys = []string{"server", "name", "a", "aaaa", "cname", "txt", "ttl", "key", "zone", "within"}
-
 func update(e *hostcall.Env, L *lua.LState) int {
 	o := L.CheckTable(1)
-	hostcall.Keys(L, "dns.update", o, updateKeys)
+	hostcall.Options(L, "dns.update", o)
 	c := change{Server: text(L, "dns.update", o, "server"), Zone: text(L, "dns.update", o, "zone"), Name: text(L, "dns.update", o, "name"), Values: map[string][]string{}}
 	if c.Server == "" || c.Name == "" {
 		L.RaiseError("dns.update: server and name are needed")

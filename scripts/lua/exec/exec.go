@@ -22,11 +22,9 @@ func Open(e *hostcall.Env) map[string]lua.LGFunction {
 
 const name = "exec.run"
 
-var keys = []string{"on", "cmd", "within", "accept", "class"}
-
 func run(e *hostcall.Env, L *lua.LState) int {
 	o := L.CheckTable(1)
-	hostcall.Keys(L, name, o, keys)
+	hostcall.Options(L, name, o)
 	on, place := "", "the controller"
 	switch v := o.RawGetString("on").(type) {
 	case *lua.LNilType:

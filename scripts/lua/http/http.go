@@ -26,11 +26,11 @@ import (
 // Open returns the functions of the module.
 func Open(e *hostcall.Env) map[string]lua.LGFunction {
 	return map[string]lua.LGFunction{
-		"get":  func(L *lua.LState) int { return do(e, L, http.MethodGet, keys[:3]) },
-		"post": func(L *lua.LState) int { return do(e, L, http.MethodPost, keys[:5]) },
+		"get":  func(L *lua.LState) int { return do(e, L, http.MethodGet) },
+		"post": func(L *lua.LState) int { return do(e, L, http.MethodPost) },
 		"request": func(L *lua.LState) int {
 			o := L.CheckTable(1)
-			hostcall.Keys(L, "http.request", o, keys)
+			hostcall.Options(L, "http.request", o)
 			method, _ := o.RawGetString("method").(lua.LString)
 			target, _ := o.RawGetString("url").(lua.LString)
 			if method == "" || target == "" {
@@ -41,9 +41,9 @@ func Open(e *hostcall.Env) map[string]lua.LGFunction {
 	}
 }
 
-func do(e *hostcall.Env, L *lua.LState, method string, known []string) int {
+func do(e *hostcall.Env, L *lua.LState, method string) int {
 	o := L.OptTable(2, L.NewTable())
-	hostcall.Keys(L, "http."+strings.ToLower(method), o, known)
+	hostcall.Options(L, "http."+strings.ToLower(method), o)
 	return send(e, L, method, L.CheckString(1), o)
 }
 
@@ -61,9 +61,6 @@ type response struct {
 	Body    string            `json:"body"`
 	Headers map[string]string `json:"headers"`
 }
-
-// keys of an options table: those of get, then of post, then of request.
-var keys = []string{"headers", "within", "expect", "body", "json", "method", "url"}
 
 func send(e *hostcall.Env, L *lua.LState, method, target string, o *lua.LTable) int {
 	r := request{method: method, url: resolve(e, L, target), headers: headers(L, o.RawGetString("headers")),

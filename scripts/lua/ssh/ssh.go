@@ -31,8 +31,6 @@ const name = "ssh.run"
 // and says nothing is not waited for as long as a command is.
 const handshakeTime = 30 * time.Second
 
-var keys = []string{"host", "user", "key", "known_hosts", "cmd", "sh", "stdin", "within", "accept", "class"}
-
 // command is one call as the script gave it; texts may be secrets.
 type command struct {
 	hostcall.Program
@@ -47,7 +45,7 @@ type command struct {
 
 func run(e *hostcall.Env, L *lua.LState) int {
 	o := L.CheckTable(1)
-	hostcall.Keys(L, name, o, keys)
+	hostcall.Options(L, name, o)
 	text := func(key string) lua.LValue {
 		v := o.RawGetString(key)
 		if v != lua.LNil && !hostcall.IsText(v) {

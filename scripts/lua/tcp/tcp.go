@@ -26,7 +26,7 @@ func connect(e *hostcall.Env, L *lua.LState) int {
 	target := L.CheckString(1)
 	within := hostcall.DefaultWithin
 	if o := L.OptTable(2, nil); o != nil {
-		hostcall.Keys(L, "tcp.connect", o, []string{"within"})
+		hostcall.Options(L, "tcp.connect", o)
 		within = hostcall.Within(L, o.RawGetString("within"), within)
 	}
 	if _, _, err := net.SplitHostPort(target); err != nil {
