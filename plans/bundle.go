@@ -62,6 +62,37 @@ const (
 	OpUnsafe     OpClass = "unsafe"     // ask a person: done, again or abort
 )
 
+// Outcome is the result of a module's operation as it is journaled: a value, or
+// the words of an error that the function may handle.
+type Outcome struct {
+	Value  json.RawMessage `json:"value,omitempty"`
+	Failed string          `json:"failed,omitempty"`
+	Key    KeyUse          `json:"key,omitempty"`
+}
+
+// KeyUse is what has become of an idempotent operation's key, which decides the
+// key of the same call (name and arguments) when it comes again. The words are
+// stored.
+type KeyUse string
+
+// KeyUser is an error of an operation, or a value of a module, that says what has
+// become of the key; without a word of it an error leaves it open, and a value
+// says that it is done.
+type KeyUser interface{ KeyUse() KeyUse }
+
+// The uses of a key.
+const (
+	// KeyDone: it was done under this key. When the action is called again, its
+	// call gets the key again, and is not done twice.
+	KeyDone KeyUse = ""
+	// KeyOpen: nobody knows whether it was done. The next such call gets the key
+	// again, also in the same attempt.
+	KeyOpen KeyUse = "open"
+	// KeySpent: it is known how it ended, and the next such call is to be done
+	// anew: under this key it would only get the old answer again.
+	KeySpent KeyUse = "spent"
+)
+
 // Question is a manual wait inside an action.
 type Question struct {
 	WaitStep
@@ -80,8 +111,9 @@ type Reply struct {
 // each one, answers from the journal on resume, and stops the run as diverged
 // when a call is not the recorded one.
 type HostCalls interface {
-	// Op runs do unless its result is recorded. key is the same on every
-	// attempt of this operation. Times and random values are operations too.
+	// Op runs do unless its result is recorded. Of an idempotent operation key is
+	// the same for the same call of every attempt, unless it is spent (KeyUse).
+	// Times and random values are operations too.
 	Op(ctx context.Context, name string, class OpClass, args json.RawMessage,
 		do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error)
 	// Note puts a line on the run's timeline.

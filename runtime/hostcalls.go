@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -33,8 +34,57 @@ type hostCalls struct {
 	mu       sync.Mutex
 	recorded []*state.Op // of an earlier process, in order
 	next     int
+	keys     callKeys
 	notes    noteLimit
 	bad      *outcome // set once: the action has no result of its own any more
+}
+
+// callKeys finds the keys of idempotent calls. A call is known by its name and
+// its arguments, not by its place alone: a plan that takes another way the next
+// time must not have another request answered as if it were this one.
+type callKeys struct {
+	kept map[string][]string // of earlier attempts, not used in this one yet
+	open map[string]string   // of this attempt: nobody knows whether it was done
+}
+
+func keysOf(kept []state.KeptKey) callKeys {
+	k := callKeys{kept: map[string][]string{}, open: map[string]string{}}
+	for _, old := range kept {
+		call := old.Name + " " + old.Hash
+		k.kept[call] = append(k.kept[call], old.Key)
+	}
+	return k
+}
+
+// take returns the key of the next such call; fresh is that of a new one.
+func (k *callKeys) take(call, fresh string) string {
+	if key, ok := k.open[call]; ok {
+		return key
+	}
+	if old := k.kept[call]; len(old) > 0 {
+		k.kept[call] = old[1:]
+		return old[0]
+	}
+	return fresh
+}
+
+// used notes what became of the key of an operation that is done.
+func (k *callKeys) used(op *state.Op) {
+	call := op.Name + " " + op.Hash
+	if op.Spent || op.Error == nil && useOf(op.Result) != plans.KeyOpen {
+		delete(k.open, call)
+	} else {
+		k.open[call] = op.Key
+	}
+}
+
+// useOf is what the result of an operation says of its key.
+func useOf(result json.RawMessage) plans.KeyUse {
+	var o plans.Outcome
+	if json.Unmarshal(result, &o) != nil { // not of a module: it says nothing
+		return plans.KeyDone
+	}
+	return o.Key
 }
 
 // noteLimit counts notes; its owner's lock is held.
@@ -92,6 +142,7 @@ func (h *hostCalls) call(ctx context.Context, name, set string, class plans.OpCl
 		return nil, err
 	}
 	if old != nil && !old.Open() {
+		h.used(old)
 		if old.Error != nil {
 			return nil, old.Error
 		}
@@ -109,7 +160,22 @@ func (h *hostCalls) call(ctx context.Context, name, set string, class plans.OpCl
 func (h *hostCalls) following(name string, class plans.OpClass, args json.RawMessage) *state.Op {
 	h.next++
 	text, hash := encodeArgs(args)
-	return &state.Op{Seq: h.next, Name: name, Class: class, Args: text, Hash: hash}
+	op := &state.Op{Seq: h.next, Name: name, Class: class, Args: text, Hash: hash}
+	if class == plans.OpIdempotent {
+		op.Key = h.keys.take(name+" "+hash, h.opKey(op))
+	}
+	return op
+}
+
+// opKey is the key of an operation that has none of an earlier attempt.
+func (h *hostCalls) opKey(op *state.Op) string { return fmt.Sprintf("%s/%d", h.op(), op.Seq) }
+
+func (h *hostCalls) used(op *state.Op) {
+	if op.Key != "" || op.Spent {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.keys.used(op)
+	}
 }
 
 // match compares a call with the journal; h.mu is held.
@@ -152,8 +218,7 @@ func (h *hostCalls) diverged(old *state.Op, now string) outcome {
 }
 
 func (h *hostCalls) perform(ctx context.Context, op *state.Op, do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {
-	key := fmt.Sprintf("%s/%d", h.op(), op.Seq)
-	res, err := do(ctx, key)
+	res, err := do(ctx, cmp.Or(op.Key, h.opKey(op)))
 	if err != nil && context.Cause(ctx) == errLeaving { //nolint:errorlint // exactly this cause
 		return nil, err // no result: it is taken up again on resume
 	}
@@ -167,14 +232,22 @@ func (h *hostCalls) perform(ctx context.Context, op *state.Op, do func(ctx conte
 		return nil, h.condemn(outcome{unknown: true, err: h.planFault(err)})
 	}
 	done := *op
+	use := useOf(res)
 	if err != nil {
 		done.Error = asFault(err)
+		if u := plans.KeyUser(nil); errors.As(err, &u) {
+			use = u.KeyUse()
+		}
 	} else if done.Result = res; res == nil {
 		done.Result = json.RawMessage("null")
+	}
+	if use == plans.KeySpent {
+		done.Key, done.Spent = "", true
 	}
 	if err := h.record(state.OpDone, &done); err != nil {
 		return nil, err
 	}
+	h.used(&done)
 	if done.Error != nil {
 		return nil, err
 	}

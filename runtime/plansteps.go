@@ -220,7 +220,7 @@ func (j *job) action(ctx context.Context) outcome {
 	if j.d.e.scripts == nil {
 		return failed(fault.Errorf(fault.Internal, "this engine runs no functions"))
 	}
-	calls := &hostCalls{job: j, recorded: slices.Clone(j.step.Ops)}
+	calls := &hostCalls{job: j, recorded: slices.Clone(j.step.Ops), keys: keysOf(j.step.Kept)}
 	ok, detail, err := j.d.e.scripts.RunFunc(ctx, j.d.src.bundle, *j.step.Plan.Action, j.info(), calls)
 	bad := calls.verdict()
 	if bad == nil && ctx.Err() == nil {

@@ -250,6 +250,43 @@ return true`
 	}
 }
 
+// TestKeyOfARequest: what the answer of a server means for the key of the next
+// such request.
+func TestKeyOfARequest(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var status int
+		if _, err := fmt.Sscanf(r.URL.Path, "/%d", &status); err != nil || status == 0 {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(status)
+	}))
+	defer srv.Close()
+	for status, want := range map[int]plans.KeyUse{
+		0: plans.KeyOpen, 200: plans.KeyDone, 204: plans.KeyDone, 304: plans.KeyDone, 400: plans.KeySpent, 403: plans.KeySpent, 404: plans.KeySpent,
+		408: plans.KeyOpen, 409: plans.KeyOpen, 429: plans.KeySpent, 500: plans.KeyOpen, 502: plans.KeyOpen, 503: plans.KeyOpen, 504: plans.KeyOpen,
+	} {
+		j := &journal{}
+		if ok, detail, err := runAction(t, loader(), fmt.Sprintf(`pcall(http.post, "%s/%d")`, srv.URL, status), j); !ok || err != nil {
+			t.Fatal(detail, err)
+		}
+		var o plans.Outcome
+		if err := json.Unmarshal(j.records[0].result, &o); err != nil || o.Key != want {
+			t.Errorf("%d: key %q, want %q (%v)", status, o.Key, want, err)
+		}
+	}
+	// A program is to run again, whatever became of it: its agent would give the stored answer.
+	for _, j := range []*journal{{}, {execErr: fault.Errorf(fault.Failed, "no such program")}} {
+		if _, _, err := runAction(t, loader(), `pcall(exec.run, { on = "db1", cmd = { "x" }, class = "idempotent" })`, j); err != nil {
+			t.Fatal(err)
+		}
+		var o plans.Outcome
+		if err := json.Unmarshal(j.records[0].result, &o); err != nil || o.Key != plans.KeySpent {
+			t.Errorf("exec: key %q (%v)", o.Key, err)
+		}
+	}
+}
+
 func TestExecAndTCP(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.NotFoundHandler())

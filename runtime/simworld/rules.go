@@ -82,13 +82,13 @@ type before struct {
 }
 
 // effect notes a change of the world outside, and what is wrong with it. key is
-// the idempotency key: a server that has seen it does nothing.
+// the idempotency key: a server that has done it does nothing.
 func (w *World) effect(c *call, class plans.OpClass, name, key, text string, ok bool) {
 	if key != "" && strings.HasPrefix(name, "http.") {
 		if w.done[key] {
 			return
 		}
-		w.done[key] = true
+		w.done[key] = ok // a refusal is no deed: the next try may be one
 	}
 	w.happened(c.step, c.run, name, "%s", text)
 	for _, part := range w.harmless {

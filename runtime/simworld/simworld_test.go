@@ -284,6 +284,15 @@ func TestOutside(t *testing.T) {
 		if got := len(l.Effects()) - before; got != 1 {
 			l.Errorf("%d effects under one key", got)
 		}
+		l.Serve(simworld.Server{HTTP: "https://desk", Status: 503})
+		own["Idempotency-Key"], before = "r-other", len(l.Effects())
+		post("r/act/5/1", own)
+		l.Serve(simworld.Server{HTTP: "https://desk", Status: 200})
+		post("r/act/6/1", own) // what was refused is not done
+		post("r/act/7/1", own)
+		if got := len(l.Effects()) - before; got != 2 {
+			l.Errorf("%d effects of a refusal, a deed and its repetition", got)
+		}
 		post("t/act/1/1", nil)
 		if got := rules(); !slices.Contains(got, "test act") {
 			l.Errorf("%v", got)

@@ -53,7 +53,7 @@ type World struct {
 	pairs    map[string]pair       // of machines, cached
 	faults   []*Fault
 	effects  []Effect
-	done     map[string]bool   // idempotency keys that servers have seen
+	done     map[string]bool   // idempotency keys that servers have done something under
 	before   map[string]before // effects as they happened last
 	runs     map[string]*runKnown
 	classes  map[string]plans.OpClass // of operations that agents do

@@ -285,7 +285,7 @@ func (s *State) fail(st *Step, r Record) {
 	st.Error, st.Unclear = r.Error, r.Unclear
 	if !r.Unclear {
 		st.OpNumber++
-		st.Ops = nil // a fresh attempt of an action is a fresh sequence of operations
+		st.dropOps()
 	}
 	if r.Word == WordLeft && r.Unclear && (s.paused || s.cancelled) && slices.Contains(s.current(), st) {
 		st.Status, st.Retry = report.StepPending, time.Time{}
@@ -370,7 +370,7 @@ func (s *State) applyOp(st *Step, r Record) error {
 		return fault.Errorf(fault.Corrupt, "record %d: operation %d of step %q has not started", r.Seq, r.Op.Seq, st.ID)
 	}
 	op := st.Ops[r.Op.Seq-1]
-	op.Result, op.Error = r.Op.Result, r.Op.Error
+	op.Result, op.Error, op.Spent = r.Op.Result, r.Op.Error, r.Op.Key == ""
 	if op.Result == nil && op.Error == nil {
 		op.Result = []byte("null")
 	}
@@ -478,13 +478,15 @@ func (s *State) outcome(st *Step, r Record, said string) {
 			return
 		}
 		st.reset()
-		st.Diverged, st.Ops = false, nil
+		st.Diverged = false
+		st.dropOps()
 		st.OpNumber++
 	default:
 		st.Status = report.StepFailed
 		s.stop = fault.Errorf(fault.Stopped, "step %s: %s", st.ID, said).WithHint("resume the run: the step is tried again; or cancel it")
 		s.addError(st, Record{Time: r.Time, Error: s.stop})
-		st.Diverged, st.Ops = false, nil
+		st.Diverged = false
+		st.dropOps()
 		st.OpNumber++
 	}
 }

@@ -92,17 +92,22 @@ type Run struct {
 
 // Op is one journaled operation of an action.
 type Op struct {
-	Seq    int             `json:"seq"` // within the step, from 1
-	Name   string          `json:"name"`
-	Class  plans.OpClass   `json:"class"`
-	Args   string          `json:"args"` // as JSON, cut; for the message
-	Hash   string          `json:"hash"` // of the arguments
+	Seq   int           `json:"seq"` // within the step, from 1
+	Name  string        `json:"name"`
+	Class plans.OpClass `json:"class"`
+	Args  string        `json:"args"` // as JSON, cut; for the message
+	Hash  string        `json:"hash"` // of the arguments
+	// Key of an idempotent operation is what it is known by where it is done; its
+	// OpDone has none when no other call is to have it.
+	Key    string          `json:"key,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  *fault.Error    `json:"error,omitempty"`
 	// Ask is the question that the operation is; its result is a plans.Reply.
 	Ask *plans.Question `json:"ask,omitempty"`
 	// Set names the value of the run that the result is.
 	Set string `json:"set,omitempty"`
+
+	Spent bool `json:"-"` // its OpDone had no key
 
 	asked time.Time
 }

@@ -90,6 +90,7 @@ type Step struct {
 	Data     json.RawMessage
 	Error    *fault.Error
 	Ops      []*Op
+	Kept     []KeptKey // of earlier attempts, in the order of their first use
 	// Asks is set while a person decides about a failed step (on_fail = "ask").
 	Asks bool
 	// Diverged is set with StepUnknown when a replay made another call.

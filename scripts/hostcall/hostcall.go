@@ -131,12 +131,16 @@ func AsSecret(v lua.LValue) (Secret, bool) {
 	return s, ok
 }
 
-// outcome is the journaled result of an operation: a value, or the words of an
-// error that the function may handle.
-type outcome struct {
-	Value  json.RawMessage `json:"value,omitempty"`
-	Failed string          `json:"failed,omitempty"`
-}
+// spent is an error behind which the operation's key is of no use.
+type spent struct{ error }
+
+// Spent is err, behind which the next such call is to be done anew.
+func Spent(err error) error { return spent{err} }
+
+func (s spent) Unwrap() error { return s.error }
+
+// KeyUse implements plans.KeyUser.
+func (spent) KeyUse() plans.KeyUse { return plans.KeySpent }
 
 // Op does an operation through the run's journal and decodes its result into
 // out. An error of do becomes an error of Lua, which is journaled and comes
@@ -154,7 +158,7 @@ func (e *Env) Op(L *lua.LState, name string, class plans.OpClass, args, out any,
 		})
 		return err
 	})
-	var o outcome
+	var o plans.Outcome
 	if err := json.Unmarshal(raw, &o); err != nil {
 		err = fault.Errorf(fault.Corrupt, "cannot read the recorded result of %s: %w", name, err)
 		e.Box.Fatal(err)
@@ -190,17 +194,29 @@ func (e *Env) outcome(ctx context.Context, key string, do func(ctx context.Conte
 	switch {
 	case err != nil && (ctx.Err() != nil || fault.Is(err, fault.Unknown)):
 		if text := e.Hide(err.Error()); text != err.Error() { // it goes to the journal and to a screen
-			err = fault.Errorf(fault.KindOf(err), "%s", text)
+			hidden := error(fault.Errorf(fault.KindOf(err), "%s", text))
+			if errors.As(err, new(spent)) {
+				hidden = Spent(hidden)
+			}
+			err = hidden
 		}
 		return nil, err
 	case err != nil:
-		return json.Marshal(outcome{Failed: e.Hide(err.Error())})
+		o := plans.Outcome{Failed: e.Hide(err.Error()), Key: plans.KeyOpen}
+		if errors.As(err, new(spent)) {
+			o.Key = plans.KeySpent
+		}
+		return json.Marshal(o)
 	}
 	raw, err := e.Shown(v)
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(outcome{Value: raw})
+	o := plans.Outcome{Value: raw}
+	if u, ok := v.(plans.KeyUser); ok {
+		o.Key = u.KeyUse()
+	}
+	return json.Marshal(o)
 }
 
 // Shown is v as JSON, without the values of opened secrets.
@@ -374,11 +390,11 @@ func Keys(L *lua.LState, what string, t *lua.LTable, known []string) {
 // function may handle.
 func Outcome(v any, err error) (json.RawMessage, error) {
 	if err != nil {
-		return json.Marshal(outcome{Failed: err.Error()})
+		return json.Marshal(plans.Outcome{Failed: err.Error(), Key: plans.KeyOpen})
 	}
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(outcome{Value: raw})
+	return json.Marshal(plans.Outcome{Value: raw})
 }

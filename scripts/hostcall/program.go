@@ -24,6 +24,9 @@ type Result struct {
 	Stderr string `json:"stderr,omitempty"` // of ssh; a host's agent has one stream
 }
 
+// KeyUse implements plans.KeyUser: a program that is run again is to run.
+func (r Result) KeyUse() plans.KeyUse { return plans.KeySpent }
+
 // ReadProgram reads cmd, accept and class. cmd is empty where the table has none.
 func ReadProgram(L *lua.LState, what string, o *lua.LTable) Program {
 	p := Program{Class: plans.OpUnsafe, Accept: accepted(L, what, o.RawGetString("accept"))}

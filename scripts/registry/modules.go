@@ -64,7 +64,7 @@ var Modules = []ModuleDoc{
 	}},
 	{Name: "http", Doc: "HTTP requests from the controller.", Functions: []Function{
 		{"get", "url, { headers =, within =, expect = }", "read", "Returns { status, body, headers }. A status that is not expected (200 to 399) is an error."},
-		{"post", "url, { body =, json =, headers =, within =, expect = }", "idempotent", "As get; sends an Idempotency-Key that is the same on every attempt."},
+		{"post", "url, { body =, json =, headers =, within =, expect = }", "idempotent", "As get; sends an Idempotency-Key, the same one for the same request in every attempt of the action, so that a server that knows keys does it once. Behind a refusal (4xx, but not 408 and 409) it is a new one. A request that differs each time needs a key of its own in headers."},
 		{"request", "{ method =, url =, headers =, within =, expect =, body =, json = }", "idempotent", "Any method; GET and HEAD are read."},
 	}},
 	{Name: "json", Doc: "JSON texts.", Functions: []Function{

@@ -41,7 +41,11 @@ func run(e *hostcall.Env, L *lua.LState) int {
 	var got hostcall.Result
 	args := map[string]any{"on": on, "cmd": p.Shown(), "within": within.String()}
 	e.Op(L, name, p.Class, args, &got, func(ctx context.Context, key string) (any, error) {
-		return start(ctx, e, key, on, p, within)
+		res, err := start(ctx, e, key, on, p, within)
+		if err != nil { // an agent has it for its answer to this key
+			err = hostcall.Spent(err)
+		}
+		return res, err
 	})
 	return p.Ended(e, L, name, p.Shown()[0]+" on "+place, got)
 }

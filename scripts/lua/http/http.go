@@ -62,6 +62,21 @@ type response struct {
 	Headers map[string]string `json:"headers"`
 }
 
+// KeyUse implements plans.KeyUser. A server that keeps answers by key would
+// give a refusal again and again, so the next try after one is a request of its
+// own. That a request is still being done (409, 408) or that something broke on
+// the way or while it was done (5xx) says nothing of what was done: there a new
+// key could do it twice.
+func (r response) KeyUse() plans.KeyUse {
+	switch {
+	case r.Status >= 500, r.Status == http.StatusRequestTimeout, r.Status == http.StatusConflict:
+		return plans.KeyOpen
+	case r.Status >= 400:
+		return plans.KeySpent
+	}
+	return plans.KeyDone
+}
+
 func send(e *hostcall.Env, L *lua.LState, method, target string, o *lua.LTable) int {
 	r := request{method: method, url: resolve(e, L, target), headers: headers(L, o.RawGetString("headers")),
 		body: o.RawGetString("body"), json: o.RawGetString("json"),

@@ -1,4 +1,5 @@
--- Planted: the request has no idempotency key of its own. When its answer is lost the ticket is opened twice.
+-- Planted: the request has no idempotency key of its own, and says another time each time, so the engine cannot
+-- know it again. When its answer is lost the ticket is opened twice.
 local http = require "drrun.http"
 return plan "shop" {
   from = "paris", to = "lyon", rto = "15m", rpo = "1m",
@@ -12,7 +13,7 @@ return plan "shop" {
       action "open a ticket" {
         skip = "test", rollback = "again",
         function(run)
-          http.post("https://desk.example.com/tickets", { json = { site = run.to } })
+          http.post("https://desk.example.com/tickets", { json = { site = run.to, at = run:now() } })
         end,
       },
     },
