@@ -406,10 +406,13 @@ func (p *page) firstPlace(s string) (plans.Pos, string, bool) {
 
 var indexed = regexp.MustCompile(`attempt to index a non-table object\((\w+)\) with key '([^']*)'`)
 
+var added = regexp.MustCompile(`cannot perform add operation between (string and \w+|\w+ and string)`)
+
 // friendly says errors of the library in the words of a manual.
 func friendly(s string) string {
 	s = indexed.ReplaceAllString(s, `cannot read ".$2": the value is $1`)
 	s = strings.ReplaceAll(s, "attempt to call a non-function object", notCalled)
+	s = added.ReplaceAllString(s, "$0: texts are joined by ..")
 	if i := strings.Index(s, "\nstack traceback:"); i >= 0 {
 		s = s[:i]
 	}

@@ -120,8 +120,10 @@ func literal(e ast.Expr) any {
 // call walks a call. The call of a constructor learns its line.
 func (t *tree) call(e *ast.FuncCallExpr) {
 	id, isName := e.Func.(*ast.IdentExpr)
+	walk := t.expr
 	switch {
 	case isName && !t.local(id.Value) && t.words.Constructors[id.Value] && t.inRun == 0:
+		walk = t.value // its name
 		e.Func = hiddenCall(e.Line(), hiddenNew, stringAt(id.Value, id.Line()), numberAt(id.Line(), id.Line()))
 	case isName && id.Value == "require" && !t.local("require") && len(e.Args) == 1:
 		if s, ok := e.Args[0].(*ast.StringExpr); ok {
@@ -136,5 +138,7 @@ func (t *tree) call(e *ast.FuncCallExpr) {
 	}
 	t.options(e)
 	e.Receiver = t.expr(e.Receiver)
-	t.exprs(e.Args)
+	for i := range e.Args {
+		e.Args[i] = walk(e.Args[i])
+	}
 }

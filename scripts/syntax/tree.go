@@ -250,7 +250,7 @@ func (t *tree) expr(e ast.Expr) ast.Expr {
 	}
 	switch e := e.(type) {
 	case *ast.IdentExpr:
-		t.ident(e)
+		t.ident(e, false)
 	case *ast.Comma3Expr:
 		if !t.varargs[len(t.varargs)-1] {
 			t.fault(e.Line(), `"..." stands outside of a function that takes it`)
@@ -304,7 +304,7 @@ func (t *tree) function(f *ast.FunctionExpr, method, ofRun bool) {
 }
 
 // ident reports a name that is not declared, or not here.
-func (t *tree) ident(e *ast.IdentExpr) {
+func (t *tree) ident(e *ast.IdentExpr, value bool) {
 	name := e.Value
 	switch {
 	case t.local(name) || t.words.Globals[name] || t.globals[name]:
@@ -318,12 +318,32 @@ func (t *tree) ident(e *ast.IdentExpr) {
 	case t.words.Elsewhere[name] != "":
 		t.fault(e.Line(), "%s %s", name, t.words.Elsewhere[name])
 	default:
-		t.faults = append(t.faults, plans.Fault{
+		f := plans.Fault{
 			Pos:        plans.Pos{File: t.file, Line: e.Line()},
 			Message:    fmt.Sprintf("unknown name %q", name),
 			Suggestion: plans.Nearest(name, t.known()),
-		})
+		}
+		switch {
+		case constants[name] != "":
+			f.Message, f.Suggestion = f.Message+", write "+constants[name], ""
+		case f.Suggestion == "" && value:
+			f.Message += fmt.Sprintf(": is it a string? write \"%s\"", name)
+		}
+		t.faults = append(t.faults, f)
 	}
+}
+
+// constants are how other languages write those of Lua.
+var constants = map[string]string{"null": "nil", "None": "nil", "none": "nil", "undefined": "nil", "NULL": "nil", "True": "true", "TRUE": "true", "yes": "true", "False": "false", "FALSE": "false", "no": "false"}
+
+// value walks an expression that stands as a value: a name that is not known there
+// may be a string without quotes.
+func (t *tree) value(e ast.Expr) ast.Expr {
+	if id, ok := e.(*ast.IdentExpr); ok {
+		t.ident(id, true)
+		return e
+	}
+	return t.expr(e)
 }
 
 // known is every name that could stand here.
@@ -379,7 +399,7 @@ func (t *tree) table(e *ast.TableExpr) ast.Expr {
 				info.Keys[s.Value] = keyLine
 			}
 			f.Key = t.expr(f.Key)
-			f.Value = t.expr(f.Value)
+			f.Value = t.value(f.Value)
 			keyed = append(keyed, f)
 			continue
 		}
@@ -387,7 +407,7 @@ func (t *tree) table(e *ast.TableExpr) ast.Expr {
 		if fn, ok := f.Value.(*ast.FunctionExpr); ok {
 			t.function(fn, false, t.inRun == 0)
 		} else {
-			f.Value = t.expr(f.Value)
+			f.Value = t.value(f.Value)
 		}
 		items = append(items, f)
 	}

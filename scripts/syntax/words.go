@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/yuin/gopher-lua/parse"
 
@@ -31,9 +32,13 @@ func explain(name string, toks []token, err error) plans.Fault {
 		pos.Line = pe.Pos.Line
 		at = find(toks, pe.Pos.Line, pe.Token)
 	}
+	if s, ok := firstSlip(toks, pos.Line); ok {
+		pos.Line = toks[s.at].line
+		return plans.Fault{Pos: pos, Message: fmt.Sprintf("syntax: unexpected %q%s: %s", text(toks, s.at), inside(openAt(toks, s.at)), s.hint)}
+	}
 	open := openAt(toks, at)
 	if at >= len(toks) {
-		return plans.Fault{Pos: pos, Message: "syntax: " + unclosed(open)}
+		return plans.Fault{Pos: pos, Message: "syntax: " + unclosed(toks, open)}
 	}
 	pos.Line = toks[at].line
 	return plans.Fault{Pos: pos, Message: "syntax: " + misfit(toks, at, open, pe)}
@@ -135,13 +140,31 @@ func openAt(toks []token, at int) []token {
 	return open
 }
 
-func unclosed(open []token) string {
+// text is the token at i; a letter that is no ASCII is many of them.
+func text(toks []token, i int) string {
+	s := toks[i].text
+	for i++; s[0] >= utf8.RuneSelf && i < len(toks) && !utf8.ValidString(s); i++ {
+		s += toks[i].text
+	}
+	return s
+}
+
+// inside names what is open.
+func inside(open []token) string {
+	if len(open) == 0 {
+		return ""
+	}
+	t := open[len(open)-1]
+	return fmt.Sprintf(" inside the %q of line %d", t.text, t.line)
+}
+
+func unclosed(toks, open []token) string {
 	if len(open) == 0 {
 		return "the file ends too early"
 	}
 	t := open[len(open)-1]
 	if t.kind == tokKeyword {
-		return fmt.Sprintf("%q in line %d has no end", t.text, t.line)
+		return fmt.Sprintf("%q in line %d has no end%s", t.text, t.line, elseIf(toks, t))
 	}
 	return fmt.Sprintf("the %q opened in line %d is never closed", t.text, t.line)
 }
@@ -157,8 +180,8 @@ func misfit(toks []token, at int, open []token, pe *parse.Error) string {
 		inner = open[len(open)-1]
 	}
 	if at > 0 && (inner.text == "{" || inner.text == "(") && ends(toks[at-1]) && begins(t) {
-		return fmt.Sprintf("missing comma after the item that ends at line %d (the %q was opened in line %d)",
-			toks[at-1].end, inner.text, inner.line)
+		return fmt.Sprintf("missing comma after the item that ends at line %d (the %q was opened in line %d)%s",
+			toks[at-1].end, inner.text, inner.line, missing(toks, at))
 	}
 	if want := closers[t.text]; want != "" || t.text == "end" {
 		if inner.text == "" {
@@ -171,8 +194,5 @@ func misfit(toks []token, at int, open []token, pe *parse.Error) string {
 	if t.text == "=" && inner.text != "{" {
 		return "unexpected \"=\" (to compare, write ==)"
 	}
-	if inner.text != "" {
-		return fmt.Sprintf("unexpected %q inside the %q of line %d", t.text, inner.text, inner.line)
-	}
-	return fmt.Sprintf("unexpected %q", t.text)
+	return fmt.Sprintf("unexpected %q%s", text(toks, at), inside(open))
 }
