@@ -153,6 +153,7 @@ func (o *runObject) Call(ctx context.Context, method string, args []any) (any, e
 		return nil, a.err
 	}
 	var do func(e *runtime.Engine) error
+	var ans *runtime.Answer
 	switch method {
 	case "commit":
 		do = func(e *runtime.Engine) error { return e.Commit(ctx, id, "author") }
@@ -163,11 +164,10 @@ func (o *runObject) Call(ctx context.Context, method string, args []any) (any, e
 	case "cancel":
 		do = func(e *runtime.Engine) error { return e.Cancel(ctx, id, "author") }
 	case "answer":
-		ans := runtime.Answer{By: "author", Word: a.text(len(args)-1, "an answer")}
+		ans = &runtime.Answer{By: "author", Word: a.text(len(args)-1, "an answer")}
 		if len(args) > 1 {
 			ans.Step = a.text(0, "a wait")
 		}
-		do = func(e *runtime.Engine) error { return e.Answer(ctx, id, ans) }
 	case "resume":
 		t := a.table(0, "as", "source_is_down")
 		opt := runtime.ResumeOptions{By: "author", As: recovery.Type(word(t, "as")), SourceIsDown: flag(t, "source_is_down")}
@@ -176,7 +176,13 @@ func (o *runObject) Call(ctx context.Context, method string, args []any) (any, e
 	if a.err != nil {
 		return nil, a.err
 	}
-	r, err := o.rt.Do(ctx, id, do)
+	var r *report.Run
+	var err error
+	if ans != nil {
+		r, err = o.rt.Answer(ctx, id, *ans)
+	} else {
+		r, err = o.rt.Do(ctx, id, do)
+	}
 	if err != nil {
 		return nil, withHint(err)
 	}

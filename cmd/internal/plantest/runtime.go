@@ -143,6 +143,39 @@ func (r *Runtime) Do(ctx context.Context, id string, what func(*runtime.Engine) 
 	return r.Settle(ctx, id)
 }
 
+// Answer gives a person's answer to a run. When the runtime dies over it, the
+// person looks first: a word that was taken is not given to the next question.
+func (r *Runtime) Answer(ctx context.Context, id string, ans runtime.Answer) (*report.Run, error) {
+	was, err := r.given(ctx, id, ans.By)
+	if err != nil {
+		return nil, err
+	}
+	again := false
+	return r.Do(ctx, id, func(e *runtime.Engine) error {
+		if again && ans.Word != runtime.SourceIsDown && ans.Word != runtime.TargetIsDown { // those are one word for many questions
+			if now, err := r.given(ctx, id, ans.By); err != nil || now > was {
+				return err
+			}
+		}
+		again = true
+		return e.Answer(ctx, id, ans)
+	})
+}
+
+// given counts the answers of a person that a run has on record.
+func (r *Runtime) given(ctx context.Context, id, by string) (n int, err error) {
+	run, err := r.engine.Show(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range run.Statements {
+		if s.By == by && strings.HasPrefix(s.What, "answer ") {
+			n++
+		}
+	}
+	return n, nil
+}
+
 // Settle waits until a run does nothing by itself. A runtime that died is
 // started again: the run goes on, and unknown outcomes are answered by whoever
 // looks at the world.
@@ -254,7 +287,7 @@ func (r *Runtime) answerUnknown(ctx context.Context, run *report.Run) error {
 	if r.done(ctx, run) {
 		word = state.OutcomeDone
 	}
-	return r.engine.Answer(ctx, run.ID, runtime.Answer{Step: run.Waits[0].Step, Word: word, By: "author", Text: "looked"})
+	return r.engine.Answer(ctx, run.ID, runtime.Answer{Step: run.Waits[0].Step, Word: word, By: "operator", Text: "looked"})
 }
 
 // done looks whether what a run asks about was done: the world has more programs

@@ -208,10 +208,10 @@ func (t *trial) operate(ctx context.Context, run *report.Run) error {
 		t.run = run
 		t.history = append(t.history, run)
 		t.errs = t.errs || len(run.Errors) > 0
-		var do func(e *runtime.Engine) error
+		var next func() (*report.Run, error)
 		switch {
 		case run.Status == report.RunWaiting:
-			do = t.answer(ctx, run)
+			next = t.answer(ctx, run)
 		case t.stands(run):
 			t.judgeSuccess(run)
 			return nil
@@ -231,14 +231,17 @@ func (t *trial) operate(ctx context.Context, run *report.Run) error {
 			} else {
 				t.mend()
 			}
-			do = func(e *runtime.Engine) error { return e.Resume(ctx, run.ID, opt) }
+			id := run.ID
+			next = func() (*report.Run, error) {
+				return t.rt.Do(ctx, id, func(e *runtime.Engine) error { return e.Resume(ctx, id, opt) })
+			}
 		}
-		next, err := t.rt.Do(ctx, run.ID, do)
+		went, err := next()
 		if err != nil {
 			t.bad(simworld.RuleEnd, "", fmt.Sprintf("the %s run is %s and cannot go on: %v", t.sc.name, run.Status, err), fault.Hint(err))
 			return nil
 		}
-		run = next
+		run = went
 	}
 	t.run = run
 	return nil
@@ -281,7 +284,7 @@ func (t *trial) hopeless(run *report.Run) bool {
 }
 
 // answer answers the first question of a run.
-func (t *trial) answer(ctx context.Context, run *report.Run) func(*runtime.Engine) error {
+func (t *trial) answer(ctx context.Context, run *report.Run) func() (*report.Run, error) {
 	wait := run.Waits[0]
 	ans := runtime.Answer{Step: wait.Step, Word: "go", By: "author"}
 	switch {
@@ -301,12 +304,12 @@ func (t *trial) answer(ctx context.Context, run *report.Run) func(*runtime.Engin
 		}
 	case t.injected(unanswered) && t.asked == 0 && !wait.Deadline.IsZero():
 		t.asked++
-		return func(*runtime.Engine) error {
+		return func() (*report.Run, error) {
 			<-time.After(time.Until(wait.Deadline) + time.Second)
-			return nil
+			return t.rt.Settle(ctx, run.ID)
 		}
 	}
-	return func(e *runtime.Engine) error { return e.Answer(ctx, run.ID, ans) }
+	return func() (*report.Run, error) { return t.rt.Answer(ctx, run.ID, ans) }
 }
 
 // follow does what comes behind a failover.

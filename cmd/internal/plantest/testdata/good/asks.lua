@@ -1,0 +1,28 @@
+-- asks.lua: one question follows another, also within one action, and each
+-- answer is for one of them.
+return plan "asks" {
+  from = "paris", to = "lyon",
+
+  shutdown = {
+    before = wait "users are told" { ask = "Are the users told?", within = "1h", on_timeout = "continue", skip = "test" },
+  },
+
+  group "data" { machine "db1", machine "queue" },
+  wait "data go" { ask = "Is the data complete?", within = "1h", skip = "test" },
+  wait "workers go" { ask = "Shall the workers start?", within = "1h", on_timeout = "continue", skip = "test" },
+  group "workers" { machines { tag = "worker" } },
+  group "edge" {
+    machine "lb1",
+    after = {
+      check "balancer answers" { tcp = "lb1:443", within = "10m" },
+      action "ask twice" {
+        only = "any",
+        function(run)
+          local first = run:ask("Is the front page there?", { within = "1h", unattended = "go" })
+          local second = run:ask("Is the till open?", { within = "1h", unattended = "go" })
+          run:note("asked: " .. tostring(first) .. ", " .. tostring(second))
+        end,
+      },
+    },
+  },
+}
