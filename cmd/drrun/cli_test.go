@@ -351,3 +351,17 @@ func TestEveryCommandHasItsHelp(t *testing.T) {
 		}
 	}
 }
+
+// TestEveryWordHasItsHelp: whatever the registry has, help says where it stands.
+func TestEveryWordHasItsHelp(t *testing.T) {
+	t.Parallel()
+	words := helpWords()
+	if len(words) < 150 {
+		t.Fatalf("%d words", len(words))
+	}
+	for _, word := range words {
+		if wordHelp(word) == "" {
+			t.Errorf("no help on %q", word)
+		}
+	}
+}

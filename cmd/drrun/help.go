@@ -45,7 +45,13 @@ func (c *cli) help(args []string) error {
 		return c.printf("%s", overview())
 	}
 	if cmd, ok := commandNamed(words[0]); ok {
-		return c.commandHelp(cmd)
+		if err := c.commandHelp(cmd); err != nil {
+			return err
+		}
+		if places := constructorPlaces(words[0]); len(places) > 0 { // commit, in a plan
+			return c.printf("\nIN A FILE\n%s", placesText(places))
+		}
+		return nil
 	}
 	if words[0] == planCommand.name || words[0] == "plan" {
 		return c.commandHelp(planCommand)
@@ -57,7 +63,7 @@ func (c *cli) help(args []string) error {
 	if near := nearestHelp(words[0]); near != "" {
 		return e.WithHint("did you mean drrun help %s?", near)
 	}
-	return e.WithHint("drrun help lists commands and pages")
+	return e.WithHint("drrun help lists commands and pages; the words of plans and estates stand in drrun help plan-file, estate-file and functions")
 }
 
 func overview() string {

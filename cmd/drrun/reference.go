@@ -31,13 +31,8 @@ func helpPage(word string) (string, bool) {
 	if i := slices.IndexFunc(all, func(t topic) bool { return t.name == word }); i >= 0 {
 		return all[i].text(), true
 	}
-	var b strings.Builder
-	for i := range registry.Constructors {
-		if c := &registry.Constructors[i]; c.Name == word {
-			fmt.Fprintf(&b, "In %s files (drrun help %[1]s-file):\n\n%s\n", c.Scope, constructorText(c))
-		}
-	}
-	return b.String(), b.Len() > 0
+	text := wordHelp(word)
+	return text, text != ""
 }
 
 // nearestHelp finds what was probably meant.
@@ -46,10 +41,7 @@ func nearestHelp(word string) string {
 	for _, t := range topics() {
 		names = append(names, t.name)
 	}
-	for i := range registry.Constructors {
-		names = append(names, registry.Constructors[i].Name)
-	}
-	return plans.Nearest(word, names)
+	return plans.Nearest(word, append(names, helpWords()...))
 }
 
 func estateReference() string {
@@ -139,21 +131,27 @@ func fieldsText(fields []registry.Field) string {
 	return t.String()
 }
 
+// fieldText is the type of a field, and what it is for.
+func fieldText(f registry.Field) (kind, doc string) {
+	kind, doc = string(f.Type), f.Doc
+	if len(f.Words) > 0 {
+		kind = strings.Join(f.Words, "|")
+		if len(f.Fields) > 0 {
+			kind += "|table"
+		}
+	}
+	if f.Type == registry.Elsewhere {
+		kind, doc = "", doc+" Not in this version."
+	}
+	if f.Default != "" {
+		doc += " Default: " + f.Default + "."
+	}
+	return kind, doc
+}
+
 func fieldRows(t *table, fields []registry.Field, indent string) {
 	for _, f := range fields {
-		kind, doc := string(f.Type), f.Doc
-		if len(f.Words) > 0 {
-			kind = strings.Join(f.Words, "|")
-			if len(f.Fields) > 0 {
-				kind += "|table"
-			}
-		}
-		if f.Type == registry.Elsewhere {
-			kind, doc = "", doc+" Not in this version."
-		}
-		if f.Default != "" {
-			doc += " Default: " + f.Default + "."
-		}
+		kind, doc := fieldText(f)
 		t.row(indent+f.Name, kind, doc)
 		fieldRows(t, f.Fields, indent+"  ")
 	}
@@ -177,14 +175,17 @@ run
 	}
 	b.WriteString(t.String())
 	for _, m := range registry.Modules {
-		fmt.Fprintf(&b, "\ndrrun.%s: %s\n", m.Name, m.Doc)
-		t := newTable()
-		for _, f := range m.Functions {
-			t.row("  "+f.Name+"("+f.Args+")", f.Class, f.Doc)
-		}
-		b.WriteString(t.String())
+		b.WriteString("\n" + moduleText(m))
 	}
 	return b.String()
+}
+
+func moduleText(m registry.ModuleDoc) string {
+	t := newTable()
+	for _, f := range m.Functions {
+		t.row("  "+f.Name+"("+f.Args+")", f.Class, f.Doc)
+	}
+	return fmt.Sprintf("drrun.%s: %s\n%s", m.Name, m.Doc, t.String())
 }
 
 func testReference() string {
