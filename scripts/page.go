@@ -172,6 +172,7 @@ func (p *page) run(u *syntax.Unit) ([]lua.LValue, error) {
 		}),
 		p.box.Func(p.box.Cat),
 		p.box.Func(p.box.List),
+		p.box.Func(p.box.Len),
 	}
 	return p.box.Call(fn, hidden...)
 }

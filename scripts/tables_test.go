@@ -151,3 +151,46 @@ func TestGroupsOfEveryLength(t *testing.T) {
 		}
 	}
 }
+
+// TestLongLists: behind a million items the library loses them; no list comes to
+// that, on the page and in functions, however its items were put there.
+func TestLongLists(t *testing.T) {
+	t.Parallel()
+	const want = ": a list of more than 1000000 items: use several lists, or keys that are no numbers"
+	for _, c := range []struct {
+		src  string
+		line int // of the error; 0: there is none
+	}{
+		{"local t = {}\nfor i = 1, 1048580 do\nt[#t + 1] = i\nend", 3},
+		{"local t = {}\nfor i = 1, 1048580 do\nlocal n = i\ntable.insert(t, n)\nend", 4},
+		{`local t, seen = {}, {}
+for i = 1, 1048580 do t[i] = i end
+local function look(f, ...)
+  local ok, err = pcall(f, ...)
+  if ok or not err:find("a list of more than 1000000 items", 1, true) then error("seen: " .. tostring(err)) end
+end
+look(function() return #t end)
+look(function() for _, v in ipairs(t) do end end)
+for _, name in ipairs { "concat", "sort", "remove", "insert", "maxn", "getn" } do look(table[name], t) end
+if t[1048580] ~= 1048580 then error("lost") end`, 0},
+		{`local t, n, far = {}, 0, { [5e6] = 1 }
+for i = 1, 1000000 do t[i] = i end
+for _, v in ipairs(t) do n = n + v end
+if #t ~= 1e6 or t[#t] ~= 1e6 or n ~= 500000500000 or #far ~= 0 or far[5e6] ~= 1 then error("lost") end`, 0},
+	} {
+		_, err := loader().LoadPlan(one("p.lua", c.src), nil)
+		ok, detail, runErr := runAction(t, loader(), c.src, &journal{})
+		switch before := strings.Count(action("").Files["p.lua"], "\n") - 2; {
+		case runErr != nil:
+			t.Errorf("%s: %v", c.src, runErr)
+		case c.line == 0:
+			if err == nil || !strings.HasPrefix(err.Error(), "p.lua:1: the file returns nothing") || !ok {
+				t.Errorf("%s: on the page %v; in a function %v %q", c.src, err, ok, detail)
+			}
+		case err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("p.lua:%d%s", c.line, want)):
+			t.Errorf("%s: on the page %v", c.src, err)
+		case ok || !strings.HasPrefix(detail, fmt.Sprintf("p.lua:%d: ", before+c.line)) || !strings.HasSuffix(detail, want):
+			t.Errorf("%s: in a function %q, lines before it %d", c.src, detail, before)
+		}
+	}
+}

@@ -70,6 +70,12 @@ type Box struct {
 	random  func(L *lua.LState) float64
 }
 
+// MaxList is how many items a list may have. The library keeps items behind
+// MaxArrayIndex as keys, and neither # nor ipairs nor its functions of tables see
+// them: t[#t + 1] = v would write one item over and over. So whoever asks for the
+// length of a longer list gets an error.
+const MaxList = 1_000_000
+
 func init() {
 	// One assignment t[67000000] = 1 would take a gigabyte: beyond this index
 	// the library uses its hash part.

@@ -38,6 +38,7 @@ func (b *Box) open() {
 	mat.RawSetString("randomseed", lua.LNil)
 	b.base(g)
 	b.deliberate(g)
+	b.shortLists(tab)
 	unknown := b.Unknown()
 	for _, name := range []string{"tonumber", "unpack", "next", "rawget", "rawset", "setmetatable"} {
 		b.openTo(unknown, g, name)
@@ -127,7 +128,7 @@ func (b *Box) base(g *lua.LTable) {
 				L.Push(L.NewTable())
 				return 2
 			}
-			L.CheckTable(1)
+			b.short(L, L.CheckTable(1))
 			L.Push(orig)
 			L.Push(L.Get(1))
 			L.Call(1, 3)
@@ -313,6 +314,53 @@ func (b *Box) List(L *lua.LState) int {
 	}
 	L.Push(t)
 	return 1
+}
+
+// Len is the function behind #value.
+func (b *Box) Len(L *lua.LState) int {
+	v := L.Get(1)
+	if s, ok := v.(lua.LString); ok {
+		L.Push(lua.LNumber(len(s)))
+		return 1
+	}
+	if mm := L.GetMetaField(v, "__len"); mm.Type() == lua.LTFunction {
+		L.Push(mm)
+		L.Push(v)
+		L.Call(1, 1)
+		return 1
+	}
+	t, ok := v.(*lua.LTable)
+	if !ok {
+		L.RaiseError("attempt to get the length of a %s value", v.Type())
+	}
+	L.Push(lua.LNumber(b.short(L, t)))
+	return 1
+}
+
+// short is the length of a list, and refuses what is over the limit.
+func (b *Box) short(L *lua.LState, t *lua.LTable) int {
+	n := t.Len()
+	if n > MaxList {
+		L.RaiseError("a list of more than %d items: use several lists, or keys that are no numbers", MaxList)
+	}
+	return n
+}
+
+// shortLists makes the functions of tables refuse lists that are too long.
+func (b *Box) shortLists(tab *lua.LTable) {
+	ForEach(tab, func(_, v lua.LValue) {
+		fn, ok := v.(*lua.LFunction)
+		if !ok {
+			return
+		}
+		orig := fn.GFunction
+		fn.GFunction = func(L *lua.LState) int {
+			if t, ok := L.Get(1).(*lua.LTable); ok {
+				b.short(L, t)
+			}
+			return orig(L)
+		}
+	})
 }
 
 // ForEach calls f with the keys and values of a table, in the order in which

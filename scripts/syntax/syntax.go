@@ -27,13 +27,15 @@ const (
 //	New(name, line) function   the constructor of that name, for a call in that line
 //	Cat(a, b, …) value         concatenation with limits
 //	List(n, table, …) table    appends what follows after item n
-var Hidden = []string{hiddenTab, hiddenNew, hiddenCat, hiddenList}
+//	Len(value) number          the length of a value, with limits
+var Hidden = []string{hiddenTab, hiddenNew, hiddenCat, hiddenList, hiddenLen}
 
 const (
 	hiddenTab  = "\x00tab"
 	hiddenNew  = "\x00new"
 	hiddenCat  = "\x00cat"
 	hiddenList = "\x00list"
+	hiddenLen  = "\x00len"
 )
 
 // Words are the names of the language, as the file may use them.

@@ -275,8 +275,8 @@ func (t *tree) expr(e ast.Expr) ast.Expr {
 		e.Expr = t.expr(e.Expr)
 	case *ast.UnaryNotOpExpr:
 		e.Expr = t.expr(e.Expr)
-	case *ast.UnaryLenOpExpr:
-		e.Expr = t.expr(e.Expr)
+	case *ast.UnaryLenOpExpr: // of a list that is too long gopher-lua knows no length
+		return hiddenCall(e.Line(), hiddenLen, single(t.expr(e.Expr)))
 	case *ast.FunctionExpr:
 		t.function(e, false, false)
 	}
