@@ -22,8 +22,9 @@ import (
 // Limits of one attempt of an action; a check has that of notes for each time
 // it is asked.
 const (
-	MaxOps   = 10_000
-	MaxNotes = 1000 // further ones are left out
+	MaxOps     = 10_000
+	MaxResults = 32 << 20 // bytes of all results: they stay in the journal and in memory
+	MaxNotes   = 1000     // further ones are left out
 )
 
 // hostCalls journals the operations of one attempt of an action. On resume it
@@ -34,6 +35,7 @@ type hostCalls struct {
 	mu       sync.Mutex
 	recorded []*state.Op // of an earlier process, in order
 	next     int
+	size     int // bytes of the results so far
 	keys     callKeys
 	notes    noteLimit
 	bad      *outcome // set once: the action has no result of its own any more
@@ -143,6 +145,7 @@ func (h *hostCalls) call(ctx context.Context, name, set string, class plans.OpCl
 	}
 	if old != nil && !old.Open() {
 		h.used(old)
+		h.took(old)
 		if old.Error != nil {
 			return nil, old.Error
 		}
@@ -170,6 +173,14 @@ func (h *hostCalls) following(name string, class plans.OpClass, args json.RawMes
 // opKey is the key of an operation that has none of an earlier attempt.
 func (h *hostCalls) opKey(op *state.Op) string { return fmt.Sprintf("%s/%d", h.op(), op.Seq) }
 
+// took counts the result of an operation, and returns the size of all.
+func (h *hostCalls) took(op *state.Op) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.size += len(op.Result)
+	return h.size
+}
+
 func (h *hostCalls) used(op *state.Op) {
 	if op.Key != "" || op.Spent {
 		h.mu.Lock()
@@ -181,7 +192,8 @@ func (h *hostCalls) used(op *state.Op) {
 // match compares a call with the journal; h.mu is held.
 func (h *hostCalls) match(op *state.Op) (*state.Op, error) {
 	if op.Seq > MaxOps {
-		return nil, h.condemn(failed(fault.Errorf(fault.Failed, "%s%s: more than %d operations", h.where(), h.step.Title, MaxOps)))
+		return nil, h.condemn(failed(fault.Errorf(fault.Failed, "more than %d operations", MaxOps).
+			WithHint("an action makes up to %d calls: make several actions of it", MaxOps)))
 	}
 	if op.Seq > len(h.recorded) {
 		return nil, nil //nolint:nilnil // nothing recorded is no error
@@ -241,6 +253,12 @@ func (h *hostCalls) perform(ctx context.Context, op *state.Op, do func(ctx conte
 	} else if done.Result = res; res == nil {
 		done.Result = json.RawMessage("null")
 	}
+	over := h.took(&done) > MaxResults
+	if over {
+		err = fault.Errorf(fault.Failed, "the results of its operations take more than %d MiB", MaxResults>>20).
+			WithHint("ask for less, so that answers are shorter, or make several actions of it: each may take %d MiB", MaxResults>>20)
+		done.Result, done.Error = nil, asFault(err)
+	}
 	if use == plans.KeySpent {
 		done.Key, done.Spent = "", true
 	}
@@ -248,6 +266,11 @@ func (h *hostCalls) perform(ctx context.Context, op *state.Op, do func(ctx conte
 		return nil, err
 	}
 	h.used(&done)
+	if over {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return nil, h.condemn(failed(err))
+	}
 	if done.Error != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -226,7 +227,11 @@ func (j *job) action(ctx context.Context) outcome {
 	if bad == nil && ctx.Err() == nil {
 		bad = calls.rest()
 	}
-	if bad != nil {
+	switch {
+	case bad == nil:
+	case !bad.unknown && bad.ask == nil && errors.Is(err, bad.err): // with the line of the call
+		return failed(j.planFault(err))
+	default:
 		return *bad // whatever the function made of it
 	}
 	if err == nil && !ok {

@@ -40,6 +40,8 @@ const indexPage = made + `# The language of plans
 * Every call of a function to the world is an operation in the run's journal. After a restart of the runtime an action is called again and gets
   the recorded results; it has to make the same calls each time. Of a call that was under way when the runtime died, class says what happens:
   *read* and *idempotent* are done again (the latter under the same key), for *unsafe* a person is asked.
+* A list has up to 1,000,000 items, a text up to 8 MiB. A function makes up to 10,000 calls to the world; the results that one action gets from
+  them take up to 32 MiB. What is over a limit is an error at its line.
 `
 
 const planIntro = `A plan is a file that returns ` + "`plan \"NAME\" { … }`" + `. Order on the page is order of events: groups and waits one after the other, the
