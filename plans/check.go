@@ -27,7 +27,7 @@ func Check(p *Plan, e *Estate) error {
 // it names and the estate does not have. The plan may be one of which only a
 // part could be read.
 func References(p *Plan, e *Estate) Faults {
-	c := planCheck{Plan: p, e: e}
+	c := planCheck{Plan: p, e: e, inPlan: p.machinesOf(e)}
 	c.sites()
 	c.machines()
 	p.Steps(c.step)
@@ -38,8 +38,18 @@ func References(p *Plan, e *Estate) Faults {
 // planCheck collects the faults of a plan against an estate.
 type planCheck struct {
 	*Plan
-	e  *Estate
-	fs Faults
+	e      *Estate
+	inPlan []string // names of its machines, sorted
+	fs     Faults
+}
+
+// machinesOf returns the names of the plan's machines, sorted.
+func (p *Plan) machinesOf(e *Estate) (names []string) {
+	for _, g := range p.Resolve(e) {
+		names = append(names, g.Names()...)
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (c *planCheck) sites() {
@@ -230,6 +240,10 @@ func (c *planCheck) execOn(what string, s *Step) {
 		c.fs.addNear(s.Pos, s.Exec.On, names, "%s: on is %q, which is no machine and no host of the estate", what, s.Exec.On)
 		return
 	}
+	if _, isHost := c.e.Host(s.Exec.On); !isHost && !contains(c.inPlan, s.Exec.On) {
+		c.fs.add(s.Pos, "%s: on is machine %q, which is not in the plan: name a machine of the plan, or a host", what, s.Exec.On)
+		return
+	}
 	program := s.Exec.Program()
 	for _, h := range hosts {
 		if !Allows(h.Allow, program) {
@@ -237,6 +251,12 @@ func (c *planCheck) execOn(what string, s *Step) {
 				what, h.Name, program, program)
 		}
 	}
+}
+
+// contains reports whether a sorted list has a name.
+func contains(sorted []string, name string) bool {
+	_, has := slices.BinarySearch(sorted, name)
+	return has
 }
 
 // hostsOf returns the hosts that on can mean: the host itself, or the home of a

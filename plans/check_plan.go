@@ -167,6 +167,10 @@ func (fs *Faults) step(p *Plan, place string, s *Step) {
 	if s.Retry.Times < 0 {
 		fs.add(s.Pos, "%s: retry.times is negative", what)
 	}
+	if s.Retry.Every > s.Within && s.Within > 0 {
+		fs.add(s.Pos, "%s: retry.every is longer than within, the time of the whole step (%s > %s): it would never be tried again",
+			what, written(s.Retry.Every), written(s.Within))
+	}
 	switch s.Kind {
 	case StepExec:
 		fs.execStep(what, s)
@@ -218,6 +222,9 @@ func (fs *Faults) checkBody(p Pos, what string, c recovery.Check, isFunc bool) {
 	}
 	if c.HTTP == "" && (c.Expect != 0 || c.Contains != "" && len(c.Exec) == 0) {
 		fs.add(p, "%s: expect and contains belong to http", what)
+	}
+	if c.Every > c.Within && c.Within > 0 && c.Every != DefaultCheckEvery { // the default: see Doubts
+		fs.add(p, "%s: every is longer than within (%s > %s): it would be asked only once", what, written(c.Every), written(c.Within))
 	}
 	if c.Expect != 0 && (c.Expect < 100 || c.Expect > 599) {
 		fs.add(p, "%s: expect is %d, which is no status of HTTP", what, c.Expect)

@@ -27,6 +27,7 @@ type Plan struct {
 	Failover Phase          `json:"failover"`
 	Items    []Item         `json:"items"`             // in order
 	Secrets  map[string]Pos `json:"secrets,omitempty"` // names its functions open, with their first place
+	Machines map[string]Pos `json:"-"`                 // that its functions name, with their first place; only of a plan just loaded
 	Pos      Pos            `json:"pos"`
 }
 

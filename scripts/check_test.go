@@ -46,6 +46,28 @@ func TestPlanAgainstEstate(t *testing.T) {
 	golden(t, "rules/check.golden", out.String())
 }
 
+func TestDoubts(t *testing.T) {
+	t.Parallel()
+	e, err := loader().LoadEstate(page(t, "estate.lua"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join("testdata", "rules", "doubts.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	for _, c := range strings.Split(strings.TrimPrefix(string(raw), "== "), "\n== ") {
+		name, src, _ := strings.Cut(c, "\n")
+		p, err := loader().LoadPlan(one("p.lua", src), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		fmt.Fprintf(&out, "== %s\n%s\n", name, plans.Doubts(p, e).Error())
+	}
+	golden(t, "rules/doubts.golden", out.String())
+}
+
 // A plan can be checked against two more estates that the pages do not show.
 func TestPlanForOtherSites(t *testing.T) {
 	t.Parallel()

@@ -13,6 +13,7 @@ import (
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/scripts/registry"
 	"github.com/drrun/drrun/scripts/sandbox"
+	"github.com/drrun/drrun/scripts/syntax"
 )
 
 // function is a function of the plan, in the order of the page.
@@ -43,6 +44,7 @@ func (p *planBuilder) plan(root *node, set map[string]string) *plans.Plan {
 	}
 	out.Params = p.parameters(b, set, out.Drill != nil)
 	out.Secrets = p.namedSecrets()
+	out.Machines = p.named(nil, func(u *syntax.Unit) []syntax.Import { return u.Machines })
 	if s := get[*body](b, "shutdown"); s != nil {
 		out.Shutdown = plans.Shutdown{Phase: p.phase(s), ForceAfter: get[time.Duration](s, "force_after")}
 	}
@@ -64,13 +66,20 @@ func (p *planBuilder) plan(root *node, set map[string]string) *plans.Plan {
 // namedSecrets are the secrets that the page makes and those that functions
 // name, with their first place; nil when there is none.
 func (p *planBuilder) namedSecrets() map[string]plans.Pos {
-	out := maps.Clone(p.secrets)
+	return p.named(maps.Clone(p.secrets), func(u *syntax.Unit) []syntax.Import { return u.Secrets })
+}
+
+// named adds what the files name by constants, with their first place.
+func (p *planBuilder) named(out map[string]plans.Pos, of func(*syntax.Unit) []syntax.Import) map[string]plans.Pos {
+	if out == nil {
+		out = make(map[string]plans.Pos)
+	}
 	for _, file := range slices.Sorted(maps.Keys(p.source.units)) {
 		u := p.source.units[file]
 		if u == nil {
 			continue
 		}
-		for _, s := range u.Secrets {
+		for _, s := range of(u) {
 			if _, known := out[s.Name]; !known {
 				out[s.Name] = plans.Pos{File: file, Line: s.Line}
 			}

@@ -46,7 +46,7 @@ func (o *applyOptions) run(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	// Mistakes in the files show before any state is made or asked for.
-	if err := checkBundles(bundles); err != nil {
+	if err := c.checkBundles(bundles); err != nil {
 		return err
 	}
 	return c.with(ctx, need{makeState: true}, func(s *session) error {
@@ -94,9 +94,7 @@ func errorsOr(err, otherwise error) error {
 // applied prints the result, and on stderr what is not done yet.
 func (c *cli) applied(res estate.ApplyResult, dryRun bool) error {
 	c.pending(res.Pushes)
-	for _, w := range res.Warnings {
-		c.errorf("%s %s\n", c.Stderr.Paint(term.Yellow, "warning:"), term.Escape(w, true))
-	}
+	c.warn(res.Warnings)
 	if c.output == "json" {
 		return c.printJSON(res)
 	}
@@ -110,6 +108,12 @@ func (c *cli) applied(res estate.ApplyResult, dryRun bool) error {
 		return c.printf("estate %s: plans applied, the estate stays at revision %d\n", res.Diff.Estate, res.Diff.Base)
 	}
 	return c.printf("estate %s: revision %d applied\n", res.Diff.Estate, res.Diff.Next)
+}
+
+func (c *cli) warn(texts []string) {
+	for _, w := range texts {
+		c.errorf("%s %s\n", c.Stderr.Paint(term.Yellow, "warning:"), term.Escape(w, true))
+	}
 }
 
 // pending warns of hosts that do not know everything yet.

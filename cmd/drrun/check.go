@@ -66,8 +66,10 @@ func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
 	if l.estate == nil {
 		c.errorf("no estate to check against: only the plans themselves were checked (--estate FILE)\n")
 	}
+	warnings := l.doubts()
+	c.warn(warnings)
 	if c.output == "json" {
-		return c.printJSON(map[string][]string{"checked": files})
+		return c.printJSON(map[string][]string{"checked": files, "warnings": warnings})
 	}
 	for _, f := range files {
 		if err := c.printf("%s: ok\n", f); err != nil {
@@ -151,6 +153,20 @@ func (l *loadedFiles) check() error {
 	return joinFaults(errs)
 }
 
+// doubts returns what plans may say and hardly mean, each on lines of its own.
+func (l *loadedFiles) doubts() []string {
+	texts := []string{}
+	for _, p := range l.plans {
+		if p.Plan == nil {
+			continue
+		}
+		for _, f := range plans.Doubts(p.Plan, l.estate).WithSource(p.source) {
+			texts = append(texts, plans.Faults{f}.Error())
+		}
+	}
+	return texts
+}
+
 // withSource adds the lines of the files to mistakes.
 func withSource(err error, b plans.Bundle) error {
 	var fs plans.Faults
@@ -179,9 +195,14 @@ func joinFaults(errs []error) error {
 	return all.Err()
 }
 
-func checkBundles(bundles []plans.Bundle) error {
+// checkBundles reports the mistakes of files, and warns of what is doubtful.
+func (c *cli) checkBundles(bundles []plans.Bundle) error {
 	l := loadAll(bundles, nil)
-	return l.check()
+	err := l.check()
+	if err == nil {
+		c.warn(l.doubts())
+	}
+	return err
 }
 
 func checkBundle(b plans.Bundle, set map[string]string) error {

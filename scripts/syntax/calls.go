@@ -64,6 +64,9 @@ func (t *tree) options(e *ast.FuncCallExpr) {
 		call, key = name+":"+e.Method, e.Method
 		if name == "run" {
 			t.memberOf(e.Receiver, key, e.Line())
+			if s, isText := first(e.Args).(*ast.StringExpr); isText && key == "machine" {
+				t.machines = append(t.machines, Import{s.Value, e.Line()})
+			}
 		}
 	} else if a, ok := e.Func.(*ast.AttrGetExpr); ok {
 		if s, isText := a.Key.(*ast.StringExpr); isText {

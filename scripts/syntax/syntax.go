@@ -71,6 +71,7 @@ type Unit struct {
 	Tables   []Table  // by id
 	Requires []Import // modules it loads by a constant name
 	Secrets  []Import // secrets it names by a constant, in functions too
+	Machines []Import // machines that functions of the run name by a constant: run:machine("db1")
 	Proto    *lua.FunctionProto
 }
 
@@ -106,7 +107,7 @@ func Load(name, src string, w Words) (*Unit, plans.Faults) {
 	if err != nil {
 		return nil, append(t.faults, one(compileLine(err), "syntax: "+compileMessage(err))...)
 	}
-	return &Unit{Name: name, Tables: t.tables, Requires: t.imports, Secrets: t.secrets, Proto: proto}, t.faults
+	return &Unit{Name: name, Tables: t.tables, Requires: t.imports, Secrets: t.secrets, Machines: t.machines, Proto: proto}, t.faults
 }
 
 // Imports returns the modules that a source loads by a constant name, as far

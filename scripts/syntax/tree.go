@@ -13,15 +13,16 @@ import (
 
 // tree walks a file once: it collects faults and rewrites expressions in place.
 type tree struct {
-	file    string
-	words   Words
-	ends    []int // end lines of the braces, by order of opening
-	braces  int   // table constructors seen
-	faults  plans.Faults
-	tables  []Table
-	imports []Import
-	secrets []Import
-	globals map[string]bool // assigned by mistake, reported once
+	file     string
+	words    Words
+	ends     []int // end lines of the braces, by order of opening
+	braces   int   // table constructors seen
+	faults   plans.Faults
+	tables   []Table
+	imports  []Import
+	secrets  []Import
+	machines []Import
+	globals  map[string]bool // assigned by mistake, reported once
 
 	scopes  []map[string]string // local name → the module that it holds, or ""
 	varargs []bool              // of the functions around
