@@ -480,11 +480,10 @@ func (d *driver) cleanup(by string) error {
 
 // expire ends a test whose time is over, wherever it stands. Callers hold d.mu.
 func (d *driver) expire() error {
-	const by = "the end of the test's time"
 	if d.st.Cancellable() {
-		return d.cancelLocked(by)
+		return d.cancelLocked(endOfTest)
 	}
-	return d.beginSection(program.SectionCleanup, by)
+	return d.beginSection(program.SectionCleanup, endOfTest)
 }
 
 // beginSection adds what was asked for to the run. Callers hold d.mu.

@@ -9,6 +9,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime"
+	"github.com/drrun/drrun/runtime/proving"
 	"github.com/drrun/drrun/runtime/report"
 )
 
@@ -99,6 +100,35 @@ func TestTestsOfAPlan(t *testing.T) {
 		r.must(err)
 		if len(tests) != 1 || tests[0].Run.ID != "there" || tests[0].Estate == nil || tests[0].Hash == "" {
 			t.Errorf("%d tests: %+v", len(tests), tests)
+		}
+	})
+}
+
+// TestTestsThatEndEarly: a test whose time was over before its end has failed, and
+// says so; one that a person cancelled says nothing of its plan.
+func TestTestsThatEndEarly(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.lua.plan.Items[1].Wait.Skip = nil
+		for _, id := range []string{"late", "given-up"} { // both wait for somebody
+			r.start(runtime.Request{ID: id, Plan: "erp", Type: recovery.Test, TTL: time.Hour})
+			r.expect(id, report.RunWaiting)
+			if id == "given-up" {
+				r.must(r.engine.Cancel(t.Context(), id, "ann"))
+			}
+			<-time.After(2 * time.Hour)
+			r.expect(id, report.RunCancelled)
+		}
+		tests, err := r.engine.Tests(t.Context(), "erp", 5)
+		r.must(err)
+		if len(tests) != 1 || tests[0].Run.ID != "late" {
+			t.Fatalf("%d tests: %+v", len(tests), tests)
+		}
+		runs, err := r.engine.Runs(t.Context())
+		r.must(err)
+		for _, why := range []string{strings.Join(proving.Faults(tests[0].Run), ""), runs[0].Reason} {
+			if !strings.Contains(why, "its time was over before it came to its end") {
+				t.Errorf("it says %q", why)
+			}
 		}
 	})
 }

@@ -67,7 +67,7 @@ func headOf(st *state.State) head { return head{headline: headlineOf(st), Machin
 func headlineOf(st *state.State) headline {
 	p := st.Main()
 	return headline{Version: headVersion, ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
-		By: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: st.Reason, Hint: st.Hint, Exit: st.ExitCode(),
+		By: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: reasonOf(st), Hint: st.Hint, Exit: st.ExitCode(),
 		Created: st.Created, Ended: st.SectionEnd, Due: st.Due(), Follow: st.Follow(), HandOver: st.HandedOver(), Uncommitted: st.Uncommitted()}
 }
 

@@ -112,7 +112,7 @@ func snapshot(st *state.State, progress map[string]report.Progress, live bool) *
 func headReport(st *state.State, live bool) *report.Run {
 	p := st.Main()
 	r := &report.Run{ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
-		Point: st.Run.Point, StartedBy: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: st.Reason, Hint: st.Hint,
+		Point: st.Run.Point, StartedBy: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: reasonOf(st), Hint: st.Hint,
 		ExitCode: st.ExitCode(), Live: live, Created: st.Created, Ended: st.SectionEnd, Bundle: st.Run.Bundle, EstateHash: st.Run.Estate,
 		Allowed: st.Allowed(live), Params: st.Run.Params, Uncommitted: st.Uncommitted()}
 	if r.Allowed == nil {

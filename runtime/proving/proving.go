@@ -49,11 +49,17 @@ const (
 func Judge(p Plan, tests []Test) report.Proven {
 	out := report.Proven{Plan: p.Name, Tests: []report.TestTime{}}
 	var green, last *Test
+	var bad time.Time // when the first one ended that did not prove it, since the green one
 	for i := range tests {
 		last = &tests[i]
 		why := Faults(last.Run)
-		if len(why) == 0 {
-			green = last
+		switch {
+		case len(why) == 0:
+			green, bad = last, time.Time{}
+		case bad.IsZero():
+			if bad = last.Run.Ended; bad.IsZero() { // refused: it never began
+				bad = last.Run.Created
+			}
 		}
 		if r := last.Run.RTO; r != nil {
 			out.Tests = append(out.Tests, report.TestTime{Run: last.Run.ID, Ended: last.Run.Ended, RTO: r.Measured, Passed: len(why) == 0})
@@ -68,7 +74,7 @@ func Judge(p Plan, tests []Test) report.Proven {
 		out.Run, out.At = green.Run.ID, green.Run.Ended
 	}
 	if why := Faults(last.Run); len(why) > 0 {
-		out.Why, out.Since = why, last.Run.Ended
+		out.Why, out.Since = why, bad
 		return out
 	}
 	if green.Hash != p.Hash {
