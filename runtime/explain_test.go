@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -100,6 +101,11 @@ func TestTestsOfAPlan(t *testing.T) {
 		r.must(err)
 		if len(tests) != 1 || tests[0].Run.ID != "there" || tests[0].Estate == nil || tests[0].Hash == "" {
 			t.Errorf("%d tests: %+v", len(tests), tests)
+		}
+		for _, m := range tests[0].Run.Machines { // its record has the sums of what it used
+			if p := m.Point; p == nil || len(p.Disks) != 1 || p.Disks[0] != (report.PointDisk{Name: "root", Size: 1 << 20, Sum: fmt.Sprintf("%016x", p.Seq*1000)}) {
+				t.Errorf("%s: point %+v", m.Name, p)
+			}
 		}
 	})
 }

@@ -211,7 +211,11 @@ func machineStep(r *report.Machine, st *state.State, s *state.Step) {
 }
 
 func pointReport(p recovery.Point) *report.Point {
-	return &report.Point{ID: p.ID.String(), Seq: uint64(p.Seq), Instant: p.Instant, Kind: p.Kind, Labels: p.Labels, Suspect: p.Suspect}
+	r := &report.Point{ID: p.ID.String(), Seq: uint64(p.Seq), Instant: p.Instant, Kind: p.Kind, Labels: p.Labels, Suspect: p.Suspect}
+	for _, d := range p.Disks {
+		r.Disks = append(r.Disks, report.PointDisk{Name: d.Name, Size: d.Size, Sum: fmt.Sprintf("%016x", d.Sum)})
+	}
+	return r
 }
 
 // lossOf is how much time the machine lost: nothing when the final delta of

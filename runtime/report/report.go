@@ -166,6 +166,14 @@ type Point struct {
 	Kind    recovery.Consistency `json:"kind"`
 	Labels  []string             `json:"labels,omitempty"`
 	Suspect string               `json:"suspect,omitempty"`
+	Disks   []PointDisk          `json:"disks,omitempty"`
+}
+
+// PointDisk is what a recovery point holds of one disk.
+type PointDisk struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"`
+	Sum  string `json:"sum"` // of the whole disk, 16 hexadecimal digits
 }
 
 // Proof is what the read proof of a planned failover says.

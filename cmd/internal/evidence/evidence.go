@@ -22,7 +22,7 @@ import (
 var page string
 
 var tmpl = template.Must(template.New("run").Funcs(template.FuncMap{
-	"stamp": stamp, "clock": func(t time.Time) string { return t.UTC().Format("15:04:05") }, "seconds": seconds, "size": quantity.FormatSize,
+	"stamp": stamp, "seconds": seconds, "size": quantity.FormatSize,
 	"aim": aim,
 }).Parse(page))
 
@@ -51,6 +51,15 @@ func stamp(t time.Time) string {
 		return "–"
 	}
 	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}
+
+// Near is a time of the run, with its date only when that is not the day on
+// which the run began.
+func (v view) Near(t time.Time) string {
+	if !t.IsZero() && t.UTC().Truncate(24*time.Hour).Equal(v.Created.UTC().Truncate(24*time.Hour)) {
+		return t.UTC().Format("15:04:05")
+	}
+	return stamp(t)
 }
 
 func seconds(s float64) string {
@@ -177,15 +186,19 @@ type (
 		Suites  []suite  `xml:"testsuite"`
 	}
 	suite struct {
-		Name       string     `xml:"name,attr"`
-		Tests      int        `xml:"tests,attr"`
-		Failures   int        `xml:"failures,attr"`
-		Errors     int        `xml:"errors,attr"`
-		Skipped    int        `xml:"skipped,attr"`
-		Time       string     `xml:"time,attr"`
-		Timestamp  string     `xml:"timestamp,attr"`
-		Properties []property `xml:"properties>property"`
+		Name       string `xml:"name,attr"`
+		Tests      int    `xml:"tests,attr"`
+		Failures   int    `xml:"failures,attr"`
+		Errors     int    `xml:"errors,attr"`
+		Skipped    int    `xml:"skipped,attr"`
+		Time       string `xml:"time,attr"`
+		Timestamp  string `xml:"timestamp,attr,omitempty"`
+		Properties *properties
 		Cases      []testcase `xml:"testcase"`
+	}
+	properties struct {
+		XMLName xml.Name   `xml:"properties"`
+		List    []property `xml:"property"`
 	}
 	property struct {
 		Name  string `xml:"name,attr"`
@@ -201,6 +214,7 @@ type (
 	}
 	problem struct {
 		Message string `xml:"message,attr"`
+		Type    string `xml:"type,attr,omitempty"` // of failures and errors
 		Text    string `xml:",chardata"`
 	}
 )
@@ -209,8 +223,8 @@ type (
 // each objective and for the end of the run. What is not known is an error, not
 // a success.
 func JUnit(r *report.Run) ([]byte, error) {
-	s := suite{Name: "drrun." + r.Plan, Timestamp: r.Created.UTC().Format("2006-01-02T15:04:05"), Properties: []property{
-		{"run", r.ID}, {"plan", r.Plan}, {"type", string(r.Type)}, {"status", string(r.Status)}, {"bundle", r.Bundle}, {"estate", r.EstateHash}}}
+	s := suite{Name: "drrun." + r.Plan, Timestamp: r.Created.UTC().Format("2006-01-02T15:04:05"), Properties: &properties{List: []property{
+		{"run", r.ID}, {"plan", r.Plan}, {"type", string(r.Type)}, {"status", string(r.Status)}, {"bundle", r.Bundle}, {"estate", r.EstateHash}}}}
 	var whole float64
 	if !r.Ended.IsZero() {
 		whole = r.Ended.Sub(r.Created).Seconds()
@@ -223,7 +237,7 @@ func JUnit(r *report.Run) ([]byte, error) {
 	s.Cases = append(s.Cases, objective(r, "RPO", r.RPO)...)
 	end := testcase{Class: r.Plan + ".run", Name: "run " + r.ID, Time: s.Time}
 	if r.ExitCode != fault.ExitOK {
-		end.Failure = &problem{Message: verdict(r), Text: r.Hint}
+		end.Failure = &problem{Message: verdict(r), Type: string(r.Status), Text: r.Hint}
 	}
 	s.Cases = append(s.Cases, end)
 	for _, c := range s.Cases {
@@ -255,11 +269,11 @@ func caseOf(r *report.Run, st *report.Step) testcase {
 	switch st.Status {
 	case report.StepDone:
 	case report.StepFailed:
-		c.Failure = &problem{Message: firstLine(text), Text: text}
+		c.Failure = &problem{Message: firstLine(text), Type: fault.KindOf(st.Error).String(), Text: text}
 	case report.StepSkipped, report.StepGivenUp:
 		c.Skipped = &problem{Message: st.Reason}
 	default: // pending, running, waiting, unknown: nobody can call it done
-		c.Error = &problem{Message: "the step is " + string(st.Status), Text: text}
+		c.Error = &problem{Message: "the step is " + string(st.Status), Type: string(st.Status), Text: text}
 	}
 	return c
 }
@@ -275,7 +289,7 @@ func objective(r *report.Run, name string, m *report.Measure) []testcase {
 	}
 	c := testcase{Class: r.Plan + ".objectives", Name: name + " " + seconds(m.Aim), Time: fmt.Sprintf("%.3f", m.Measured)}
 	if !m.Met {
-		c.Failure = &problem{Message: fmt.Sprintf("%s was %s, the objective is %s", name, seconds(m.Measured), seconds(m.Aim))}
+		c.Failure = &problem{Type: "objective", Message: fmt.Sprintf("%s was %s, the objective is %s", name, seconds(m.Measured), seconds(m.Aim))}
 	}
 	return []testcase{c}
 }

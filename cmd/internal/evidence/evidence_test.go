@@ -23,7 +23,8 @@ func at(s float64) time.Time { return begin.Add(time.Duration(s * float64(time.S
 
 // sample is a planned failover with everything in it that a report can show.
 func sample() *report.Run {
-	loss, point := 0.0, &report.Point{ID: "4a4a6ed0f3c1", Seq: 812, Instant: at(70), Kind: recovery.App}
+	loss, point := 0.0, &report.Point{ID: "4a4a6ed0f3c1", Seq: 812, Instant: at(70), Kind: recovery.App,
+		Disks: []report.PointDisk{{Name: "root", Size: 4 << 30, Sum: "00f1e2d3c4b5a697"}, {Name: "data", Size: 8 << 30, Sum: "8f14e45fceea167a"}}}
 	step := func(n int, title, section string, status report.StepStatus, from, to float64) report.Step {
 		return report.Step{Number: n, ID: title, Section: section, Title: title, Status: status, Started: at(from), Ended: at(to), Seconds: to - from, Attempts: 1}
 	}
@@ -81,7 +82,8 @@ func TestHTML(t *testing.T) {
 	if m := regexp.MustCompile(`(?i)\b(src|href)\s*=|url\(|@import|https?://`).FindString(text); m != "" {
 		t.Errorf("the page refers to something outside: %q", m)
 	}
-	for _, want := range []string{"4m36s (objective 4m00s, missed)", "bob@ops", "go &amp; see", "not proved: the host could not be read", "8.0 GiB equal at both sites", "erp.lua:22", "(attempt 3)"} {
+	for _, want := range []string{"4m36s (objective 4m00s, missed)", "bob@ops", "go &amp; see", "not proved: the host could not be read", "8.0 GiB equal at both sites", "erp.lua:22", "(attempt 3)",
+		"root: <code>00f1e2d3c4b5a697</code>", "data: <code>8f14e45fceea167a</code>"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q", want)
 		}
@@ -117,6 +119,16 @@ func TestNothingRan(t *testing.T) {
 	}
 }
 
+// TestsJUnit leaves out what is not known: readers check dates.
+func TestTestsJUnit(t *testing.T) {
+	t.Parallel()
+	b, err := TestsJUnit([]Case{{File: "a_test.lua", Name: "passes", Seconds: 0.5}, {File: "a_test.lua", Name: "fails <&>", Failure: "a_test.lua:3: no\nline two"}, {File: "b_test.lua", Name: "x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "tests.xml", b)
+}
+
 func TestJUnit(t *testing.T) {
 	t.Parallel()
 	b, err := JUnit(sample())
@@ -127,6 +139,13 @@ func TestJUnit(t *testing.T) {
 	var got suites
 	if err := xml.Unmarshal(b, &got); err != nil {
 		t.Fatal(err)
+	}
+	for _, c := range got.Suites[0].Cases {
+		for _, p := range []*problem{c.Failure, c.Error} {
+			if p != nil && p.Type == "" {
+				t.Errorf("%s: a failure without a type", c.Name)
+			}
+		}
 	}
 	// Of nine cases: the step, the RTO and the run failed; one outcome is
 	// unknown; one step was skipped.

@@ -29,7 +29,7 @@ func TestsJUnit(cases []Case) ([]byte, error) {
 		t := testcase{Class: c.File, Name: c.Name, Time: fmt.Sprintf("%.3f", c.Seconds)}
 		if s.Tests++; c.Failure != "" {
 			s.Failures++
-			t.Failure = &problem{Message: firstLine(c.Failure), Text: c.Failure}
+			t.Failure = &problem{Message: firstLine(c.Failure), Type: fault.Failed.String(), Text: c.Failure}
 		}
 		s.Cases = append(s.Cases, t)
 	}
