@@ -69,6 +69,15 @@ func (e *Estimate) text() string {
 	return b.String()
 }
 
+// Sum is the estimate in a line.
+func (e *Estimate) Sum() string {
+	ends := "the last step ends after " + quantity.FormatDuration(e.Ends)
+	if e.Ready == 0 {
+		return ends
+	}
+	return "the machines are ready after " + quantity.FormatDuration(e.Ready) + e.against() + ", " + ends
+}
+
 // against compares the estimate with its aim.
 func (e *Estimate) against() string {
 	switch aim := quantity.FormatDuration(e.Aim); {

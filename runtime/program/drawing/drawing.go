@@ -11,8 +11,8 @@ import (
 	"cmp"
 	"fmt"
 	"html"
+	"slices"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -30,9 +30,11 @@ const (
 	band      = 24 // head of a phase
 	perLine   = 36 // runes of a title in one line of a box
 
-	// mostAtOnce is how many branches are drawn side by side; of more, the first
-	// are, and how many there are.
+	// mostAtOnce is how many branches are drawn side by side; of more, those of
+	// which the plan says something of its own, at most mostOwn, then the first,
+	// and how many there are.
 	mostAtOnce = 5
+	mostOwn    = 20
 )
 
 // SVG draws a program. est, if it is known, says how long the steps take; nil:
@@ -46,7 +48,7 @@ func SVG(p *program.Program, est *program.Estimate) string {
 		}
 		d.steps[s.ID] = l
 	}
-	width, height := d.head(p), margin+3*band
+	width, height := d.head(p, est), margin+3*band
 	for _, ph := range phases(&p.Root) {
 		w, h := d.measure(&ph.node)
 		width = max(width, w)
@@ -103,7 +105,7 @@ type placed struct {
 }
 
 // head sets the title, and returns the width that it needs.
-func (d *drawing) head(p *program.Program) int {
+func (d *drawing) head(p *program.Program, est *program.Estimate) int {
 	what := p.Section
 	if p.Section == program.SectionFailover {
 		what = strings.TrimSpace(string(p.Type) + " " + cmp.Or(p.Direction, "failover"))
@@ -112,6 +114,9 @@ func (d *drawing) head(p *program.Program) int {
 	d.sub = "1 machine"
 	if n := len(p.Active()); n != 1 {
 		d.sub = fmt.Sprintf("%d machines", n)
+	}
+	if est != nil {
+		d.sub += ", " + est.Sum() + "; the end waits for what has a thick line"
 	}
 	if p.Nothing != "" {
 		d.sub = "nothing to do: " + p.Nothing
@@ -157,12 +162,41 @@ func first(n *program.Node) *program.Step {
 }
 
 // shown are the branches that are drawn, and how many are not.
-func shown(n *program.Node) ([]program.Node, int) {
+func (d *drawing) shown(n *program.Node) ([]program.Node, int) {
 	if len(n.Par) <= mostAtOnce+1 {
 		return n.Par, 0
 	}
-	return n.Par[:mostAtOnce], len(n.Par) - mostAtOnce
+	draw, count := make([]bool, len(n.Par)), 0
+	take := func(most int, wanted func(*program.Node) bool) {
+		for i := range n.Par {
+			if !draw[i] && count < most && wanted(&n.Par[i]) {
+				draw[i] = true
+				count++
+			}
+		}
+	}
+	take(mostOwn, d.own)
+	take(mostAtOnce, func(*program.Node) bool { return true })
+	var out []program.Node
+	for i, yes := range draw {
+		if yes {
+			out = append(out, n.Par[i])
+		}
+	}
+	return out, len(n.Par) - count
 }
+
+// own reports whether a branch differs from the others beside it: the plan has
+// steps, a delay or needs for it alone, or the end of the run waits for it.
+func (d *drawing) own(n *program.Node) bool {
+	if s := n.Step; s != nil {
+		l := d.steps[s.ID].planned
+		return s.Plan != nil || s.Kind == program.Delay || l != nil && l.Critical && l.Figure.Took > 0
+	}
+	return len(n.Needs) > 0 || slices.ContainsFunc(n.Seq, d.pointed) || slices.ContainsFunc(n.Par, d.pointed)
+}
+
+func (d *drawing) pointed(n program.Node) bool { return d.own(&n) }
 
 // limited reports whether a line says how many branches are under way at once.
 func limited(n *program.Node) bool { return n.Limit > 0 && n.Limit < len(n.Par) }
@@ -175,7 +209,7 @@ func (d *drawing) measure(n *program.Node) (w, h int) {
 	case len(n.Par) == 1:
 		return d.measure(&n.Par[0])
 	case len(n.Par) > 0:
-		list, more := shown(n)
+		list, more := d.shown(n)
 		for i := range list {
 			bw, bh := d.measure(&list[i])
 			w, h = w+bw+side, max(h, bh)
@@ -220,7 +254,7 @@ func (d *drawing) node(n *program.Node, x, y, width int) {
 
 // branches draws what goes on at once, between two lines across.
 func (d *drawing) branches(n *program.Node, x, y, w, h int) {
-	list, more := shown(n)
+	list, more := d.shown(n)
 	top, bottom := y, y+h
 	if limited(n) {
 		fmt.Fprintf(d.out, `<text class="at" x="%d" y="%d">%d at a time</text>`+"\n", x, y+band-8, n.Limit)
@@ -268,7 +302,7 @@ func (d *drawing) box(s *program.Step, x, y int) {
 		class, whole, took = "step skip", whole+"\nskipped: "+s.Skip, s.Skip
 	case p == nil || p.Figure.Source == "":
 	default:
-		took = quantity.FormatDuration(p.Figure.Took.Round(time.Millisecond))
+		took = quantity.FormatDuration(p.Figure.Took)
 		whole += "\n" + took + ", " + p.Figure.Source
 		if p.Critical && p.Figure.Took > 0 {
 			class += " critical"

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/program/drawing"
 )
@@ -155,18 +157,54 @@ func TestWhatAPictureSays(t *testing.T) {
 	est := p.Estimate(func(s *program.Step) program.Figure {
 		return program.Figure{Took: time.Duration(len(s.ID)) * 90 * time.Second, Source: "median of 3 runs"}
 	})
+	est.Aim, est.Ready, est.Ends = 5*time.Minute, 3*time.Minute, 3*time.Minute
 	svg := drawing.SVG(p, est)
 	_, steps := boxes(t, svg)
 	if len(steps) != 5 {
 		t.Errorf("%d steps are drawn", len(steps))
 	}
-	for _, part := range []string{"a&lt;b: test failover paris → lyon", "2 at a time", "and 4 more", `class="step skip"`, "skipped: not in a �[31mtest", `class="step machine critical"`, "1m30s, median of 3 runs", ">group a<"} {
+	for _, part := range []string{"a&lt;b: test failover paris → lyon", "2 at a time", "and 4 more", `class="step skip"`, "skipped: not in a �[31mtest", `class="step machine critical"`, "1m30s, median of 3 runs", ">group a<", "the machines are ready after 3m00s (rto 5m00s), the last step ends after 3m00s"} {
 		if !strings.Contains(svg, part) {
 			t.Errorf("%q is not in\n%s", part, svg)
 		}
 	}
 	if strings.Contains(svg, "\x1b") {
 		t.Error("foreign text is drawn as it is")
+	}
+}
+
+// TestOwnBranchesAreDrawn: of many machines those are drawn that the plan says
+// something of, wherever they stand.
+func TestOwnBranchesAreDrawn(t *testing.T) {
+	t.Parallel()
+	start := func(i int) *program.Step {
+		return &program.Step{ID: fmt.Sprint(i), Kind: program.Start, Phase: "group a", Title: fmt.Sprint("start m", i)}
+	}
+	var root program.Node
+	for i := range 30 {
+		root.Par = append(root.Par, program.Node{Seq: []program.Node{{Step: start(i)}}})
+	}
+	after := func(i int, s *program.Step) {
+		s.ID, s.Phase, s.Title = fmt.Sprint(i, "/", s.Kind), "group a", fmt.Sprint(s.Kind, " of m", i)
+		root.Par[i].Seq = append(root.Par[i].Seq, program.Node{Step: s})
+	}
+	after(17, &program.Step{Kind: program.Action, Plan: &plans.Step{}})
+	after(19, &program.Step{Kind: program.Delay})
+	root.Par[28].Needs = []string{"3"}
+	_, steps := boxes(t, drawing.SVG(&program.Program{Root: root}, nil))
+	var got []string
+	for title := range steps {
+		got = append(got, title)
+	}
+	slices.Sort(got)
+	if want := []string{"action of m17", "delay of m19", "start m0", "start m1", "start m17", "start m19", "start m28"}; !slices.Equal(got, want) {
+		t.Errorf("drawn are %q, want %q", got, want)
+	}
+	for i := range root.Par { // many of them are cut, too
+		root.Par[i].Needs = []string{"0"}
+	}
+	if svg := drawing.SVG(&program.Program{Root: root}, nil); !strings.Contains(svg, "and 10 more") {
+		t.Error("30 machines with needs stand side by side")
 	}
 }
 
