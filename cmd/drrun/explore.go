@@ -17,12 +17,13 @@ var exploreCommand = &command{
 	long: `Runs a plan in the simulated world: planned with commit, with failback and with rollback, unplanned, and as a drill;
 without faults, then with every single one: each step fails, its answer is lost, it does not end, its host falls
 silent, its machine never answers, nobody answers a wait, and the runtime dies before and after each journal record.
+Steps that only a failback has, or an unplanned run whose source answers, are tried in those.
 In every run nothing may be lost or done twice, nothing may start before what it needs, and a success must be one;
 and what the plan's world file (NAME_world.lua) states. Runs that end badly are told with the shortest of them.
 
 Words of --table: ok, the run went well in spite of the fault; asked, a person had to answer; resumed, it stopped
-and a resume brought it to its end; partial, it went to its end with errors; BAD, see the findings; -, the fault
-does not go with the step.`,
+and a resume brought it to its end; partial, it went to its end with errors; BAD, the fault broke something, see the
+findings (what is broken without a fault does not count here); -, the fault does not go with the step.`,
 	examples: "drrun explore erp.lua\ndrrun explore erp.lua --faults 2 --pairs 500 --seed 7\ndrrun explore erp.lua --table -o json",
 	exits:    []int{fault.ExitFailed},
 	make:     func() action { return &exploreOptions{} },

@@ -14,6 +14,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/program"
+	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/simworld"
 	"github.com/drrun/drrun/scripts"
 )
@@ -85,7 +86,8 @@ func Explore(lua *scripts.Loader, bubble Bubble, req Request, beat func()) (*Rep
 
 // ExploreSubject explores a plan that is loaded.
 func ExploreSubject(s *Subject, bubble Bubble, req Request, beat func()) (*Report, error) {
-	x := &explorer{s: s, bubble: bubble, req: req, beat: beat, began: time.Now(), found: map[string]*Finding{}, rows: map[string]*Row{}}
+	x := &explorer{s: s, bubble: bubble, req: req, beat: beat, began: time.Now(), found: map[string]*Finding{}, rows: map[string]*Row{},
+		without: map[string]map[string]bool{}, places: map[string]int{}}
 	if x.beat == nil {
 		x.beat = func() {}
 	}
@@ -95,7 +97,7 @@ func ExploreSubject(s *Subject, bubble Bubble, req Request, beat func()) (*Repor
 		r.Findings = append(r.Findings, *x.found[key])
 	}
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(len(a.Faults), len(b.Faults)) })
-	for _, key := range x.rowOrder {
+	for _, key := range slices.SortedFunc(maps.Keys(x.rows), func(a, b string) int { return cmp.Compare(x.places[a], x.places[b]) }) {
 		r.Table = append(r.Table, *x.rows[key])
 	}
 	return r, err
@@ -108,14 +110,41 @@ type explorer struct {
 	beat   func()
 	began  time.Time
 
-	mu       sync.Mutex
-	runs     int
-	found    map[string]*Finding
-	order    []string
-	rows     map[string]*Row
-	rowOrder []string
-	err      error
+	// without is, by scenario, what its run without faults has broken; places is
+	// where the rows of the table stand.
+	without map[string]map[string]bool
+	places  map[string]int
+
+	mu    sync.Mutex
+	runs  int
+	found map[string]*Finding
+	order []string
+	rows  map[string]*Row
+	err   error
 }
+
+func rowKey(sc scenario, step string) string { return sc.name + "\x00" + step }
+
+// know notes what the run of a scenario without faults was like.
+func (x *explorer) know(t *trial) {
+	broken := map[string]bool{}
+	for _, v := range t.verdict() {
+		broken[t.keyOf(v)] = true
+	}
+	x.without[t.sc.name] = broken
+	steps := []string{theRun}
+	if t.run != nil {
+		for _, s := range t.run.Steps {
+			steps = append(steps, s.ID)
+		}
+	}
+	for _, step := range steps {
+		x.places[rowKey(t.sc, step)] = len(x.places)
+	}
+}
+
+// theRun is the row of what belongs to no step.
+const theRun = "the run"
 
 // work is one trial that is to be played.
 type work struct {
@@ -141,19 +170,38 @@ func (x *explorer) run() error {
 		if err != nil {
 			return fmt.Errorf("the %s run cannot be tried: %w", sc.name, err)
 		}
+		x.know(t)
 		x.note(t, nil)
 		bases = append(bases, based{sc, t})
 	}
 	if x.req.Faults == 0 || x.enough() {
 		return x.err
 	}
+	tried := map[string]bool{} // steps that a scenario with faults has
+	for _, b := range bases {
+		if b.sc.faults && !b.sc.tail {
+			for _, a := range b.base.log {
+				tried[a.Step] = true
+			}
+			for _, s := range b.base.run.Steps {
+				tried[s.ID] = tried[s.ID] || s.Status != report.StepSkipped
+			}
+		}
+	}
 	var singles, all []work
 	for _, b := range bases {
 		lame := slices.ContainsFunc(b.base.verdict(), func(v simworld.Violation) bool { return v.Rule == simworld.RuleEnd })
-		if !b.sc.faults || lame { // what does not come to its end by itself is no ground to compare with
+		if lame { // what does not come to its end by itself is no ground to compare with
 			continue
 		}
 		faults, deaths := x.injections(b.base)
+		if !b.sc.faults { // only what the plan does nowhere else, as in a failback alone
+			elsewhere := func(i injection) bool {
+				cut := i.kind == cuts && b.sc.typ == recovery.Unplanned // then the source does not answer, which is another scenario
+				return cut || tried[i.Step] || !b.base.planned(i.Step)
+			}
+			faults, deaths = slices.DeleteFunc(faults, elsewhere), slices.DeleteFunc(deaths, elsewhere)
+		}
 		for _, i := range faults {
 			singles = append(singles, work{sc: b.sc, inject: []injection{i}})
 		}
@@ -272,14 +320,17 @@ func (x *explorer) note(t *trial, base *ending) {
 		return
 	}
 	i := t.inject[0]
-	key := t.sc.name + "\x00" + i.Step
+	key := rowKey(t.sc, i.Step)
 	row := x.rows[key]
 	if row == nil {
 		row = &Row{Scenario: t.sc.name, Step: i.Step, Outcomes: map[string]string{}}
 		x.rows[key] = row
-		x.rowOrder = append(x.rowOrder, key)
+		if _, known := x.places[key]; !known {
+			x.places[key] = len(x.places)
+		}
 	}
-	row.Outcomes[i.Name] = worse(row.Outcomes[i.Name], t.word())
+	bad := slices.ContainsFunc(t.verdict(), func(v simworld.Violation) bool { return !x.without[t.sc.name][t.keyOf(v)] })
+	row.Outcomes[i.Name] = worse(row.Outcomes[i.Name], t.word(bad))
 }
 
 var ranks = []string{"", "ok", "asked", "resumed", "partial", "BAD"}
@@ -291,17 +342,27 @@ func worse(a, b string) string {
 	return b
 }
 
+// textOf is what was broken, without the name of the run.
+func (t *trial) textOf(v simworld.Violation) string {
+	if t.run == nil {
+		return v.Text
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(v.Text, "run "+t.run.ID, "the run"), t.run.ID, "the run")
+}
+
+// keyOf is the same for what is broken in the same way.
+func (t *trial) keyOf(v simworld.Violation) string {
+	key := v.Rule + "\x00" + stepName(v.Step)
+	if v.Rule != simworld.RuleEnd {
+		key += "\x00" + t.textOf(v)
+	}
+	return key
+}
+
 func (x *explorer) finding(t *trial, v simworld.Violation) {
 	step := v.Step
 	pos := t.posOf(step)
-	text := v.Text
-	if t.run != nil {
-		text = strings.ReplaceAll(text, t.run.ID, "the run")
-	}
-	key := v.Rule + "\x00" + stepName(step)
-	if v.Rule != simworld.RuleEnd {
-		key += "\x00" + text
-	}
+	text, key := t.textOf(v), t.keyOf(v)
 	f := x.found[key]
 	faults, trace := words(t.inject), t.trace(v.At)
 	switch {
@@ -333,7 +394,7 @@ func (x *explorer) injections(base *trial) (faults, deaths []injection) {
 		faults = x.stepFaults(base)
 	}
 	for n := first; n <= len(base.records); n++ {
-		step := cmp.Or(base.records[n-1], "the run")
+		step := cmp.Or(base.records[n-1], theRun)
 		deaths = append(deaths, injection{Name: "dies before", Step: step, kind: diesBefore, n: n}, injection{Name: "dies after", Step: step, kind: diesAfter, n: n})
 	}
 	return faults, deaths

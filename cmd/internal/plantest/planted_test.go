@@ -26,6 +26,8 @@ var planted = []struct {
 	{"source_step", simworld.RuleEnd, `exec "stop the timers"`, "run ends with errors", 0},
 	{"goes_on", simworld.RuleNeeds, `check "the database is the leader"`, "app1 was started although", 1},
 	{"retry_unsafe", simworld.RuleTwice, `action "move the licence"`, "repeated by itself although nobody knows", 1},
+	{"back_only", simworld.RuleTwice, `action "move the licence"`, "repeated by itself although nobody knows", 1},
+	{"shutdown_only", simworld.RuleTwice, `action "move the licence"`, "repeated by itself although nobody knows", 1},
 	{"old_site", simworld.RuleAsks, `check "database answers"`, "was answered by db1 at paris", 0},
 	{"fixed_address", simworld.RulePlace, `action "point DNS"`, "points at 10.20.0.10, and lb1 runs at paris", 0},
 	{"short_limit", simworld.RuleEnd, `machine "db1"`, "db1 is ready: tcp :5432", 0},

@@ -497,10 +497,17 @@ func (t *trial) verdict() []simworld.Violation {
 	})
 }
 
-// word is the outcome in the table.
-func (t *trial) word() string {
+// planned reports whether the plan itself has a step.
+func (t *trial) planned(step string) bool {
+	return slices.ContainsFunc(t.history, func(r *report.Run) bool {
+		return slices.ContainsFunc(r.Steps, func(s report.Step) bool { return s.ID == step && s.Pos != nil })
+	})
+}
+
+// word is the outcome in the table; bad: the fault broke something.
+func (t *trial) word(bad bool) string {
 	switch {
-	case len(t.verdict()) > 0:
+	case bad:
 		return "BAD"
 	case slices.ContainsFunc(t.broken, func(f *simworld.Fault) bool { return f.Hits == 0 }):
 		return "" // it did not come to that
