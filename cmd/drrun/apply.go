@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -150,7 +151,22 @@ func readBundle(file string) (plans.Bundle, error) {
 	if err != nil {
 		return b, fault.Wrap(fault.Invalid, err)
 	}
-	return b, nil
+	return b, noPlan(file, b.Files[b.Main])
+}
+
+var returnsItem = regexp.MustCompile(`(?m)^\s*return\s*\(?\s*(plan|estate)\b`)
+
+// noPlan refuses what stands beside a plan and is none: NAME_test.lua and
+// NAME_world.lua.
+func noPlan(file, text string) error {
+	for suffix, what := range map[string]string{"_test.lua": "holds tests of a plan", "_world.lua": "says what the simulated world of a plan is like"} {
+		name, is := strings.CutSuffix(file, suffix)
+		if !is || returnsItem.MatchString(text) {
+			continue
+		}
+		return usage("%s %s, and is no plan", file, what).WithHint("name the plan: %s.lua; drrun test %[1]s_test.lua runs its tests", name)
+	}
+	return nil
 }
 
 // readSource reads a file of a plan; a device or a pipe may never end.

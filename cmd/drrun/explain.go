@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 
@@ -57,7 +58,7 @@ func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
 	r.Drawing = o.svg != ""
 	if !isFile(args[0]) {
 		r.Plan = args[0]
-		return c.with(ctx, need{}, func(s *session) error { return o.explain(ctx, c, s, r) })
+		return offlineHint(c.with(ctx, need{}, func(s *session) error { return o.explain(ctx, c, s, r) }), args[0]+".lua", r)
 	}
 	b, err := readBundle(args[0])
 	if err != nil {
@@ -70,11 +71,25 @@ func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
 		pb := portable(b)
 		r.Bundle = &pb
 		err := c.with(ctx, need{}, func(s *session) error { return o.explain(ctx, c, s, r) })
-		if err == nil || !fault.Is(err, fault.Refused) || !strings.HasPrefix(err.Error(), "no estate is applied") {
+		if !noEstate(err) {
 			return err
 		}
 	}
 	return o.offline(ctx, c, b, r, args[0])
+}
+
+// noEstate reports whether there is no state, or one without an estate.
+func noEstate(err error) bool {
+	return fault.Is(err, fault.Refused) && strings.HasPrefix(err.Error(), "no estate is applied")
+}
+
+// offlineHint says what shows the steps of a plan where nothing is applied.
+func offlineHint(err error, file string, r control.StartRequest) error {
+	var fe *fault.Error
+	if !noEstate(err) || !errors.As(err, &fe) {
+		return err
+	}
+	return fe.WithHint("%s; the steps alone, from files: drrun explain %s --%s --estate FILE", fe.Hint, shellWord(file), r.Type)
 }
 
 func (o *explainOptions) explain(ctx context.Context, c *cli, s *session, r control.StartRequest) error {

@@ -59,6 +59,11 @@ func (o *exploreOptions) run(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	o.req.Plan = args[0]
+	if raw, err := readSource(args[0]); err == nil { // that it is not there is said below
+		if err := noPlan(args[0], string(raw)); err != nil {
+			return err
+		}
+	}
 	if o.req.Estate == "" {
 		if o.req.In, err = c.estateFor(ctx, args[0]); err != nil {
 			return err

@@ -132,7 +132,11 @@ func (o *planOptions) run(ctx context.Context, c *cli, args []string) error {
 	} else {
 		r.Plan = args[0]
 	}
-	return o.start(ctx, c, r)
+	err = o.start(ctx, c, r)
+	if o.dryRun {
+		return offlineHint(err, strings.TrimSuffix(args[0], ".lua")+".lua", r)
+	}
+	return err
 }
 
 func isFile(arg string) bool {

@@ -82,6 +82,12 @@ func (o *testOptions) find(args []string) ([]plantest.TestID, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, f := range args {
+		own := strings.TrimSuffix(f, ".lua") + "_test.lua"
+		if _, err := os.Stat(own); err == nil && strings.HasSuffix(f, ".lua") && !strings.HasSuffix(f, "_test.lua") {
+			return nil, usage("%s is no test file", f).WithHint("its tests stand in %s: drrun test %[1]s", own)
+		}
+	}
 	tests, err := plantest.ListTests(loader(), files)
 	if err != nil {
 		return nil, err

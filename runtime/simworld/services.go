@@ -233,8 +233,16 @@ func (w *World) check(h *host, c *call, r command.CheckRequest) (any, error) {
 	if kind == "http" && s != nil && (s.Status != want(r.Check.Expect) || !strings.Contains(s.Body, r.Check.Contains)) {
 		return no(fmt.Sprintf("%s answers %d %s", text, s.Status, s.Body))
 	}
-	return command.CheckResult{OK: true, Detail: text + " answers"}, nil
+	detail := text + " answers"
+	if kind == "http" && s == nil && r.Check.Contains != "" {
+		detail += fmt.Sprintf("; %sthat it contains %q, as no w:serve says what it answers", NotProved, r.Check.Contains)
+	}
+	return command.CheckResult{OK: true, Detail: detail}, nil
 }
+
+// NotProved is in the detail of a check that passed because nothing in the world
+// speaks against it.
+const NotProved = "not proved: "
 
 func want(expect int) int {
 	if expect == 0 {

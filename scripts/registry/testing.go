@@ -40,7 +40,7 @@ var WorldMethods = []Function{
 	{"crash_runtime_at", "n", "", "The runtime dies at the n-th journal record from now on, and another one takes over."},
 	{"needs", "machine, other, …", "", "The services of a machine need those of others: they answer after them, and a start before they answer is a fault."},
 	{"boot", "machine, duration", "", `How long after its start its services answer (40s); "never".`},
-	{"serve", "{ http = | tcp = | dns = | exec =, status =, body =, values =, exit =, output =, down = }", "", "A server outside, or a program: what it answers. Else everything outside answers well."},
+	{"serve", "{ http = | tcp = | dns = | exec =, status =, body =, values =, exit =, output =, down = }", "", "A server, or a program: what it answers. Else everything answers well: status 200, exit 0. A check with contains passes then, and its detail and drrun test --coverage say that the text is not proved."},
 	{"propagate", "duration", "", "How long a change of a DNS name takes until lookups see it."},
 	{"harmless", "text", "", "Operations with that text change nothing that counts: tests may do them, and they may be done twice."},
 	{"expect", "text, function(run) … end", "", "drrun explore: has to be true at the end of each run that went well."},

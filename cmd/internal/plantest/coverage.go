@@ -10,6 +10,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/report"
+	"github.com/drrun/drrun/runtime/simworld"
 )
 
 // Coverage is what tests have seen of plans: which steps ran, which filters let
@@ -28,7 +29,7 @@ type planCoverage struct {
 }
 
 // seenStep is what runs have made of one step of a plan.
-type seenStep struct{ ran, skipped, failed, again, goes, stops bool }
+type seenStep struct{ ran, skipped, failed, again, goes, stops, proved, unproved bool }
 
 // NewCoverage returns an empty Coverage.
 func NewCoverage() *Coverage { return &Coverage{plans: map[string]*planCoverage{}} }
@@ -71,6 +72,8 @@ func (pc *planCoverage) note(ps *plans.Step, st *report.Step) {
 	switch st.Status {
 	case report.StepDone:
 		seen.ran, seen.goes = true, true
+		assumed := strings.Contains(st.Detail, simworld.NotProved)
+		seen.unproved, seen.proved = seen.unproved || assumed, seen.proved || !assumed
 	case report.StepFailed:
 		seen.ran, seen.failed, seen.stops = true, true, true
 	case report.StepSkipped:
@@ -131,6 +134,9 @@ func (pc *planCoverage) figures(file string) PlanFigures {
 			f.Ran++
 		} else {
 			at(ps.Pos, ps.Name, neverRan)
+		}
+		if seen.unproved && !seen.proved {
+			at(ps.Pos, ps.Name, fmt.Sprintf("that the answer contains %q is not proved: w:serve { http = …, body = … } says what it is", ps.Check.Contains))
 		}
 		filtered := len(ps.Only) > 0 && len(ps.Only) < len(plans.AllTypes()) || len(ps.Skip) > 0 || ps.Direction != ""
 		if filtered && !seen.skipped {

@@ -95,10 +95,37 @@ func loadPlan(lua *scripts.Loader, plan plans.Bundle, e *plans.Estate, set map[s
 
 func readBundle(file string) (plans.Bundle, error) {
 	b, err := scripts.ReadBundle(os.ReadFile, filepath.Clean(file))
+	if fault.Is(err, fault.NotFound) {
+		if near := nearFile(file); near != "" {
+			err = fmt.Errorf("%w, did you mean %q?", err, near)
+		}
+	}
 	if err != nil {
 		return b, fault.Wrap(fault.Invalid, err)
 	}
 	return b, nil
+}
+
+// nearFile is the plan or estate in the folder that was probably meant.
+func nearFile(file string) string {
+	found, err := filepath.Glob(filepath.Join(filepath.Dir(file), "*.lua"))
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, f := range found {
+		name := filepath.Base(f)
+		if name == filepath.Base(file)+".lua" {
+			return name
+		}
+		if !strings.HasSuffix(name, "_test.lua") && !strings.HasSuffix(name, "_world.lua") {
+			names = append(names, strings.TrimSuffix(name, ".lua"))
+		}
+	}
+	if near := plans.Nearest(strings.TrimSuffix(filepath.Base(file), ".lua"), names); near != "" {
+		return near + ".lua"
+	}
+	return ""
 }
 
 // engineScripts is the plan as it was loaded, with functions whose host calls the
