@@ -45,11 +45,16 @@ check: ## formatting, vet, other platforms, modules
 lint: ## golangci-lint, if it is installed (version in .golangci.yml)
 	golangci-lint run
 
+.PHONY: hostile
+hostile: ## all hostile plans and functions, under the race detector
+	CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout 60m ./scripts -run 'Hostile|Hungry|LongLists' -args -every
+	CGO_ENABLED=1 $(GO) test -race -count=1 ./scripts/sandbox
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 30s)
 	@set -e; for pkg in $$($(GO) list ./...); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-			echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-30s} $$pkg; \
+			echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-30s} -fuzzminimizetime 10x $$pkg; \
 		done; done
 
 .PHONY: test-kill

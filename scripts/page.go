@@ -379,8 +379,16 @@ func (p *page) errorText(v lua.LValue) string {
 		return "an error that is a table"
 	case *lua.LNilType:
 		return "an error without a message"
+	case lua.LNumber, lua.LBool:
+		return v.String()
 	}
-	return v.String()
+	if n, ok := asNode(v); ok {
+		return "an error that is a " + n.ctor.Name
+	}
+	if _, ok := asSecret(v); ok {
+		return "an error that is a secret"
+	}
+	return "an error that is a " + v.Type().String() // without its address, which differs each time
 }
 
 // firstPlace finds "FILE:LINE:" of a file of the bundle at the beginning of s,
