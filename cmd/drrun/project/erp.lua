@@ -13,7 +13,12 @@ return plan "erp" {
   drill = { cron = "0 3 * * SUN", tz = "Europe/Paris" }, -- a test failover each Sunday, cleaned up afterwards
 
   shutdown = {
-    before = exec "drain the balancer" { on = "lb1", cmd = "systemctl reload haproxy", only = "planned" },
+    before = exec "drain the balancer" {
+      on = "lb1",
+      cmd = "systemctl reload haproxy",
+      only = "planned",
+      rollback = "again",
+    },
     force_after = "2m",
   },
 
@@ -42,6 +47,7 @@ return plan "erp" {
       check "balancer answers" { tcp = "lb1:443", within = "2m" },
       action "point DNS at the active site" {
         skip = "test",
+        rollback = "again", -- after a rollback the name points at the old site again
         within = "1m",
         function(run)
           dns.update {
