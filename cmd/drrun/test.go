@@ -69,6 +69,11 @@ func (o *testOptions) run(ctx context.Context, c *cli, args []string) error {
 	if failed != nil {
 		return failed
 	}
+	if o.coverage {
+		if figures, err = plantest.Untested(loader(), args, figures); err != nil {
+			return err
+		}
+	}
 	return o.finish(c, results, figures, time.Since(began))
 }
 

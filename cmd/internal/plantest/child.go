@@ -117,9 +117,9 @@ func serve(bubble Bubble, in io.Reader, out io.Writer) {
 		say(Event{Begin: &id})
 		r := tr.Run(id)
 		say(Event{Result: &r})
-	}
-	if tr.Coverage != nil {
-		say(Event{Coverage: tr.Coverage.Figures()})
+		if tr.Coverage != nil { // after each test: the next one may kill the child
+			say(Event{Coverage: tr.Coverage.Figures()})
+		}
 	}
 	say(Event{Done: true})
 }

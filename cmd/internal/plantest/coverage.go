@@ -3,14 +3,19 @@ package plantest
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/simworld"
+	"github.com/drrun/drrun/scripts"
 )
 
 // Coverage is what tests have seen of plans: which steps ran, which filters let
@@ -156,4 +161,47 @@ func (pc *planCoverage) figures(file string) PlanFigures {
 		}
 	})
 	return f
+}
+
+// isPlan finds plans among the files of a folder; modules and estates return
+// something else.
+var isPlan = regexp.MustCompile(`(?m)^[ \t]*return[ \t]+plan\b`)
+
+// Untested adds the plans of folders of which no test has seen a run.
+func Untested(lua *scripts.Loader, args []string, figures []PlanFigures) ([]PlanFigures, error) {
+	files, err := findFiles(args, func(path string) bool {
+		name := filepath.Base(path)
+		return strings.HasSuffix(name, ".lua") && !strings.HasSuffix(name, "_test.lua") && !strings.HasSuffix(name, "_world.lua")
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		file = filepath.Clean(file)
+		if slices.ContainsFunc(figures, func(f PlanFigures) bool { return filepath.Clean(f.File) == file }) {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fault.Errorf(fault.Invalid, "cannot read %s: %w", file, err)
+		}
+		if !isPlan.Match(text) {
+			continue
+		}
+		f := PlanFigures{File: file, Gaps: []Gap{{File: file, Line: 1, What: "no test has a run of this plan"}}}
+		if s, err := Load(lua, file, "", nil); err != nil {
+			f.Gaps[0].What += ", and it does not load: " + firstLine(err)
+		} else {
+			f.Gaps[0].Line = s.Plan.Pos.Line
+			s.Plan.Steps(func(string, *plans.Step) { f.Steps++ })
+		}
+		figures = append(figures, f)
+	}
+	slices.SortFunc(figures, func(a, b PlanFigures) int { return strings.Compare(a.File, b.File) })
+	return figures, nil
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }

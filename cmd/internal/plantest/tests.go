@@ -43,6 +43,19 @@ type TestResult struct {
 // FindTests lists the test files among files and folders; without any, of the
 // working folder and those below it.
 func FindTests(args []string) ([]string, error) {
+	files, err := findFiles(args, func(path string) bool { return strings.HasSuffix(path, "_test.lua") })
+	for _, arg := range args { // a file that is named is one, whatever it is called
+		if info, statErr := os.Stat(arg); statErr == nil && !info.IsDir() {
+			files = append(files, arg)
+		}
+	}
+	slices.Sort(files)
+	return slices.Compact(files), err
+}
+
+// findFiles lists what is wanted in folders, without any in the working folder,
+// and in those below them.
+func findFiles(args []string, wanted func(path string) bool) ([]string, error) {
 	if len(args) == 0 {
 		args = []string{"."}
 	}
@@ -53,14 +66,13 @@ func FindTests(args []string) ([]string, error) {
 			return nil, fault.Errorf(fault.Invalid, "cannot read %s: %w", arg, err)
 		}
 		if !info.IsDir() {
-			out = append(out, arg)
 			continue
 		}
 		err = filepath.WalkDir(arg, func(path string, d os.DirEntry, err error) error {
 			if err == nil && d.IsDir() && path != arg && strings.HasPrefix(d.Name(), ".") {
 				return filepath.SkipDir
 			}
-			if err == nil && !d.IsDir() && strings.HasSuffix(path, "_test.lua") {
+			if err == nil && !d.IsDir() && wanted(path) {
 				out = append(out, path)
 			}
 			return err
