@@ -255,7 +255,7 @@ func (c *Catalogue) proposePlans(ctx context.Context, p *proposal, l *loaded, e 
 			continue
 		case err == nil:
 			p.diff.Changes = append(p.diff.Changes, Change{Kind: "plan", Name: a.Name, Action: Changed,
-				Fields: []Field{{Name: "source", Old: was.Hash[:12], New: a.Hash[:12]}}})
+				Fields: []Field{{Name: "source", Old: was.Hash[:12], New: a.Hash[:12]}}, Lines: diffSources(was.Bundle, a.Bundle)})
 		case fault.Is(err, fault.NotFound):
 			p.diff.Changes = append(p.diff.Changes, Change{Kind: "plan", Name: a.Name, Action: Added,
 				Fields: []Field{{Name: "from", New: a.Plan.From}, {Name: "to", New: a.Plan.To}}})

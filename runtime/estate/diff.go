@@ -38,6 +38,8 @@ type Change struct {
 	Action string  `json:"action"`
 	Fields []Field `json:"fields,omitempty"`
 	Note   string  `json:"note,omitempty"` // what it means for the operator
+	// Lines are what changes in the source of a plan and its modules.
+	Lines []Line `json:"lines,omitempty"`
 }
 
 // Field is one changed field, as it is written in the file.
@@ -78,11 +80,29 @@ func (d *Diff) Text() string {
 				fmt.Fprintf(&b, "    %s: %s\n", f.Name, f.New)
 			}
 		}
+		writeLines(&b, c.Lines)
 	}
 	for _, s := range d.Blocked {
 		fmt.Fprintf(&b, "! %s\n", s)
 	}
 	return b.String()
+}
+
+// mostLines is how many changed lines of a plan are shown.
+const mostLines = 60
+
+func writeLines(b *strings.Builder, lines []Line) {
+	for i, l := range lines {
+		if i == mostLines {
+			fmt.Fprintf(b, "    … and %d more lines\n", len(lines)-i)
+			break
+		}
+		sign := '-'
+		if l.Added {
+			sign = '+'
+		}
+		fmt.Fprintf(b, "    %s:%d: %c %s\n", l.File, l.Line, sign, strings.ReplaceAll(l.Text, "\t", "  "))
+	}
 }
 
 func orNone(s string) string {

@@ -415,7 +415,7 @@ func TestPlansAreAppliedByName(t *testing.T) {
 		t.Errorf("the same plan again: %+v, %v", res, err)
 	}
 	res, err := apply(bundle("2"))
-	if err != nil || !res.Applied || res.Diff.Next != 1 || !strings.Contains(res.Diff.Text(), "~ plan erp") {
+	if err != nil || !res.Applied || res.Diff.Next != 1 || !strings.Contains(res.Diff.Text(), "~ plan erp") || !strings.Contains(res.Diff.Text(), "    erp.lua:1: - 1\n    erp.lua:1: + 2\n") {
 		t.Errorf("a changed plan: %+v, %v", res, err)
 	}
 	if b, err := w.AppliedPlan(t.Context(), "erp"); err != nil || b.Files["erp.lua"] != "2" {
