@@ -112,6 +112,12 @@ func (s *State) fail(err error) {
 	e.What, e.Why, e.Run = Failed, err.Error(), ""
 }
 
+// ByHand notes a run that a person started; the schedule goes on as if there was
+// none, unless that run is the one that is due just then.
+func (s *State) ByHand(run string, at time.Time) {
+	s.Events = tail(append(slices.Clone(s.Events), Event{Due: at, At: at, What: Started, Run: run}), keptEvents)
+}
+
 // line names the schedule: one that changes has missed nothing yet.
 func (j *Job) line() string { return j.Schedule.String() + " " + j.Schedule.Location().String() }
 

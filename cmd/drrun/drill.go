@@ -151,7 +151,7 @@ func (o *drillOptions) changed(ctx context.Context, c *cli, s *session) func(rep
 			return c.printJSON(d)
 		}
 		noController(ctx, c, s)
-		return c.printf("%s", drillText(&d, 0))
+		return c.printf("%s", drillText(&d, false))
 	}
 }
 
@@ -192,7 +192,7 @@ func (o *drillOptions) list(ctx context.Context, c *cli, s *session, plan string
 	}
 	noController(ctx, c, s)
 	if plan != "" {
-		return c.printf("%s", drillText(&all[0], len(all[0].Events)))
+		return c.printf("%s", drillText(&all[0], true))
 	}
 	t := newTable("PLAN", "WHEN", "ZONE", "NEXT", "LAST", "RESULT")
 	for i := range all {
@@ -218,8 +218,8 @@ func nextWord(d *report.Drill) string {
 	return stamp(d.Next[0])
 }
 
-// drillText shows one drill with its last events.
-func drillText(d *report.Drill, events int) string {
+// drillText shows one drill; whole: with what became of the last ones.
+func drillText(d *report.Drill, whole bool) string {
 	var b strings.Builder
 	by := "the plan"
 	if d.Added {
@@ -238,11 +238,13 @@ func drillText(d *report.Drill, events int) string {
 	}
 	if p := d.Proven; p != nil {
 		fmt.Fprintf(&b, "proven   %s\n", provenText(p))
-		b.WriteString(trendText(p.Tests, events))
+		if whole {
+			b.WriteString(trendText(p.Tests))
+		}
 	}
-	if events > 0 {
+	if whole && len(d.Events) > 0 {
 		t := newTable("DUE", "RESULT", "RUN", "WHY")
-		for _, e := range d.Events[max(0, len(d.Events)-events):] {
+		for _, e := range d.Events {
 			why := e.Why
 			if why == "" {
 				why = e.Reason
@@ -258,8 +260,7 @@ func drillText(d *report.Drill, events int) string {
 }
 
 // trendText is how long the last tests took until every machine was ready.
-func trendText(tests []report.TestTime, most int) string {
-	tests = tests[max(0, len(tests)-max(most, 1)):]
+func trendText(tests []report.TestTime) string {
 	if len(tests) == 0 {
 		return ""
 	}

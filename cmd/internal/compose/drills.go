@@ -408,6 +408,13 @@ func (d *drills) RunDrill(ctx context.Context, r control.DrillRequest) (report.R
 	if err := d.start(ctx, s, id, r.By); err != nil {
 		return report.Run{}, err
 	}
+	err = d.loop.Change(ctx, r.Plan, func(st *scheduler.State) error {
+		st.ByHand(id, d.clock.Now())
+		return nil
+	})
+	if err != nil {
+		return report.Run{}, err
+	}
 	run, err := d.engine.Show(ctx, id)
 	if err != nil {
 		return report.Run{}, err
