@@ -291,12 +291,6 @@ func (p *page) value(b *body, f registry.Field, v lua.LValue) any {
 			err = errors.New("it is nothing: give it a time, or leave it out")
 		}
 		return parsed(d, err)
-	case registry.Size:
-		if !isString {
-			return wrong(`a size like "64MiB"`)
-		}
-		n, err := quantity.ParseSize(string(s))
-		return parsed(n, err)
 	case registry.Rate:
 		if !isString {
 			return wrong(`a rate like "200Mbit/s"`)

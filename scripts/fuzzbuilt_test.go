@@ -147,8 +147,6 @@ func (w *writer) field(fields []registry.Field) {
 	switch f.Type {
 	case registry.Duration:
 		w.write(oneOf(w, `"5m"`, `"0s"`, `"1h30m"`, `"9999999h"`, `"-1s"`, `"5"`))
-	case registry.Size:
-		w.write(oneOf(w, `"64MiB"`, `"1B"`, `"99999999TiB"`, `"x"`))
 	case registry.Rate:
 		w.write(oneOf(w, `"200Mbit/s"`, `"1bit/s"`, `"200"`))
 	case registry.Bool:

@@ -86,10 +86,7 @@ func (p *page) setBody(n *node, v lua.LValue) {
 
 // callNode is what a call of an item means: its body, or one call too many.
 func (p *page) callNode(L *lua.LState) int {
-	n, ok := asNode(L.Get(1))
-	if !ok {
-		L.RaiseError("no item of a plan")
-	}
+	n, _ := asNode(L.Get(1))
 	v := L.Get(2)
 	_, isTable := v.(*lua.LTable)
 	switch {

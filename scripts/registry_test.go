@@ -37,7 +37,7 @@ func TestModulesAsRegistered(t *testing.T) {
 // is a constructor of the same kind of file.
 func TestRegistryIsWhole(t *testing.T) {
 	t.Parallel()
-	types := []registry.Type{registry.String, registry.Bool, registry.Integer, registry.Duration, registry.Size, registry.Rate, registry.Word,
+	types := []registry.Type{registry.String, registry.Bool, registry.Integer, registry.Duration, registry.Rate, registry.Word,
 		registry.Strings, registry.Command, registry.Types, registry.Steps, registry.Record, registry.Map, registry.Address, registry.Keep,
 		registry.Commit, registry.Params, registry.Any, registry.Elsewhere}
 	var fields func(where string, fs []registry.Field)

@@ -24,7 +24,6 @@ func Types() map[string]string {
 const aliases = `---@meta
 
 ---@alias drrun.Duration string "90s", "5m", "1h30m", "7d"
----@alias drrun.Size string "64MiB"
 ---@alias drrun.Rate string "200Mbit/s"
 ---@alias drrun.Type "test"|"planned"|"unplanned"
 
@@ -43,7 +42,7 @@ const aliases = `---@meta
 // are missing need a look at the field.
 var fieldTypes = map[registry.Type]string{
 	registry.String: "string", registry.Bool: "boolean", registry.Integer: "integer", registry.Duration: "drrun.Duration",
-	registry.Size: "drrun.Size", registry.Rate: "drrun.Rate", registry.Strings: "string|string[]", registry.Command: "string|string[]",
+	registry.Rate: "drrun.Rate", registry.Strings: "string|string[]", registry.Command: "string|string[]",
 	registry.Steps: "drrun.Items", registry.Map: "table<string, string>", registry.Keep: "string|string[]", registry.Any: "any", registry.Elsewhere: "table",
 	registry.Address: "table<string, integer|table<string, string|string[]>>",
 }

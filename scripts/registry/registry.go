@@ -14,7 +14,6 @@ const (
 	Bool      Type = "boolean"
 	Integer   Type = "whole number"
 	Duration  Type = "duration"    // "5m"
-	Size      Type = "size"        // "64MiB"
 	Rate      Type = "rate"        // "200Mbit/s"
 	Word      Type = "word"        // one of Words
 	Strings   Type = "strings"     // a string or a list of them
