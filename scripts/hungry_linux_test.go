@@ -89,7 +89,7 @@ func TestHungry(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHungry$", "-test.timeout=9m", fmt.Sprintf("-every=%v", *every))
+	cmd := exec.Command(os.Args[0], "-test.run=^TestHungry$", "-test.timeout=30m", fmt.Sprintf("-every=%v", *every))
 	cmd.Env = append(os.Environ(), "DRRUN_HUNGRY=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
