@@ -161,10 +161,10 @@ func TestLongLists(t *testing.T) {
 		src  string
 		line int // of the error; 0: there is none
 	}{
-		{"local t = {}\nfor i = 1, 1048580 do\nt[#t + 1] = i\nend", 3},
-		{"local t = {}\nfor i = 1, 1048580 do\nlocal n = i\ntable.insert(t, n)\nend", 4},
+		{"local t = {} t[999990] = 0\nfor i = 1, 60000 do\nt[#t + 1] = i\nend", 3},
+		{"local t = {} t[999990] = 0\nfor i = 1, 60000 do\nlocal n = i\ntable.insert(t, n)\nend", 4},
 		{`local t, seen = {}, {}
-for i = 1, 1048580 do t[i] = i end
+for i = 1000000, 1048580 do t[i] = i end
 local function look(f, ...)
   local ok, err = pcall(f, ...)
   if ok or not err:find("a list of more than 1000000 items", 1, true) then error("seen: " .. tostring(err)) end
@@ -174,9 +174,10 @@ look(function() for _, v in ipairs(t) do end end)
 for _, name in ipairs { "concat", "sort", "remove", "insert", "maxn", "getn" } do look(table[name], t) end
 if t[1048580] ~= 1048580 then error("lost") end`, 0},
 		{`local t, n, far = {}, 0, { [5e6] = 1 }
-for i = 1, 1000000 do t[i] = i end
+for i = 950000, 1000000 do t[i] = i end
+for i = 1, 10 do t[i] = i end
 for _, v in ipairs(t) do n = n + v end
-if #t ~= 1e6 or t[#t] ~= 1e6 or n ~= 500000500000 or #far ~= 0 or far[5e6] ~= 1 then error("lost") end`, 0},
+if #t ~= 1e6 or t[#t] ~= 1e6 or n ~= 55 or table.remove(t) ~= 1e6 or #far ~= 0 or far[5e6] ~= 1 then error("lost") end`, 0},
 	} {
 		_, err := loader().LoadPlan(one("p.lua", c.src), nil)
 		ok, detail, runErr := runAction(t, loader(), c.src, &journal{})
