@@ -156,7 +156,7 @@ func (h *leaseHost) end() {
 
 func (h *leaseHost) status() command.MachineStatus {
 	h.w.t.Helper()
-	st, err := h.ag.Status(h.w.t.Context(), "erp")
+	st, err := h.ag.Status(h.w.t.Context(), command.StatusRequest{Machine: "erp"})
 	must(h.w.t, err)
 	if len(st.Machines) != 1 {
 		h.w.t.Fatalf("%s knows %d machines", h.peer.Host, len(st.Machines))

@@ -76,7 +76,7 @@ func (a *Agent) listenLocal() (stop func() error, err error) {
 		})
 	}
 	handle("GET "+pathStatus, func(r *http.Request) (any, error) {
-		return a.Status(r.Context(), r.URL.Query().Get("machine"))
+		return a.Status(r.Context(), command.StatusRequest{Machine: r.URL.Query().Get("machine")})
 	})
 	handle("POST "+pathPermit, func(r *http.Request) (any, error) {
 		var in permitRequest

@@ -23,7 +23,7 @@ import (
 
 // Status reports everything the agent knows, of one machine if it is named. A
 // machine that is not assigned here is no error: there is nothing to report.
-func (a *Agent) Status(ctx context.Context, machine string) (command.AgentStatus, error) {
+func (a *Agent) Status(ctx context.Context, req command.StatusRequest) (command.AgentStatus, error) {
 	p := a.self()
 	st := command.AgentStatus{
 		Host: p.Host, Site: p.Site, Estate: p.Estate, Version: a.o.Version,
@@ -33,7 +33,7 @@ func (a *Agent) Status(ctx context.Context, machine string) (command.AgentStatus
 		if h, ok := m.assignment().Host(p.Host); ok && st.Store == "" {
 			st.Store = h.Store
 		}
-		if machine == "" || m.name == machine {
+		if wanted(req, m.name) {
 			st.Machines = append(st.Machines, m.status(ctx))
 		}
 	}
@@ -45,6 +45,17 @@ func (a *Agent) Status(ctx context.Context, machine string) (command.AgentStatus
 		st.Free = free
 	}
 	return st, nil
+}
+
+// wanted reports whether a status is to have a machine.
+func wanted(req command.StatusRequest, machine string) bool {
+	switch {
+	case req.Machine != "":
+		return machine == req.Machine
+	case len(req.Machines) > 0:
+		return slices.Contains(req.Machines, machine)
+	}
+	return true
 }
 
 // free is the room where a store lies, or will lie when it is made.

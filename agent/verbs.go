@@ -84,7 +84,7 @@ func (a *Agent) runtimeVerbs(mux *rpc.Mux) {
 		if err := a.fromRuntime(p); err != nil {
 			return command.AgentStatus{}, err
 		}
-		return a.Status(ctx, in.Machine)
+		return a.Status(ctx, in)
 	})
 	rpc.Handle(mux, command.Assign.Name, func(ctx context.Context, p transport.Peer, in command.AssignRequest) (command.Empty, error) {
 		if err := a.fromRuntime(p); err != nil {

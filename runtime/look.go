@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -46,24 +47,25 @@ func (e *Engine) lookAt(ctx context.Context, host, machine string) looked {
 
 // lookFor asks for one machine, or for all if its name is empty.
 func (e *Engine) lookFor(ctx context.Context, hosts map[string]bool, machine string) looked {
+	ask := func(host string) seenHost {
+		ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+		defer cancel()
+		st, err := e.status(ctx, host, machine)
+		seen := seenHost{status: st, err: err, at: make(map[string]int, len(st.Machines))}
+		for i := range st.Machines {
+			seen.at[st.Machines[i].Machine] = i
+		}
+		return seen
+	}
 	out := looked{}
 	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for host := range hosts {
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-			defer cancel()
-			st, err := e.status(ctx, host, machine)
-			mu.Lock()
-			defer mu.Unlock()
-			seen := seenHost{status: st, err: err, at: make(map[string]int, len(st.Machines))}
-			for i := range st.Machines {
-				seen.at[st.Machines[i].Machine] = i
-			}
-			out[host] = seen
-		})
-	}
-	wg.Wait()
+	names := slices.Collect(maps.Keys(hosts))
+	sideBySide(len(names), len(names), func(i int) {
+		seen := ask(names[i])
+		mu.Lock()
+		defer mu.Unlock()
+		out[names[i]] = seen
+	})
 	return out
 }
 
@@ -84,15 +86,17 @@ func (e *Engine) status(ctx context.Context, host, machine string) (command.Agen
 	return st, err
 }
 
-// machine returns what a host knows of a machine.
-func (l looked) machine(host, machine string) (command.MachineStatus, bool) {
+// machine returns what a host knows of a machine; nobody changes it.
+func (l looked) machine(host, machine string) (*command.MachineStatus, bool) {
 	h := l[host]
 	i, ok := h.at[machine]
 	if !ok {
-		return command.MachineStatus{}, false
+		return &nothingKnown, false
 	}
-	return h.status.Machines[i], h.err == nil
+	return &h.status.Machines[i], h.err == nil
 }
+
+var nothingKnown command.MachineStatus
 
 // fence is the highest fencing number that a machine of the hosts has seen.
 func (l looked) fence() ident.Fence {

@@ -47,7 +47,7 @@ func (j *job) preflight(ctx context.Context) outcome {
 	room := rooms{}
 	active := j.main.Active()
 	objected, needs := make([][]objection, len(active)), make([]*command.RoomResult, len(active))
-	sideBySide(len(active), func(i int) { objected[i], needs[i] = j.object(ctx, l, active[i]) })
+	sideBySide(len(active), atOnce, func(i int) { objected[i], needs[i] = j.object(ctx, l, active[i]) })
 	for i, m := range active {
 		data.Power[m.Name] = recovery.PowerUnknown
 		if ms, ok := l.machine(m.FromHost, m.Name); ok && ms.Power != "" {
@@ -265,7 +265,7 @@ func (j *job) claim(ctx context.Context) outcome {
 	defer stop()
 	var mu sync.Mutex // of reached, data and bad
 	var bad error
-	sideBySide(len(active), func(i int) {
+	sideBySide(len(active), atOnce, func(i int) {
 		m := active[i]
 		records := map[string]recovery.Authority{}
 		for _, host := range []string{m.ToHost, m.FromHost} {
@@ -316,12 +316,16 @@ func (j *job) claim(ctx context.Context) outcome {
 // atOnce is how many machines a step that is for all of them asks for at a time.
 const atOnce = 32
 
-// sideBySide calls f for 0 to n-1, some at a time, and returns when all have
-// returned.
-func sideBySide(n int, f func(i int)) {
+// sideBySide calls f for 0 to n-1, at most so many at a time, and returns when all
+// have returned.
+func sideBySide(n, most int, f func(i int)) {
+	if n == 1 {
+		f(0)
+		return
+	}
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(n, atOnce) {
+	for range min(n, most) {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				f(i)

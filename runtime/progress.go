@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -77,45 +78,51 @@ func (d *driver) poll(ctx context.Context, host string, a *asked) {
 			return
 		case <-time.After(pollEvery):
 		}
-		st, err := d.progressAt(ctx, host, a)
-		if err != nil {
-			st.Machines = nil
-		}
-		d.moved(a, st.Machines)
+		d.moved(a, d.progressAt(ctx, host, a))
 	}
 }
 
-// progressAt asks for one machine only where there is work on no other.
-func (d *driver) progressAt(ctx context.Context, host string, a *asked) (command.AgentStatus, error) {
-	machine := ""
+// progressAt asks how the machines are that there is work on; a host that does not
+// answer says nothing.
+func (d *driver) progressAt(ctx context.Context, host string, a *asked) map[string]command.Progress {
+	var req command.StatusRequest
 	d.mu.Lock()
 	for w := range a.works {
-		if machine = w.job.step.Machine; len(a.works) > 1 {
-			machine = ""
-			break
-		}
+		req.Machines = append(req.Machines, w.job.step.Machine)
 	}
 	d.mu.Unlock()
+	switch slices.Sort(req.Machines); len(req.Machines) {
+	case 0:
+		return nil
+	case 1:
+		req = command.StatusRequest{Machine: req.Machines[0]}
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	return command.Status.Call(ctx, d.e.caller, host, command.StatusRequest{Machine: machine})
+	st, err := command.Status.Call(ctx, d.e.caller, host, req)
+	if err != nil {
+		return nil
+	}
+	at := make(map[string]command.Progress, len(st.Machines))
+	for i := range st.Machines {
+		if p := st.Machines[i].Progress; p != nil {
+			at[st.Machines[i].Machine] = *p
+		}
+	}
+	return at
 }
 
 // moved notes how far the work is, and ends what has not moved for its time.
-func (d *driver) moved(a *asked, machines []command.MachineStatus) {
+func (d *driver) moved(a *asked, at map[string]command.Progress) {
 	now := d.e.now()
-	at := make(map[string]*command.Progress, len(machines))
-	for i := range machines {
-		at[machines[i].Machine] = machines[i].Progress
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	shown := false
 	for w := range a.works {
 		step := &w.job.step
-		if p := at[step.Machine]; p != nil && *p != w.last {
+		if p, ok := at[step.Machine]; ok && p != w.last {
 			rate := float64(max(0, p.Done-w.last.Done)) / pollEvery.Seconds()
-			w.last, w.moved, shown = *p, now, true
+			w.last, w.moved, shown = p, now, true
 			if d.flying[step.ID] != nil {
 				d.progress[step.ID] = report.Progress{Phase: p.Phase, Done: p.Done, Total: p.Total, Rate: rate}
 			}

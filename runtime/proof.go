@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
@@ -42,11 +41,7 @@ func (j *job) proof(ctx context.Context) outcome {
 	hosts := [2]string{j.machine.FromHost, j.machine.ToHost}
 	var read [2]command.ProofResult
 	var errs [2]error
-	var wg sync.WaitGroup
-	for i, host := range hosts {
-		wg.Go(func() { read[i], errs[i] = j.readWhole(ctx, host, p) })
-	}
-	wg.Wait()
+	sideBySide(len(hosts), len(hosts), func(i int) { read[i], errs[i] = j.readWhole(ctx, hosts[i], p) })
 	for _, err := range errs {
 		if err != nil {
 			return failed(err)

@@ -49,6 +49,20 @@ func orphan(r *report.Run, works bool) {
 	}
 }
 
+// Busy reports whether this engine drives a run that works by itself now: what
+// Show would say of its status, without the cost of its steps.
+func (e *Engine) Busy(id string) bool {
+	e.mu.Lock()
+	d := e.live[id]
+	e.mu.Unlock()
+	if d == nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dead == nil && d.st.Status.Busy()
+}
+
 // Show returns the snapshot of a run; id may be its unique begin.
 func (e *Engine) Show(ctx context.Context, id string) (*report.Run, error) {
 	id, err := e.resolve(ctx, id)
@@ -90,6 +104,7 @@ func (d *driver) setProgress(step string, p report.Progress, _ time.Time) {
 // snapshot shows a state.
 func snapshot(st *state.State, progress map[string]report.Progress, live bool) *report.Run {
 	r := headReport(st, live)
+	r.Steps, r.Machines = make([]report.Step, 0, len(st.Ordered())), make([]report.Machine, 0, len(st.Main().Machines))
 	for i, s := range st.Ordered() {
 		step := stepReport(s, i+1)
 		if p, ok := progress[s.ID]; ok {

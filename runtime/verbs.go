@@ -493,7 +493,7 @@ func (j *job) points(ctx context.Context) outcome {
 	var lines, lost []string
 	active := j.main.Active()
 	points, bad := make([]recovery.Point, len(active)), make([]error, len(active))
-	sideBySide(len(active), func(i int) {
+	sideBySide(len(active), atOnce, func(i int) {
 		var prepared bool
 		if points[i], prepared = j.d.preparedPoint(active[i].Name); !prepared {
 			points[i], bad[i] = j.point(ctx, active[i])

@@ -137,9 +137,32 @@ func measurePlan(bubble plantest.Bubble, machines, groups int) error {
 }
 
 func failOver(ctx context.Context, s *plantest.Subject) (run *report.Run, critical time.Duration, records int, err error) {
-	w, err := simworld.New(s.Estate)
+	facts := map[string]program.Fact{}
+	if run, records, err = simulate(ctx, s, facts); err != nil {
+		return nil, 0, 0, err
+	}
+	p, err := program.Compile(s.Plan, s.Estate, program.Request{Type: recovery.Planned}, facts)
 	if err != nil {
 		return nil, 0, 0, err
+	}
+	took := map[string]time.Duration{}
+	for i := range run.Steps {
+		took[run.Steps[i].ID] = run.Steps[i].Ended.Sub(run.Steps[i].Started)
+	}
+	path := p.Estimate(func(s *program.Step) program.Figure { return program.Figure{Took: took[s.ID]} })
+	return run, path.Ends, records, nil
+}
+
+// simulate runs the failover in a world of its own, and fills in where the machines
+// were at its begin.
+func simulate(ctx context.Context, s *plantest.Subject, facts map[string]program.Fact) (run *report.Run, records int, err error) {
+	w, err := simworld.New(s.Estate)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, name := range w.Names() {
+		a, _ := w.Assignment(name)
+		facts[name] = program.Fact{Active: a.HomeSite, Hosts: a.Hosts}
 	}
 	r := plantest.NewRuntime(w, s.Bundle, s.Plan, s.Scripts(w), nil)
 	defer func() {
@@ -147,23 +170,8 @@ func failOver(ctx context.Context, s *plantest.Subject) (run *report.Run, critic
 			err = cerr
 		}
 	}()
-	if run, err = r.Start(ctx, runtime.Request{Type: recovery.Planned}); err != nil {
-		return nil, 0, 0, err
-	}
-	facts := map[string]program.Fact{}
-	for _, name := range w.Names() {
-		a, _ := w.Assignment(name)
-		facts[name] = program.Fact{Active: a.HomeSite, Hosts: a.Hosts}
-	}
-	p, err := program.Compile(s.Plan, s.Estate, program.Request{Type: recovery.Planned}, facts)
-	if err != nil {
-		return nil, 0, 0, err
-	}
-	took := map[string]time.Duration{}
-	for _, st := range run.Steps {
-		took[st.ID] = st.Ended.Sub(st.Started)
-	}
-	return run, pathOf(&p.Root, took), r.Records(), nil
+	run, err = r.Start(ctx, runtime.Request{Type: recovery.Planned})
+	return run, r.Records(), err
 }
 
 // lengthOf is from the begin of the first step to the end of the last.
@@ -178,22 +186,6 @@ func lengthOf(run *report.Run) time.Duration {
 		}
 	}
 	return last.Sub(first)
-}
-
-// pathOf is the length of the longest way through a program.
-func pathOf(n *program.Node, took map[string]time.Duration) time.Duration {
-	var d time.Duration
-	if n.Step != nil {
-		d = took[n.Step.ID]
-	}
-	for i := range n.Seq {
-		d += pathOf(&n.Seq[i], took)
-	}
-	var widest time.Duration
-	for i := range n.Par {
-		widest = max(widest, pathOf(&n.Par[i], took))
-	}
-	return d + widest
 }
 
 func processor() time.Duration {

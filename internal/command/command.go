@@ -129,9 +129,11 @@ var (
 // Empty is the result of a verb that only succeeds or fails.
 type Empty struct{}
 
-// StatusRequest asks for all machines or one.
+// StatusRequest asks for all machines, for one, or for some; an agent that does
+// not know Machines answers for all.
 type StatusRequest struct {
-	Machine string `json:"machine,omitempty"`
+	Machine  string   `json:"machine,omitempty"`
+	Machines []string `json:"machines,omitempty"`
 }
 
 // AgentStatus is an agent's report.

@@ -81,20 +81,41 @@ func (c *compiler) running() Node {
 	return one(c.step(Step{ID: "running", Kind: Running, Phase: "end", Title: "every machine that was started runs", Within: time.Minute}))
 }
 
+// ProofsAtOnce is of how many machines of a host the disks are read whole at a
+// time: production runs at the new site by then, and nothing waits for the proof
+// but the commit.
+const ProofsAtOnce = 4
+
 // proof compares, behind the started machines, what both sites have on the
 // medium: only that shows a write that the tracker missed.
 func (c *compiler) proof() Node {
 	if c.req.Type != recovery.Planned {
 		return Node{}
 	}
-	return par(0, c.each(func(m Machine) Node {
+	hosts := map[string]int{} // place in byHost
+	var byHost []Node
+	most := 0
+	all := c.each(func(m Machine) Node {
 		s := Step{ID: "proof/" + m.Name, Kind: Proof, Phase: "read proof", Machine: m.Name, Group: m.Group, Host: m.ToHost, Site: m.ToSite,
 			Title: fmt.Sprintf("read the disks of %s whole on %s and %s and compare them", m.Name, m.FromHost, m.ToHost)}
 		if c.req.NoProof {
 			s.Skip = "not proved: --no-proof"
 		}
-		return one(c.step(s))
-	})...)
+		n := one(c.step(s))
+		at, had := hosts[m.FromHost]
+		if !had {
+			at = len(byHost)
+			hosts[m.FromHost] = at
+			byHost = append(byHost, Node{Limit: ProofsAtOnce})
+		}
+		byHost[at].Par = append(byHost[at].Par, n)
+		most = max(most, len(byHost[at].Par))
+		return n
+	})
+	if most <= ProofsAtOnce {
+		return par(0, all...)
+	}
+	return par(0, byHost...)
 }
 
 // placeMachines finds both ends of every machine, and which are there already.

@@ -71,3 +71,40 @@ func TestLargeProgram(t *testing.T) {
 		t.Errorf("10000 machines take %s and %s, 1000 take %s", many, one, small)
 	}
 }
+
+// TestFewDisksOfAHostAreReadAtOnce: production runs while disks are read whole.
+func TestFewDisksOfAHostAreReadAtOnce(t *testing.T) {
+	t.Parallel()
+	const most = program.ProofsAtOnce
+	for _, c := range []struct {
+		machines, hosts, rounds int
+	}{{most, 1, 1}, {most + 1, 1, 2}, {most + 1, 2, 1}, {2 * most, 2, 1}, {2*most + 1, 2, 2}, {9 * most, 3, 3}} {
+		e, p, at := estate(), wide(), map[string]program.Fact{}
+		one := e.Machines[0]
+		e.Machines, p.Items, p.Shutdown, p.Failover = nil, nil, plans.Shutdown{}, plans.Phase{}
+		group := &plans.Group{Name: "all"}
+		for i := range c.machines {
+			m := one
+			m.Name, m.IP = fmt.Sprint("m", i), nil
+			e.Machines = append(e.Machines, m)
+			from := fmt.Sprint("par-", i%c.hosts)
+			at[m.Name] = program.Fact{Active: "paris", Hosts: []recovery.Host{{Name: from, Site: "paris", Store: "/srv"}, {Name: "lyo-1", Site: "lyon", Store: "/srv"}}}
+			group.Machines = append(group.Machines, plans.MachineRef{Name: m.Name})
+		}
+		p.Items = []plans.Item{{Group: group}}
+		e.Index()
+		prog, err := program.Compile(p, e, program.Request{Type: recovery.Planned}, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		course := prog.Estimate(func(s *program.Step) (f program.Figure) {
+			if s.Kind == program.Proof {
+				f.Took = time.Minute
+			}
+			return f
+		})
+		if want := time.Duration(c.rounds) * time.Minute; course.Ends != want {
+			t.Errorf("%d machines of %d hosts are read in %s, want %s", c.machines, c.hosts, course.Ends, want)
+		}
+	}
+}

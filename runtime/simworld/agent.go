@@ -196,7 +196,7 @@ func hand(res, out any) {
 // serve checks fencing number, epoch and operation id, then does the verb.
 func (w *World) serve(h *host, c *call, meta command.Meta, in any) (any, error) {
 	if c.verb == command.Status.Name {
-		return w.status(h, in.(command.StatusRequest).Machine), nil
+		return w.status(h, in.(command.StatusRequest)), nil
 	}
 	e := h.ends[meta.Machine]
 	if x, ok := in.(command.ExecRequest); ok && e == nil && meta.Machine == "" { // a host outside of the run
@@ -268,12 +268,16 @@ func ofTest(verb string, in any) bool {
 	return verb == command.Claim.Name || verb == command.Exec.Name || verb == command.Cleanup.Name
 }
 
-func (w *World) status(h *host, only string) command.AgentStatus {
+func (w *World) status(h *host, req command.StatusRequest) command.AgentStatus {
 	st := command.AgentStatus{Host: h.name, Site: h.site, Estate: w.estate.Name, Now: time.Now(), Free: 1 << 40}
 	names := h.order
-	if only != "" {
-		names = []string{only}
+	switch {
+	case req.Machine != "":
+		names = []string{req.Machine}
+	case len(req.Machines) > 0:
+		names = req.Machines
 	}
+	st.Machines = make([]command.MachineStatus, 0, len(names))
 	for _, name := range names {
 		e := h.ends[name]
 		if e == nil {

@@ -217,13 +217,20 @@ type Asked struct{ Step, Verb, Host, Machine string }
 // note remembers each kind of call once.
 func (w *World) note(c *call) {
 	a := Asked{Step: c.step, Verb: c.verb, Host: c.host, Machine: c.machine}
-	if a.Step != "" && !w.heard[a] {
+	if w.listens && a.Step != "" && !w.heard[a] {
 		w.heard[a] = true
 		w.log = append(w.log, a)
 	}
 }
 
-// Log lists the kinds of calls that the world has heard, in order.
+// Listen lets the world remember what it hears, for Log.
+func (w *World) Listen() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.listens = true
+}
+
+// Log lists the kinds of calls that the world has heard since Listen, in order.
 func (w *World) Log() []Asked {
 	w.mu.Lock()
 	defer w.mu.Unlock()

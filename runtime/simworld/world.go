@@ -65,6 +65,7 @@ type World struct {
 	harmless    []string
 	asked       map[string]time.Duration // machines whose services were seen to answer in a run: run and machine
 	log         []Asked
+	listens     bool
 	heard       map[Asked]bool
 	outside     []outside
 }
@@ -230,6 +231,9 @@ func (w *World) point(m *machine, at time.Time) recovery.Point {
 	p := recovery.Point{Version: recovery.FormatVersion, ID: id, Seq: ident.Seq(m.seq), Machine: m.name, Instant: at.UTC(), Kind: recovery.App, Received: at} //nolint:gosec // counts up from 1
 	for _, d := range m.disks {
 		p.Disks = append(p.Disks, recovery.PointDisk{Name: d, Size: 1 << 30, Sum: uint64(m.seq) * 1000}) //nolint:gosec // as above
+	}
+	if len(m.points) == cap(m.points) { // most machines get one or two more
+		m.points = append(make([]recovery.Point, 0, len(m.points)+2), m.points...)
 	}
 	m.points = append(m.points, p)
 	if len(m.points) > keepPoints {

@@ -12,8 +12,7 @@ import (
 type Memory struct {
 	mu     sync.Mutex
 	rev    int64
-	kvs    map[string]KV
-	keys   []string // of kvs, sorted
+	kvs    []*KV // in order of their keys
 	hist   *history
 	closed bool
 }
@@ -22,7 +21,7 @@ var _ Store = (*Memory)(nil)
 
 // NewMemory returns an empty store.
 func NewMemory() *Memory {
-	return &Memory{kvs: map[string]KV{}, hist: newHistory(0)}
+	return &Memory{hist: newHistory(0)}
 }
 
 // Get implements Store.
@@ -32,11 +31,11 @@ func (m *Memory) Get(ctx context.Context, key string) (KV, error) {
 	if err := m.usable(ctx); err != nil {
 		return KV{}, err
 	}
-	kv, ok := m.kvs[key]
+	at, ok := m.find(key)
 	if !ok {
 		return KV{}, notFound(key)
 	}
-	return cloneKV(kv), nil
+	return cloneKV(*m.kvs[at]), nil
 }
 
 // List implements Store.
@@ -45,12 +44,12 @@ func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[KV, error] {
 		m.mu.Lock()
 		err := m.usable(ctx)
 		var kvs []KV
-		from, _ := slices.BinarySearch(m.keys, prefix)
-		for _, k := range m.keys[from:] {
-			if !strings.HasPrefix(k, prefix) {
+		from, _ := m.find(prefix)
+		for _, kv := range m.kvs[from:] {
+			if !strings.HasPrefix(kv.Key, prefix) {
 				break
 			}
-			kvs = append(kvs, cloneKV(m.kvs[k]))
+			kvs = append(kvs, cloneKV(*kv))
 		}
 		m.mu.Unlock()
 		if err != nil {
@@ -76,7 +75,11 @@ func (m *Memory) Txn(ctx context.Context, t Txn) (int64, bool, error) {
 		return 0, false, err
 	}
 	for _, c := range t.If {
-		if m.kvs[c.Key].ModRev != c.ModRev {
+		var rev int64
+		if at, ok := m.find(c.Key); ok {
+			rev = m.kvs[at].ModRev
+		}
+		if rev != c.ModRev {
 			return m.rev, false, nil
 		}
 	}
@@ -88,22 +91,16 @@ func (m *Memory) Txn(ctx context.Context, t Txn) (int64, bool, error) {
 	for i, op := range t.Then {
 		op.Value = append([]byte{}, op.Value...)
 		ops[i] = op
-		at, had := slices.BinarySearch(m.keys, op.Key)
-		if op.Delete {
-			if had {
-				m.keys = slices.Delete(m.keys, at, at+1)
-			}
-			delete(m.kvs, op.Key)
-			continue
+		at, had := m.find(op.Key)
+		switch {
+		case op.Delete && had:
+			m.kvs = slices.Delete(m.kvs, at, at+1)
+		case op.Delete:
+		case had:
+			m.kvs[at] = &KV{Key: op.Key, Value: op.Value, CreateRev: m.kvs[at].CreateRev, ModRev: m.rev}
+		default:
+			m.kvs = slices.Insert(m.kvs, at, &KV{Key: op.Key, Value: op.Value, CreateRev: m.rev, ModRev: m.rev})
 		}
-		if !had {
-			m.keys = slices.Insert(m.keys, at, op.Key)
-		}
-		kv := KV{Key: op.Key, Value: op.Value, CreateRev: m.rev, ModRev: m.rev}
-		if old, ok := m.kvs[op.Key]; ok {
-			kv.CreateRev = old.CreateRev
-		}
-		m.kvs[op.Key] = kv
 	}
 	m.hist.publish(m.rev, ops)
 	return m.rev, true, nil
@@ -128,6 +125,11 @@ func (m *Memory) Close() error {
 	m.closed = true
 	m.hist.close()
 	return nil
+}
+
+// find is where a key stands, or would.
+func (m *Memory) find(key string) (at int, ok bool) {
+	return slices.BinarySearchFunc(m.kvs, key, func(kv *KV, key string) int { return strings.Compare(kv.Key, key) })
 }
 
 func (m *Memory) usable(ctx context.Context) error {

@@ -12,7 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-
+	"runtime/debug"
 	"runtime/metrics"
 	"slices"
 	"sync"
@@ -33,6 +33,7 @@ const ChildCommand = "__simulate"
 const (
 	DefaultPatience = time.Minute
 	childHeap       = 768 << 20 // bytes
+	softHeap        = 440 << 20 // bytes; above it, what is garbage is collected at once
 	heapEvery       = 50 * time.Millisecond
 )
 
@@ -67,6 +68,7 @@ func Serve(in io.Reader, out io.Writer) {
 // InVirtualTime calls f with what runs functions in virtual time. It does not
 // return: package testing, which alone has that, ends the process.
 func InVirtualTime(f func(Bubble)) {
+	debug.SetMemoryLimit(softHeap)
 	os.Args = os.Args[:1] // testing reads its flags from there
 	match := func(_, _ string) (bool, error) { return true, nil }
 	testing.Main(match, []testing.InternalTest{{Name: "simulation", F: func(t *testing.T) { //nolint:staticcheck // the one door to virtual time outside of go test

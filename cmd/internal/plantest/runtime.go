@@ -112,12 +112,17 @@ func (r *Runtime) know(ctx context.Context, id string) error {
 	}
 	steps := map[string]*plans.Step{}
 	ids := make([]string, len(run.Steps))
+	written := map[plans.Pos][]*report.Step{}
 	for i := range run.Steps {
-		ids[i] = run.Steps[i].ID
+		s := &run.Steps[i]
+		ids[i] = s.ID
+		if s.Pos != nil {
+			written[*s.Pos] = append(written[*s.Pos], s)
+		}
 	}
 	r.plan.Steps(func(_ string, ps *plans.Step) {
-		for i := range run.Steps {
-			if s := &run.Steps[i]; s.Pos != nil && *s.Pos == ps.Pos && s.Kind == string(ps.Kind) && strings.HasSuffix(strings.TrimRight(s.ID, "#0123456789"), strings.TrimRight(ps.Name, "#0123456789")) {
+		for _, s := range written[ps.Pos] {
+			if s.Kind == string(ps.Kind) && strings.HasSuffix(strings.TrimRight(s.ID, "#0123456789"), strings.TrimRight(ps.Name, "#0123456789")) {
 				steps[s.ID] = ps
 			}
 		}
@@ -231,15 +236,7 @@ func (r *Runtime) rest(ctx context.Context, id string) (*report.Run, error) {
 
 // still returns a run that does nothing by itself; nil while it works.
 func (r *Runtime) still(ctx context.Context, id string) (*report.Run, error) {
-	runs, err := r.engine.Runs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	i := slices.IndexFunc(runs, func(x report.Run) bool { return x.ID == id })
-	if i < 0 {
-		return nil, fault.Errorf(fault.NotFound, "there is no run %s", id)
-	}
-	if runs[i].Status.Busy() {
+	if r.engine.Busy(id) {
 		return nil, nil //nolint:nilnil // it works
 	}
 	run, err := r.engine.Show(ctx, id)

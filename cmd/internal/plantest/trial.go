@@ -123,6 +123,7 @@ const (
 // play runs the scenario. What is wrong with it is in the world's violations.
 func (t *trial) play(ctx context.Context) error {
 	t.began = t.w.Summary()
+	t.w.Listen()
 	t.rt.OnRecord(func(_ int, step, _ string) { t.records = append(t.records, step) })
 	for _, i := range t.inject {
 		if f := i.apply(t.stage); f != nil {
