@@ -510,7 +510,7 @@ func (e *Engine) Unfinished(ctx context.Context) ([]string, error) {
 	defer e.mu.Unlock()
 	var out []string
 	for _, h := range heads {
-		if e.live[h.ID] == nil && !h.Lost && (h.works() || h.HandOver || h.Status == report.RunWaiting || !h.Due.IsZero()) {
+		if e.live[h.ID] == nil && !h.Lost && !h.Status.Ended() && (h.works() || h.HandOver || h.Status == report.RunWaiting || !h.Due.IsZero()) {
 			out = append(out, h.ID)
 		}
 	}

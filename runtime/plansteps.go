@@ -170,7 +170,11 @@ func (j *job) check(ctx context.Context, c *recovery.Check) outcome {
 		select {
 		case <-time.After(every):
 		case <-ctx.Done():
-			return failed(fault.Errorf(fault.Failed, "%s%s: %w; the last answer: %s", j.where(), j.step.Title, context.Cause(ctx), said).
+			why := context.Cause(ctx)
+			if errors.Is(why, errWithin) {
+				why = fmt.Errorf("not done within %s", j.step.Within)
+			}
+			return failed(fault.Errorf(fault.Failed, "%s%s: %w; the last answer: %s", j.where(), j.step.Title, why, said).
 				WithHint("look at the machine; then: drrun resume %s", j.run.ID))
 		}
 	}

@@ -119,6 +119,21 @@ func TestRealRunGoesOverARunningTest(t *testing.T) {
 	})
 }
 
+// TestRefusedDrillIsOver: no later runtime takes it up, although its time is not
+// over yet.
+func TestRefusedDrillIsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.hosts["lyo-1"].down = true
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Test, Cleanup: true, TTL: time.Hour, ID: "drill"})
+		r.expect(id, report.RunRefused)
+		r.close()
+		r.open()
+		if ids, err := r.engine.Unfinished(t.Context()); err != nil || len(ids) > 0 {
+			t.Errorf("unfinished: %v, %v", ids, err)
+		}
+	})
+}
+
 // A run that preflight refuses leaves the tests alone.
 func TestRefusedRunLeavesTests(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
@@ -591,6 +606,19 @@ func TestCheckSurvivesARestartOfItsAgent(t *testing.T) {
 		r.w.faults["lyo-1 check db1"], r.w.kinds["lyo-1 check db1"] = 2, fault.Interrupted
 		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
 		r.expect(id, report.RunWaiting)
+	})
+}
+
+// TestCheckThatRunsOutSaysItOnce: with its time and the last answer.
+func TestCheckThatRunsOutSaysItOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.w.faults["lyo-1 check db1"], r.w.kinds["lyo-1 check db1"] = -1, fault.Unreachable
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		run := r.expect(id, report.RunStopped)
+		said := run.Errors[0].Error.Message
+		if strings.Count(said, "not done within") != 1 || !strings.Contains(said, "; the last answer: ") || strings.Contains(said, "time is up") {
+			t.Errorf("it says: %s", said)
+		}
 	})
 }
 
