@@ -114,7 +114,7 @@ func (j *job) env() map[string]string {
 		typ = "test"
 	}
 	from, to := j.way()
-	return map[string]string{"DRRUN_RUN": j.run.ID, "DRRUN_TYPE": typ, "DRRUN_FAILOVER": string(j.typ), "DRRUN_FROM": from, "DRRUN_TO": to}
+	return map[string]string{"DRRUN_RUN": j.run.ID, "DRRUN_STEP": j.step.ID, "DRRUN_TYPE": typ, "DRRUN_FAILOVER": string(j.typ), "DRRUN_FROM": from, "DRRUN_TO": to}
 }
 
 // backHome reports whether the step runs behind a rollback: its machines are back

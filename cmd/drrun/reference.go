@@ -67,8 +67,8 @@ every step
 `)
 	b.WriteString(fieldsText(registry.StepFields()))
 	b.WriteString(`
-Programs of exec find in their environment DRRUN_RUN, DRRUN_TYPE (production or test), DRRUN_FAILOVER (test, planned or
-unplanned), DRRUN_FROM and DRRUN_TO. Without on they run on the controller; on a host its estate must allow them.
+Programs of exec find in their environment DRRUN_RUN, DRRUN_STEP, DRRUN_TYPE (production or test), DRRUN_FAILOVER (test,
+planned or unplanned), DRRUN_FROM and DRRUN_TO. Without on they run on the controller; on a host its estate must allow them.
 `)
 	return b.String()
 }

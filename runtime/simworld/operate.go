@@ -225,11 +225,25 @@ func (w *World) Name(name, kind string) []string {
 	return slices.Concat(w.names[nameKey(name, "A")].values, w.names[nameKey(name, "AAAA")].values)
 }
 
-// Declare tells the world the class of an operation that an agent does.
-func (w *World) Declare(key string, class plans.OpClass) {
+// declared is the key in a context of the operation that runs a program.
+type declared struct{}
+
+// Declare tells the world the class of an operation that an agent does, or the
+// controller: its program runs with the context that Declare returns.
+func (w *World) Declare(ctx context.Context, key string, class plans.OpClass) context.Context {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.classes[key] = class
+	return context.WithValue(ctx, declared{}, key)
+}
+
+// classOf is the class of an operation; of one that nobody has declared nothing
+// is known.
+func (w *World) classOf(key string) plans.OpClass {
+	if class, ok := w.classes[key]; ok {
+		return class
+	}
+	return plans.OpUnsafe
 }
 
 // remote runs a command by ssh.
@@ -264,8 +278,6 @@ func (w *World) remote(c *call, o Operation) (any, error) {
 		exit = 1
 		res = map[string]any{"exit": 1, "output": t.Error()}
 	}
-	if o.Class != plans.OpRead {
-		w.effect(c, o.Class, "exec", o.Key, "ssh "+a.Host+" "+line, exit == 0)
-	}
+	w.effect(c, o.Class, "exec", o.Key, "ssh "+a.Host+" "+line, exit == 0)
 	return res, nil
 }

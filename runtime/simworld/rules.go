@@ -15,9 +15,8 @@ type runKnown struct {
 	test      bool
 	steps     map[string]bool // ids
 	to        string
-	questions map[string]question // text of a check, or line of a program on the controller
+	questions map[string]question // text of a check
 	declared  map[string]bool     // steps that are for tests only
-	lines     map[string]int      // programs on the controller, and how many steps run each
 }
 
 // question is the step that asks a text.
@@ -29,7 +28,7 @@ type question struct {
 // Know tells the world of a run before it works in it: the ids of its steps, and
 // which of them the plan says.
 func (w *World) Know(run string, typ recovery.Type, to string, ids []string, steps map[string]*plans.Step) {
-	k := &runKnown{steps: map[string]bool{}, test: typ == recovery.Test, to: to, questions: map[string]question{}, declared: map[string]bool{}, lines: map[string]int{}}
+	k := &runKnown{steps: map[string]bool{}, test: typ == recovery.Test, to: to, questions: map[string]question{}, declared: map[string]bool{}}
 	for _, id := range ids {
 		k.steps[id] = true
 	}
@@ -44,13 +43,6 @@ func (w *World) Know(run string, typ recovery.Type, to string, ids []string, ste
 			k.questions[s.Check.TCP] = q
 		case s.Check != nil && s.Check.HTTP != "":
 			k.questions[s.Check.HTTP] = q
-		case s.Exec != nil && s.Exec.On == "":
-			line := strings.Join(s.Exec.Cmd, " ")
-			if s.Exec.Sh != "" {
-				line = "sh -c " + s.Exec.Sh
-			}
-			k.questions[line] = q
-			k.lines[line]++
 		}
 	}
 	w.mu.Lock()
@@ -78,19 +70,22 @@ type before struct {
 	attempt string
 	ok      bool
 	persons int
-	count   int
 }
 
 // effect notes a change of the world outside, and what is wrong with it. key is
-// the idempotency key: a server that has done it does nothing.
+// the idempotency key: a server that has done it does nothing. What only reads is
+// no change, and of a program its author says whether it may be done twice.
 func (w *World) effect(c *call, class plans.OpClass, name, key, text string, ok bool) {
+	if class == plans.OpRead {
+		return
+	}
 	if key != "" && strings.HasPrefix(name, "http.") {
 		if w.done[key] {
 			return
 		}
 		w.done[key] = ok // a refusal is no deed: the next try may be one
 	}
-	w.happened(c.step, c.run, name, "%s", text)
+	w.happened(c.step, c.run, name, "%s", text).class = class
 	for _, part := range w.harmless {
 		if strings.Contains(text, part) {
 			return
@@ -99,10 +94,13 @@ func (w *World) effect(c *call, class plans.OpClass, name, key, text string, ok 
 	w.outside = append(w.outside, outside{c.run, c.step})
 	k := w.runs[c.run]
 	if k != nil && k.test && !k.declared[c.step] {
-		w.violated(Violation{Rule: RuleTest, Step: c.step, Run: c.run, Text: "a test did this in the real world: " + text,
-			Hint: `skip = "test" (or, in the world file, w:harmless: nobody minds)`})
+		hint := `skip = "test" (or, in the world file, w:harmless: nobody minds)`
+		if name == "exec" && key != "" {
+			hint = `skip = "test"; class = "read" where the program only looks (or, in the world file, w:harmless: nobody minds)`
+		}
+		w.violated(Violation{Rule: RuleTest, Step: c.step, Run: c.run, Text: "a test did this in the real world: " + text, Hint: hint})
 	}
-	if name == "dns.update" { // done twice it is the same
+	if name == "dns.update" || name == "exec" && class == plans.OpIdempotent { // done twice it is the same
 		return
 	}
 	id := c.run + "\x00" + c.step + "\x00" + text
@@ -111,20 +109,16 @@ func (w *World) effect(c *call, class plans.OpClass, name, key, text string, ok 
 	if i := strings.LastIndexByte(key, '/'); i >= 0 && name != "exec" {
 		attempt = key[:i]
 	}
-	most := 0
-	if k != nil && c.step == "" {
-		most = k.lines[strings.TrimPrefix(text, "controller exec ")]
-	}
 	hint := "make it the last operation of its action, so that nothing behind it lets the action run again; or give the request an Idempotency-Key of its own"
 	switch {
-	case !repeated, was.attempt == attempt && attempt != "", was.count < most:
+	case !repeated, was.attempt == attempt && attempt != "":
 	case was.ok:
 		w.violated(Violation{Rule: RuleTwice, Step: c.step, Run: c.run, Text: "done twice in one run: " + text, Hint: hint})
 	case class == plans.OpUnsafe && was.persons == w.persons:
 		w.violated(Violation{Rule: RuleTwice, Step: c.step, Run: c.run, Text: "repeated by itself although nobody knows what the first attempt did: " + text,
 			Hint: "no retry on a step whose call is not safe to repeat"})
 	}
-	w.before[id] = before{attempt: attempt, ok: ok || was.ok && repeated, persons: w.persons, count: was.count + 1}
+	w.before[id] = before{attempt: attempt, ok: ok || was.ok && repeated, persons: w.persons}
 }
 
 // outside is a change of the world outside by a step of a run.

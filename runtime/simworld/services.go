@@ -324,11 +324,7 @@ func (w *World) exec(h *host, c *call, r command.ExecRequest) (any, error) {
 	if t := w.programTrouble(c); t != nil {
 		res.Exit, res.Output = 1, t.Error()
 	}
-	class := plans.OpUnsafe
-	if declared, ok := w.classes[r.Op]; ok {
-		class = declared
-	}
-	w.effect(c, class, "exec", r.Op, h.name+" exec "+line, res.Exit == 0)
+	w.effect(c, w.classOf(r.Op), "exec", r.Op, h.name+" exec "+line, res.Exit == 0)
 	return res, nil
 }
 
@@ -342,12 +338,15 @@ func (w *World) Run(ctx context.Context, argv, env []string) (exit int, output s
 	line := strings.Join(argv, " ")
 	c := &call{verb: "exec", text: line}
 	for _, kv := range env {
-		if v, ok := strings.CutPrefix(kv, "DRRUN_RUN="); ok {
+		switch name, v, _ := strings.Cut(kv, "="); name {
+		case "DRRUN_RUN":
 			c.run = v
+		case "DRRUN_STEP":
+			c.step = v
 		}
 	}
+	op, _ := ctx.Value(declared{}).(string)
 	w.mu.Lock()
-	c.step = w.question(c.run, line).step
 	t := w.trouble(c)
 	w.mu.Unlock()
 	takes := 50*time.Millisecond + t.delay
@@ -370,6 +369,6 @@ func (w *World) Run(ctx context.Context, argv, env []string) (exit int, output s
 	if p := w.programTrouble(c); p != nil {
 		exit, output = 1, p.Error()
 	}
-	w.effect(c, plans.OpUnsafe, "exec", "", "controller exec "+line, exit == 0)
+	w.effect(c, w.classOf(op), "exec", "", "controller exec "+line, exit == 0)
 	return exit, output, nil
 }

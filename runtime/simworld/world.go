@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -134,7 +133,12 @@ type Effect struct {
 	Step string        `json:"step,omitempty"`
 	Run  string        `json:"run,omitempty"`
 	Verb string        `json:"verb"`
+
+	class plans.OpClass
 }
+
+// again reports whether it is the same how often it happens.
+func (e *Effect) again() bool { return e.Verb == "exec" && e.class == plans.OpIdempotent }
 
 // Rules that a Violation is of.
 const (
@@ -409,13 +413,15 @@ func (w *World) Summary() []string {
 }
 
 // Changes counts how often each effect happened in the world outside, for
-// comparison.
+// comparison; what may be done twice counts once.
 func (w *World) Changes() map[string]int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := map[string]int{}
-	for _, e := range w.effects {
-		out[e.Text]++
+	for i := range w.effects {
+		if e := &w.effects[i]; !e.again() || out[e.Text] == 0 {
+			out[e.Text]++
+		}
 	}
 	return out
 }
@@ -441,13 +447,14 @@ func (w *World) Assignment(name string) (recovery.Assignment, bool) {
 	return a, true
 }
 
-// Programs counts the programs that a step of a run has run.
+// Programs counts the programs that a step of a run has run and that may not
+// just be run again.
 func (w *World) Programs(run, step string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := 0
-	for _, e := range w.effects {
-		if e.Run == run && e.Step == step && strings.HasPrefix(e.Verb, "exec") {
+	for i := range w.effects {
+		if e := &w.effects[i]; e.Run == run && e.Step == step && e.Verb == "exec" && !e.again() {
 			n++
 		}
 	}

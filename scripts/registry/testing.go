@@ -46,7 +46,7 @@ var WorldMethods = []Function{
 	{"expect", "text, function(run) … end", "", "drrun explore: has to be true at the end of each run that went well."},
 	{"machine", "name", "", "Where it is: site, state, power, answers, tests."},
 	{"record", "name, { type =, server = }", "", "Values of a DNS name, as the plan has set them."},
-	{"effects", "[part]", "", "What happened, in order: list of texts that have the part in them."},
+	{"effects", "[part]", "", "What happened, in order: list of texts that have the part in them. What only reads is not among it."},
 	{"violations", "", "", "What happened and never may: list of { rule, text, step }. A test that does not ask fails when there is any."},
 	{"sleep", "duration", "", "Lets time pass; runs are as they stand then."},
 	{"now", "", "", "Seconds since the world began."},

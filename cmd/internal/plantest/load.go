@@ -167,8 +167,7 @@ func (c *worldCalls) Op(ctx context.Context, name string, class plans.OpClass, a
 	do func(ctx context.Context, key string) (json.RawMessage, error)) (json.RawMessage, error) {
 	return c.HostCalls.Op(ctx, name, class, args, func(ctx context.Context, key string) (json.RawMessage, error) {
 		if slices.Contains(pure, name) || strings.HasPrefix(name, "run.") {
-			c.w.Declare(key, class)
-			return do(ctx, key)
+			return do(c.w.Declare(ctx, key, class), key)
 		}
 		v, known, err := c.w.Operate(ctx, simworld.Operation{Name: name, Class: class, Args: args, Key: key})
 		switch {

@@ -26,7 +26,7 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != 4 || len(tests) < 13 {
+	if len(files) != 5 || len(tests) < 13 {
 		t.Fatalf("only %d tests in %v", len(tests), files)
 	}
 	for _, id := range tests {

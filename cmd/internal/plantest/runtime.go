@@ -295,7 +295,11 @@ func (r *Runtime) done(ctx context.Context, run *report.Run) bool {
 	return err == nil && r.World.Programs(run.ID, step) > recorded
 }
 
-// recorded counts the programs of a step whose end is on record.
+// programs are the operations that run one.
+var programs = []string{"exec.run", "ssh.run"}
+
+// recorded counts the programs of a step whose end is on record, without those
+// that may just be run again.
 func (r *Runtime) recorded(ctx context.Context, run, step string) (int, error) {
 	raws, err := r.engine.Journal(ctx, run)
 	if err != nil {
@@ -307,7 +311,7 @@ func (r *Runtime) recorded(ctx context.Context, run, step string) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		isOp := kind == state.OpDone && body.Op != nil && strings.HasPrefix(body.Op.Name, "exec")
+		isOp := kind == state.OpDone && body.Op != nil && body.Op.Class == plans.OpUnsafe && slices.Contains(programs, body.Op.Name)
 		isStep := (kind == state.Done || kind == state.Failed) && body.Data != nil
 		if body.Step == step && (isOp || isStep) {
 			n++

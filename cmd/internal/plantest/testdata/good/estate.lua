@@ -7,6 +7,7 @@ local function worker(n)
 end
 
 return estate "shop" {
+  allow = { "desk", "router" },
   policy "gold" { every = "30s", rpo = "1m" },
   secret "dns-key" { file = "/etc/drrun/dns.key" },
   site "paris" {
