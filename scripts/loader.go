@@ -31,6 +31,9 @@ type Options struct {
 	// HTTP and Dial replace the network of the modules http and tcp in tests.
 	HTTP Doer
 	Dial Dialer
+	// Branches hears which branches of plans are taken; nil, as outside of tests:
+	// nobody counts them.
+	Branches *Branches
 }
 
 // Loader loads plans and estates and runs functions of plans. Safe for
@@ -65,7 +68,7 @@ func (l *Loader) source(b plans.Bundle, kind registry.Scope) *source {
 	if ok {
 		return s
 	}
-	s = newSource(b, kind)
+	s = newSource(b, kind, l.o.Branches)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, twice := l.parsed[key]; twice {

@@ -174,6 +174,13 @@ func (p *page) run(u *syntax.Unit) ([]lua.LValue, error) {
 		p.box.Func(p.box.List),
 		p.box.Func(p.box.Len),
 	}
+	if p.source.branches != nil {
+		w := p.source.branches.of(u, p.source.bundle.Files[u.Name])
+		hidden = append(hidden, p.box.Func(func(L *lua.LState) int {
+			w.ran[L.CheckInt(1)].Store(true)
+			return 0
+		}))
+	}
 	return p.box.Call(fn, hidden...)
 }
 

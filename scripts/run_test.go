@@ -191,9 +191,11 @@ func TestScriptErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ok, detail, err := runAction(t, loader(), c.body, &journal{})
-			if err != nil || ok || !strings.Contains(detail, c.want) {
-				t.Errorf("got %v %q %v, want %q", ok, detail, err, c.want)
+			for _, l := range []*scripts.Loader{loader(), scripts.New(scripts.Options{Branches: scripts.NewBranches()})} { // counting changes no error
+				ok, detail, err := runAction(t, l, c.body, &journal{})
+				if err != nil || ok || !strings.Contains(detail, c.want) {
+					t.Errorf("got %v %q %v, want %q", ok, detail, err, c.want)
+				}
 			}
 		})
 	}

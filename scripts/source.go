@@ -72,6 +72,7 @@ type source struct {
 	units    map[string]*syntax.Unit // nil unit: a file with a syntax error
 	faults   plans.Faults            // from the trees
 	reported map[string]bool         // modules whose absence is reported
+	branches *Branches               // nil: nobody counts
 }
 
 // absent are globals of Lua that are not here, with what to do instead.
@@ -133,10 +134,14 @@ func article(s registry.Scope) string {
 	return " " + string(s)
 }
 
-// newSource parses the files of a bundle.
-func newSource(b plans.Bundle, kind registry.Scope) *source {
+// newSource parses the files of a bundle. Branches of plans are counted unless
+// branches is nil.
+func newSource(b plans.Bundle, kind registry.Scope, branches *Branches) *source {
 	s := &source{bundle: b, kind: kind, units: make(map[string]*syntax.Unit), reported: make(map[string]bool)}
 	w := words(kind)
+	if kind == registry.PlanFile && branches != nil {
+		s.branches, w.Count = branches, true
+	}
 	if _, ok := b.Files[b.Main]; !ok {
 		s.faults = plans.Faults{{Pos: plans.Pos{File: b.Main, Line: 1}, Message: "the file is not there"}}
 		return s

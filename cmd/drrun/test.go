@@ -23,8 +23,8 @@ var testCommand = &command{
 	name: "test", args: "[FILE|FOLDER…]", short: "run the tests of plans (NAME_test.lua) in a simulated world",
 	long: `Runs the tests that stand beside plans, without arguments all of the working folder and below. The world is
 simulated and its time virtual; the engine is the one that runs plans for real. drrun help test-file tells what a
-test can say. A test fails with its file and line; with --coverage the steps, filters and answers of the plans are
-listed that no test has taken. -o json prints one object a line.`,
+test can say. A test fails with its file and line; with --coverage the steps, filters, answers and branches of the
+plans are listed that no test has taken. -o json prints one object a line.`,
 	examples: "drrun test\ndrrun test erp_test.lua --run 'failover|drill'\ndrrun test --coverage --junit build/plans.xml\ndrrun test --update",
 	exits:    []int{fault.ExitFailed},
 	make:     func() action { return &testOptions{} },
@@ -162,7 +162,11 @@ func (o *testOptions) summary(c *cli, all, bad int, figures []plantest.PlanFigur
 		return c.printLine(map[string]any{"tests": all, "failed": bad, "seconds": took.Seconds(), "coverage": figures})
 	}
 	for _, f := range figures {
-		if err := c.printf("%s: %d of %d steps ran\n", f.File, f.Ran, f.Steps); err != nil {
+		branches := ""
+		if f.Branches > 0 {
+			branches = fmt.Sprintf(", %d of %d branches taken", f.Taken, f.Branches)
+		}
+		if err := c.printf("%s: %d of %d steps ran%s\n", f.File, f.Ran, f.Steps, branches); err != nil {
 			return err
 		}
 		for _, g := range f.Gaps {

@@ -222,4 +222,14 @@ const statuses = `
 
 A wait that ran out is a failed step: ` + "`run:resume()`" + ` asks again, and ` + "`run:answer(wait, \"go\")`" + ` before that goes on without an answer, which counts as an error.
 A planned run stops at the first error and an unplanned one goes on, unless a step says otherwise with ` + "`on_fail`" + `.
+
+## Coverage
+
+` + "`drrun test --coverage`" + ` lists for each plan, as file:line, what no test has taken; with ` + "`-o json`" + ` it stands in ` + "`coverage`" + ` of the last object.
+
+* Types of run and the way back that no test has; steps that never ran, or that their filter never held back.
+* Waits that were never answered with go, or never with stop; an ` + "`on_fail` or `retry`" + ` that nothing has asked for.
+* Branches of the plan and of its modules, in functions of actions and checks and outside of them: a condition that was never true or never
+  false (each ` + "`elseif`" + ` is a condition of its own, and one without ` + "`else`" + ` has two ways as well), a loop without a turn, a function that
+  nobody called. What stands inside of a branch that was not taken is not told by itself.
 `

@@ -28,6 +28,7 @@ const (
 //	Cat(a, b, …) value         concatenation with limits
 //	List(n, table, …) table    appends what follows after item n
 //	Len(value) number          the length of a value, with limits
+//	Took(n)                    where blocks are counted: block n runs
 var Hidden = []string{hiddenTab, hiddenNew, hiddenCat, hiddenList, hiddenLen}
 
 const (
@@ -36,6 +37,7 @@ const (
 	hiddenCat  = "\x00cat"
 	hiddenList = "\x00list"
 	hiddenLen  = "\x00len"
+	hiddenTook = "\x00took" // is not among Hidden: it comes behind them
 )
 
 // Words are the names of the language, as the file may use them.
@@ -45,6 +47,7 @@ type Words struct {
 	Elsewhere    map[string]string // known names that are not allowed here, with the reason
 	Modules      map[string]Module // what require finds → the functions it has; others are not looked into
 	Run          Module            // what the argument of a function of the run has
+	Count        bool              // a block says that it runs: for tests
 }
 
 // Module is the functions of a module by name.
@@ -72,6 +75,7 @@ type Unit struct {
 	Requires []Import // modules it loads by a constant name
 	Secrets  []Import // secrets it names by a constant, in functions too
 	Machines []Import // machines that functions of the run name by a constant: run:machine("db1")
+	Blocks   []Block  // that are counted
 	Proto    *lua.FunctionProto
 }
 
@@ -99,6 +103,10 @@ func Load(name, src string, w Words) (*Unit, plans.Faults) {
 		return nil, plans.Faults{explain(name, toks, err)}
 	}
 	t := &tree{file: name, words: w, ends: braceEnds(toks), globals: make(map[string]bool)}
+	var blocks []Block
+	if w.Count {
+		t.blocks = &blocks
+	}
 	stmts = t.chunk(stmts)
 	if t.tooDeep > 0 {
 		return nil, one(t.tooDeep, fmt.Sprintf("this is nested more than %d levels deep", maxDepth))
@@ -107,7 +115,7 @@ func Load(name, src string, w Words) (*Unit, plans.Faults) {
 	if err != nil {
 		return nil, append(t.faults, one(compileLine(err), "syntax: "+compileMessage(err))...)
 	}
-	return &Unit{Name: name, Tables: t.tables, Requires: t.imports, Secrets: t.secrets, Machines: t.machines, Proto: proto}, t.faults
+	return &Unit{Name: name, Tables: t.tables, Requires: t.imports, Secrets: t.secrets, Machines: t.machines, Blocks: blocks, Proto: proto}, t.faults
 }
 
 // Imports returns the modules that a source loads by a constant name, as far

@@ -25,6 +25,8 @@ type tree struct {
 	globals  map[string]bool // assigned by mistake, reported once
 
 	scopes  []map[string]string // local name → the module that it holds, or ""
+	blocks  *[]Block            // nil: they are not counted
+	inside  int                 // the block around, or -1
 	varargs []bool              // of the functions around
 	inRun   int                 // functions of the run around
 	depth   int
@@ -38,9 +40,13 @@ func (t *tree) fault(line int, format string, args ...any) {
 // chunk rewrites a file: its statements become the body of a function inside a
 // function that holds the hidden names.
 func (t *tree) chunk(stmts []ast.Stmt) []ast.Stmt {
-	t.varargs = []bool{false}
+	t.varargs, t.inside = []bool{false}, -1
 	t.block(stmts)
-	hidden := &ast.LocalAssignStmt{Names: slices.Clone(Hidden), Exprs: []ast.Expr{&ast.Comma3Expr{}}}
+	names := slices.Clone(Hidden)
+	if t.blocks != nil {
+		names = append(names, hiddenTook)
+	}
+	hidden := &ast.LocalAssignStmt{Names: names, Exprs: []ast.Expr{&ast.Comma3Expr{}}}
 	body := &ast.FunctionExpr{ParList: &ast.ParList{Names: []string{}}, Stmts: stmts}
 	call := &ast.FuncCallExpr{Func: body, Args: []ast.Expr{}}
 	ret := &ast.ReturnStmt{Exprs: []ast.Expr{call}}
@@ -51,9 +57,10 @@ func (t *tree) chunk(stmts []ast.Stmt) []ast.Stmt {
 	return []ast.Stmt{hidden, ret}
 }
 
-// block walks statements in a scope of their own.
-func (t *tree) block(stmts []ast.Stmt) {
+// block walks statements in a scope of their own, in which names are declared.
+func (t *tree) block(stmts []ast.Stmt, names ...string) {
 	t.push()
+	t.declare(names...)
 	t.stmts(stmts)
 	t.pop()
 }
@@ -139,7 +146,7 @@ func (t *tree) stmt(s ast.Stmt) {
 		t.block(s.Stmts)
 	case *ast.WhileStmt:
 		s.Condition = t.expr(s.Condition)
-		t.block(s.Stmts)
+		s.Stmts = t.way(s.Line(), neverTurned, s.Stmts)
 	case *ast.RepeatStmt:
 		t.push()
 		t.stmts(s.Stmts)
@@ -147,16 +154,13 @@ func (t *tree) stmt(s ast.Stmt) {
 		t.pop()
 	case *ast.IfStmt:
 		s.Condition = t.expr(s.Condition)
-		t.block(s.Then)
-		t.block(s.Else)
+		s.Then = t.way(s.Line(), neverTrue, s.Then)
+		s.Else = t.way(s.Line(), neverFalse, s.Else)
 	case *ast.NumberForStmt:
 		t.numberFor(s)
 	case *ast.GenericForStmt:
 		t.exprs(s.Exprs)
-		t.push()
-		t.declare(s.Names...)
-		t.stmts(s.Stmts)
-		t.pop()
+		s.Stmts = t.way(s.Line(), neverTurned, s.Stmts, s.Names...)
 	case *ast.FuncDefStmt:
 		t.funcDef(s)
 	case *ast.ReturnStmt:
@@ -188,10 +192,7 @@ func (t *tree) numberFor(s *ast.NumberForStmt) {
 	if s.Step != nil {
 		s.Step = t.expr(s.Step)
 	}
-	t.push()
-	t.declare(s.Name)
-	t.stmts(s.Stmts)
-	t.pop()
+	s.Stmts = t.way(s.Line(), neverTurned, s.Stmts, s.Name)
 }
 
 func (t *tree) funcDef(s *ast.FuncDefStmt) {
@@ -285,7 +286,9 @@ func (t *tree) expr(e ast.Expr) ast.Expr {
 }
 
 func (t *tree) function(f *ast.FunctionExpr, method, ofRun bool) {
+	what := neverCalled
 	if ofRun {
+		what = "" // then its step has not run
 		t.inRun++
 		defer func() { t.inRun-- }()
 	}
@@ -299,7 +302,7 @@ func (t *tree) function(f *ast.FunctionExpr, method, ofRun bool) {
 	if method {
 		t.declare("self")
 	}
-	t.block(f.Stmts)
+	f.Stmts = t.way(f.Line(), what, f.Stmts)
 	t.pop()
 	t.varargs = t.varargs[:len(t.varargs)-1]
 }
@@ -540,7 +543,7 @@ func numberAt(n, line int) ast.Expr {
 	return at(&ast.NumberExpr{Value: strconv.Itoa(n)}, line)
 }
 
-func at[E ast.Expr](e E, line int) E {
+func at[E ast.PositionHolder](e E, line int) E {
 	e.SetLine(line)
 	e.SetLastLine(line)
 	return e

@@ -114,13 +114,14 @@ func serve(bubble Bubble, in io.Reader, out io.Writer) {
 	tr := Tester{Lua: lua, Bubble: bubble, Update: job.Update, Beat: beat}
 	if job.Coverage {
 		tr.Coverage = NewCoverage()
+		tr.Lua = scripts.New(scripts.Options{Branches: tr.Coverage.Branches})
 	}
 	for _, id := range job.Tests {
 		say(Event{Begin: &id})
 		r := tr.Run(id)
 		say(Event{Result: &r})
 		if tr.Coverage != nil { // after each test: the next one may kill the child
-			say(Event{Coverage: tr.Coverage.Figures()})
+			say(Event{Coverage: tr.Coverage.parts()})
 		}
 	}
 	say(Event{Done: true})
@@ -221,6 +222,11 @@ func (t *tail) String() string { return string(t.b) }
 // RunTests runs tests in children, and tells of each when it has ended. A test
 // that hangs or kills its child has failed; the others go on in another one.
 func RunTests(ctx context.Context, job Job, hear func(TestResult)) ([]PlanFigures, error) {
+	figures, err := runTests(ctx, job, hear)
+	return counted(figures), err
+}
+
+func runTests(ctx context.Context, job Job, hear func(TestResult)) ([]PlanFigures, error) {
 	var figures []PlanFigures
 	left := job.Tests
 	for len(left) > 0 {
@@ -265,6 +271,7 @@ func mergeFigures(a, b []PlanFigures) []PlanFigures {
 			continue
 		}
 		a[i].Gaps = slices.DeleteFunc(a[i].Gaps, func(g Gap) bool { return !slices.Contains(f.Gaps, g) })
+		a[i].Ways = mergeWays(a[i].Ways, f.Ways)
 		never := 0
 		for _, g := range a[i].Gaps {
 			if g.What == neverRan {
@@ -274,6 +281,20 @@ func mergeFigures(a, b []PlanFigures) []PlanFigures {
 		a[i].Ran = a[i].Steps - never
 	}
 	return a
+}
+
+// mergeWays puts the branches of a plan together. Where a module was not loaded in
+// one of two children the other one tells more.
+func mergeWays(a, b []scripts.Branch) []scripts.Branch {
+	switch {
+	case len(a) > len(b):
+		return a
+	case len(a) == len(b):
+		for i := range b {
+			b[i].Taken = b[i].Taken || a[i].Taken
+		}
+	}
+	return b
 }
 
 // RunExplore explores in a child.

@@ -1,6 +1,7 @@
 package plantest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -19,15 +20,19 @@ import (
 )
 
 // Coverage is what tests have seen of plans: which steps ran, which filters let
-// a step pass and held it back, how waits were answered, and which failures
-// that a plan has a word for have happened.
+// a step pass and held it back, how waits were answered, which failures that a
+// plan has a word for have happened, and which branches of its functions were
+// taken.
 type Coverage struct {
-	mu    sync.Mutex
-	plans map[string]*planCoverage
+	// Branches hears of branches from the loader that has it.
+	Branches *scripts.Branches
+	mu       sync.Mutex
+	plans    map[string]*planCoverage
 }
 
 type planCoverage struct {
 	plan  *plans.Plan
+	files plans.Bundle
 	steps map[string]*seenStep
 	types map[recovery.Type]bool
 	backs bool
@@ -37,7 +42,9 @@ type planCoverage struct {
 type seenStep struct{ ran, skipped, failed, again, goes, stops, proved, unproved bool }
 
 // NewCoverage returns an empty Coverage.
-func NewCoverage() *Coverage { return &Coverage{plans: map[string]*planCoverage{}} }
+func NewCoverage() *Coverage {
+	return &Coverage{Branches: scripts.NewBranches(), plans: map[string]*planCoverage{}}
+}
 
 func stepKey(p plans.Pos, name string) string { return fmt.Sprintf("%s:%d %s", p.File, p.Line, name) }
 
@@ -47,7 +54,7 @@ func (c *Coverage) saw(s *Subject, r *report.Run) {
 	defer c.mu.Unlock()
 	pc := c.plans[s.Bundle.Main]
 	if pc == nil {
-		pc = &planCoverage{plan: s.Plan, steps: map[string]*seenStep{}, types: map[recovery.Type]bool{}}
+		pc = &planCoverage{plan: s.Plan, files: s.Bundle, steps: map[string]*seenStep{}, types: map[recovery.Type]bool{}}
 		c.plans[s.Bundle.Main] = pc
 	}
 	pc.types[r.Type] = true
@@ -102,18 +109,55 @@ type PlanFigures struct {
 	File  string `json:"file"`
 	Steps int    `json:"steps"`
 	Ran   int    `json:"ran"`
-	Gaps  []Gap  `json:"gaps"`
+	// Branches are those of all functions, Taken those that a test has taken.
+	Branches int   `json:"branches"`
+	Taken    int   `json:"taken"`
+	Gaps     []Gap `json:"gaps"`
+	// Ways are the branches one by one, until figures of several processes are put
+	// together.
+	Ways []scripts.Branch `json:"ways,omitempty"`
 }
 
 // Figures tells what is covered, plan by plan.
-func (c *Coverage) Figures() []PlanFigures {
+func (c *Coverage) Figures() []PlanFigures { return counted(c.parts()) }
+
+// parts are figures whose branches are not counted yet.
+func (c *Coverage) parts() []PlanFigures {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []PlanFigures
 	for _, file := range slices.Sorted(maps.Keys(c.plans)) {
-		out = append(out, c.plans[file].figures(file))
+		f := c.plans[file].figures(file)
+		f.Ways = c.Branches.Of(c.plans[file].files)
+		out = append(out, f)
 	}
 	return out
+}
+
+// counted counts the branches of figures. One inside of another that was not taken
+// is no gap of its own.
+func counted(figures []PlanFigures) []PlanFigures {
+	for i := range figures {
+		f := &figures[i]
+		var gaps []Gap
+		for _, w := range f.Ways {
+			switch {
+			case w.Never == "":
+			case w.Taken:
+				f.Branches++
+				f.Taken++
+			default:
+				f.Branches++
+				if w.Inside < 0 || f.Ways[w.Inside].Taken {
+					gaps = append(gaps, Gap{File: w.File, Line: w.Line, What: w.Never})
+				}
+			}
+		}
+		slices.SortStableFunc(gaps, func(a, b Gap) int { return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line) })
+		f.Gaps = append(f.Gaps, gaps...)
+		f.Ways = nil
+	}
+	return figures
 }
 
 func (pc *planCoverage) figures(file string) PlanFigures {
