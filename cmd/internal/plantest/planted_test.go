@@ -19,7 +19,7 @@ var planted = []struct {
 	faults               int // it takes to show
 }{
 	{"no_key", simworld.RuleTwice, `action "open a ticket"`, "done twice in one run: http.post", 1},
-	{"impatient", simworld.RuleEnd, `check "balancer answers"`, "run stops: check", 0},
+	{"impatient", simworld.RuleEnd, `check "balancer answers"`, "not done within 10s", 0},
 	{"app_first", simworld.RuleNeeds, `machine "app1"`, "app1 was started before db1 answered", 0},
 	{"unanswered", simworld.RuleEnd, `wait "go/no-go"`, "the test run stops", 0},
 	{"dns_in_test", simworld.RuleTest, `action "point DNS"`, "a test did this in the real world: dns.update", 0},
