@@ -34,8 +34,8 @@ type Object interface {
 	// Methods are its methods and Fields its fields, as the registry has them.
 	Methods() []registry.Function
 	Fields() []registry.Function
-	// Call calls a method; an error fails the test at the line of the call.
-	Call(ctx context.Context, method string, args []any) (any, error)
+	// Call calls a method, at a line of the file; an error fails the test there.
+	Call(ctx context.Context, at plans.Pos, method string, args []any) (any, error)
 	// Field reads a field.
 	Field(name string) any
 }
@@ -362,7 +362,8 @@ func (p *testPage) method(L *lua.LState, o Object, name string) int {
 	}
 	var got any
 	var err error
-	p.box.Outside(func() { got, err = o.Call(p.ctx, name, args) })
+	at := p.here(L)
+	p.box.Outside(func() { got, err = o.Call(p.ctx, at, name, args) })
 	if err != nil {
 		if p.ctx.Err() != nil {
 			p.box.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/scripts"
 	"github.com/drrun/drrun/scripts/registry"
 )
@@ -20,7 +21,7 @@ func (echo) Methods() []registry.Function { return registry.WorldMethods }
 func (echo) Fields() []registry.Function  { return registry.RunResultFields }
 func (echo) Field(name string) any        { return []any{name, 1.5} }
 
-func (e echo) Call(_ context.Context, method string, args []any) (any, error) {
+func (e echo) Call(_ context.Context, _ plans.Pos, method string, args []any) (any, error) {
 	*e.heard = append(*e.heard, fmt.Sprint(method, args))
 	switch method {
 	case "planned":

@@ -20,8 +20,11 @@ var _ command.Caller = (*World)(nil)
 func (w *World) Call(ctx context.Context, hostName, verb string, in, out any) error {
 	meta := metaOf(in)
 	c := call{host: hostName, verb: verb, machine: meta.Machine, run: meta.Run}
-	if r, ok := in.(command.CheckRequest); ok {
+	switch r := in.(type) {
+	case command.CheckRequest:
 		c.text = r.Check.TCP + r.Check.HTTP + strings.Join(r.Check.Exec, " ")
+	case command.ExecRequest:
+		c.text = lineOf(r)
 	}
 	w.mu.Lock()
 	if c.step = w.stepOf(meta.Op); verb == command.Check.Name {

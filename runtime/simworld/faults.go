@@ -314,9 +314,11 @@ func (w *World) Propagate(d time.Duration) {
 	w.propagation = d
 }
 
-// Serve adds a server outside; the last one that matches answers.
-func (w *World) Serve(s Server) {
+// Serve adds a server outside; the last one that matches answers. It returns the
+// server; its Hits are read after the run.
+func (w *World) Serve(s Server) *Server {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.servers = append(w.servers, &s)
+	return &s
 }

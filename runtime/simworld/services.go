@@ -30,6 +30,20 @@ type Server struct {
 	Exit   int
 	Output string
 	Down   bool // it does not answer
+	Hits   int  // how often it was asked
+}
+
+// Name is what the server is there for: "http = …".
+func (s *Server) Name() string {
+	switch {
+	case s.HTTP != "":
+		return fmt.Sprintf("http = %q", s.HTTP)
+	case s.TCP != "":
+		return fmt.Sprintf("tcp = %q", s.TCP)
+	case s.DNS != "":
+		return fmt.Sprintf("dns = %q", s.DNS)
+	}
+	return fmt.Sprintf("exec = %q", s.Exec)
 }
 
 func (s *Server) matches(kind, text string) bool {
@@ -47,6 +61,7 @@ func (s *Server) matches(kind, text string) bool {
 func (w *World) server(kind, text string) *Server {
 	for _, s := range slices.Backward(w.servers) {
 		if s.matches(kind, text) {
+			s.Hits++
 			return s
 		}
 	}
@@ -305,17 +320,25 @@ func (w *World) sawAnswer(run string, m *machine) {
 	w.asked[run+"/"+m.name] = w.since()
 }
 
+// lineOf is the program of a request in one line.
+func lineOf(r command.ExecRequest) string {
+	if r.Sh != "" {
+		return "sh -c " + r.Sh
+	}
+	return strings.Join(r.Cmd, " ")
+}
+
 // exec runs a program on a host.
 func (w *World) exec(h *host, c *call, r command.ExecRequest) (any, error) {
-	words := r.Cmd
-	if r.Sh != "" {
-		words = []string{"sh", "-c", r.Sh}
+	line := lineOf(r)
+	name, _, _ := strings.Cut(line, " ")
+	if len(r.Cmd) > 0 {
+		name = r.Cmd[0]
 	}
 	eh, _ := w.estate.Host(h.name)
-	if !plans.Allows(eh.Allow, words[0]) {
-		return nil, fault.Errorf(fault.Refused, "host %s does not let plans run %s", h.name, words[0])
+	if !plans.Allows(eh.Allow, name) {
+		return nil, fault.Errorf(fault.Refused, "host %s does not let plans run %s", h.name, name)
 	}
-	line := strings.Join(words, " ")
 	res := command.ExecResult{}
 	if s := w.server("exec", line); s != nil {
 		res = command.ExecResult{Exit: s.Exit, Output: s.Output}

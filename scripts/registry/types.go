@@ -17,7 +17,7 @@ var ArgTypes = map[string]string{
 	"duration": "drrun.Duration", "estate": "string", "exec": "string", "exit": "integer", "expect": `integer|integer[]|"any"`,
 	"failback": "boolean", "first": "string", "force": "boolean", "got": "any", "headers": "table<string, string|drrun.Secret>",
 	"host": "string", "http": "string", "json": "any", "key": "drrun.Secret", "known_hosts": "string|drrun.Secret",
-	"limit": "number", "machine": "string", "method": "string", "n": "integer", "name": "string", "no_shutdown": "boolean",
+	"limit": "number", "machine": "string", "maybe": "boolean", "method": "string", "n": "integer", "name": "string", "no_shutdown": "boolean",
 	"on": "string", "on_timeout": `"stop"|"continue"`, "other": "any", "needs.other": "string", "output": "string", "part": "any", "pattern": "string",
 	"plan": "string", "point": "string", "question": "string|drrun.Secret", "role": "string", "second": "string", "seconds": "number",
 	"server": "string", "set": "table<string, string>", "sh": "string|drrun.Secret", "site_or_host": "string", "source_is_down": "boolean",

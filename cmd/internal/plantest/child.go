@@ -271,7 +271,7 @@ func mergeFigures(a, b []PlanFigures) []PlanFigures {
 			continue
 		}
 		a[i].Gaps = slices.DeleteFunc(a[i].Gaps, func(g Gap) bool { return !slices.Contains(f.Gaps, g) })
-		a[i].Ways = mergeWays(a[i].Ways, f.Ways)
+		a[i].Ways, a[i].Served = mergeWays(a[i].Ways, f.Ways), mergeServed(a[i].Served, f.Served)
 		never := 0
 		for _, g := range a[i].Gaps {
 			if g.What == neverRan {

@@ -36,6 +36,8 @@ type planCoverage struct {
 	steps map[string]*seenStep
 	types map[recovery.Type]bool
 	backs bool
+
+	served []served
 }
 
 // seenStep is what runs have made of one step of a plan.
@@ -113,9 +115,10 @@ type PlanFigures struct {
 	Branches int   `json:"branches"`
 	Taken    int   `json:"taken"`
 	Gaps     []Gap `json:"gaps"`
-	// Ways are the branches one by one, until figures of several processes are put
-	// together.
-	Ways []scripts.Branch `json:"ways,omitempty"`
+	// Ways are the branches one by one and Served the servers of tests, until
+	// figures of several processes are put together.
+	Ways   []scripts.Branch `json:"ways,omitempty"`
+	Served []served         `json:"served,omitempty"`
 }
 
 // Figures tells what is covered, plan by plan.
@@ -128,14 +131,14 @@ func (c *Coverage) parts() []PlanFigures {
 	var out []PlanFigures
 	for _, file := range slices.Sorted(maps.Keys(c.plans)) {
 		f := c.plans[file].figures(file)
-		f.Ways = c.Branches.Of(c.plans[file].files)
+		f.Ways, f.Served = c.Branches.Of(c.plans[file].files), slices.Clone(c.plans[file].served)
 		out = append(out, f)
 	}
 	return out
 }
 
 // counted counts the branches of figures. One inside of another that was not taken
-// is no gap of its own.
+// is no gap of its own. Servers that nothing has asked are gaps, too.
 func counted(figures []PlanFigures) []PlanFigures {
 	for i := range figures {
 		f := &figures[i]
@@ -153,9 +156,14 @@ func counted(figures []PlanFigures) []PlanFigures {
 				}
 			}
 		}
+		for _, s := range f.Served {
+			if !s.Asked {
+				gaps = append(gaps, Gap{File: s.At.File, Line: s.At.Line, What: fmt.Sprintf("w:serve { %s }: nothing has asked it", s.What)})
+			}
+		}
 		slices.SortStableFunc(gaps, func(a, b Gap) int { return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line) })
 		f.Gaps = append(f.Gaps, gaps...)
-		f.Ways = nil
+		f.Ways, f.Served = nil, nil
 	}
 	return figures
 }

@@ -134,7 +134,7 @@ func (o *runObject) find(name string) (*report.Step, error) {
 }
 
 // Call implements scripts.Object.
-func (o *runObject) Call(ctx context.Context, method string, args []any) (any, error) {
+func (o *runObject) Call(ctx context.Context, _ plans.Pos, method string, args []any) (any, error) {
 	a := &arguments{method: method, list: args}
 	id := o.run.ID
 	switch method {

@@ -72,6 +72,9 @@ func (r *Runtime) Close(ctx context.Context) error {
 // is committed, or right after.
 func (r *Runtime) DieAt(n int, after bool) { r.store.dieAt(n, after) }
 
+// Pending is at how many further records the runtime is to die; 0: at none.
+func (r *Runtime) Pending() int { return r.store.pending() }
+
 // Records is how many journal records were written.
 func (r *Runtime) Records() int { return r.store.written() }
 
@@ -341,6 +344,12 @@ func (s *dyingStore) dead() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.isDead
+}
+
+func (s *dyingStore) pending() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left
 }
 
 func (s *dyingStore) written() int {

@@ -143,10 +143,13 @@ func (t *Tester) Run(id TestID) TestResult {
 		if failure == nil {
 			failure = h.leftOver(id)
 		} else {
-			failure.Message += h.runs()
+			failure.Message += h.runs() + h.missed()
 		}
 		for _, st := range h.stages {
 			err = errors.Join(err, st.close(ctx))
+			if t.Coverage != nil {
+				t.Coverage.asked(st)
+			}
 		}
 		if res.Failure = failure; err != nil {
 			fail(err)
@@ -209,6 +212,7 @@ func (h *host) stage(ctx context.Context, plan string, o map[string]any) (*stage
 		return nil, err
 	}
 	st.golden = h.golden
+	st.w.Listen() // to say what was asked instead of what a fault waits for
 	if h.t.Coverage != nil {
 		st.ran = func(r *report.Run) { h.t.Coverage.saw(s, r) }
 	}
@@ -253,7 +257,22 @@ func (h *host) leftOver(id TestID) *scripts.TestFailure {
 			}
 		}
 	}
+	for _, st := range h.stages {
+		if p := st.neverStruck(); p != nil {
+			return &scripts.TestFailure{Pos: p.at, Message: p.text()}
+		}
+	}
 	return nil
+}
+
+// missed says of a test that failed which fault never struck: that may be why.
+func (h *host) missed() string {
+	for _, st := range h.stages {
+		if p := st.neverStruck(); p != nil {
+			return fmt.Sprintf("\n  %s:%d: %s", p.at.File, p.at.Line, p.text())
+		}
+	}
+	return ""
 }
 
 // runs says how the runs of a test that failed stand, where that is not well: what
@@ -343,6 +362,14 @@ func (h *host) CrashEverywhere(ctx context.Context, plan string, o map[string]an
 			st.rt.OnRecord(func(_ int, step, kind string) { steps = append(steps, strings.TrimSpace(kind+" "+step)) })
 		}
 		_, err = body(worldObject{st})
+		if n == 0 {
+			if p := st.neverStruck(); err == nil && p != nil {
+				err = errf("%s:%d: %s", p.at.File, p.at.Line, p.text())
+			}
+			if h.t.Coverage != nil {
+				h.t.Coverage.asked(st)
+			}
+		}
 		end := endOf(st)
 		h.beat()
 		return end, errors.Join(err, st.close(ctx))

@@ -32,6 +32,8 @@ type stage struct {
 	ran     func(*report.Run) // hears of every state of a run that a test has seen
 	runs    []*runObject
 	looked  bool // the test has asked for the violations
+	waiting []pending
+	served  []served
 }
 
 // expectation is what a world file wants at the end of a run.
@@ -56,6 +58,7 @@ func newStage(ctx context.Context, s *Subject) (*stage, error) {
 			return nil, errors.Join(err, st.close(ctx))
 		}
 		st.ends = append(st.ends, end)
+		st.waiting = nil // they are there for any test
 	}
 	return st, nil
 }
@@ -89,6 +92,7 @@ func (worldObject) Field(string) any { return nil }
 
 // arguments reads the values that a method was given.
 type arguments struct {
+	at     plans.Pos
 	method string
 	list   []any
 	err    error
@@ -163,8 +167,8 @@ func flag(t map[string]any, key string) bool { b, _ := t[key].(bool); return b }
 func word(t map[string]any, key string) string { s, _ := t[key].(string); return s }
 
 // Call implements scripts.Object.
-func (o worldObject) Call(ctx context.Context, method string, args []any) (any, error) {
-	a := &arguments{method: method, list: args}
+func (o worldObject) Call(ctx context.Context, at plans.Pos, method string, args []any) (any, error) {
+	a := &arguments{at: at, method: method, list: args}
 	switch method {
 	case "planned", "unplanned", "test":
 		return o.run(ctx, recovery.Type(method), a)
@@ -173,8 +177,10 @@ func (o worldObject) Call(ctx context.Context, method string, args []any) (any, 
 	case "partition", "heal", "down", "up":
 		return nil, o.place(method, a)
 	case "crash_runtime_at":
+		maybe := a.maybe()
 		if n := a.number(0, 0); a.err == nil && n > 0 {
 			o.rt.DieAt(n, false)
+			o.dies(a, maybe)
 		} else {
 			a.fail("the number of a journal record, from 1")
 		}
@@ -333,6 +339,7 @@ var verbs = map[string]string{"stop": command.Stop.Name, "drain": command.Drain.
 	"unlock": command.Unlock.Name, "check": command.Check.Name, "exec": command.Exec.Name, "status": command.Status.Name, "found": command.Found.Name}
 
 func (o worldObject) trouble(method string, a *arguments) error {
+	maybe := a.maybe()
 	what, verb := a.text(0, "a machine, a host, or http, dns, tcp, exec"), a.text(1, "a verb")
 	f := simworld.Fault{Times: 1}
 	switch {
@@ -368,7 +375,7 @@ func (o worldObject) trouble(method string, a *arguments) error {
 		f.Times = a.number(2, 1)
 	}
 	if a.err == nil {
-		o.w.Break(f)
+		o.breaks(a, f, maybe)
 	}
 	return a.err
 }
@@ -441,6 +448,6 @@ func (o worldObject) serve(a *arguments) error {
 	if s.HTTP+s.TCP+s.DNS+s.Exec == "" {
 		return errf("serve: say what answers: http, tcp, dns or exec")
 	}
-	o.w.Serve(s)
+	o.served = append(o.served, served{server: o.w.Serve(s), At: a.at, What: s.Name()})
 	return nil
 }
