@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/planted"
@@ -337,6 +338,9 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 	}
 	if err := d.append(r); err != nil {
 		return
+	}
+	if g, ok := out.data.(*command.GrantResult); ok && r.Kind == state.Done { // the steps that follow ask for it
+		d.st.Steps[r.Step].Decoded = *g
 	}
 	if r.Kind == state.Asked && d.st.Run.Unattended {
 		_ = d.unattended(d.st.Steps[r.Step]) // a journal that cannot be written stops the run

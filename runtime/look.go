@@ -42,48 +42,51 @@ func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
 // lookAt asks one host how one of its machines is: what that costs the host does
 // not grow with its other machines.
 func (e *Engine) lookAt(ctx context.Context, host, machine string) looked {
-	return e.lookFor(ctx, map[string]bool{host: true}, machine)
+	return looked{host: *e.see(ctx, host, machine)}
 }
 
 // lookFor asks for one machine, or for all if its name is empty.
 func (e *Engine) lookFor(ctx context.Context, hosts map[string]bool, machine string) looked {
-	ask := func(host string) seenHost {
-		ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-		defer cancel()
-		st, err := e.status(ctx, host, machine)
-		seen := seenHost{status: st, err: err, at: make(map[string]int, len(st.Machines))}
-		for i := range st.Machines {
-			seen.at[st.Machines[i].Machine] = i
-		}
-		return seen
-	}
 	out := looked{}
 	var mu sync.Mutex
 	names := slices.Collect(maps.Keys(hosts))
 	sideBySide(len(names), len(names), func(i int) {
-		seen := ask(names[i])
+		seen := e.see(ctx, names[i], machine)
 		mu.Lock()
 		defer mu.Unlock()
-		out[names[i]] = seen
+		out[names[i]] = *seen
 	})
 	return out
+}
+
+// see asks one host.
+func (e *Engine) see(ctx context.Context, host, machine string) *seenHost {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	seen := &seenHost{}
+	seen.err = e.status(ctx, host, machine, &seen.status)
+	seen.at = make(map[string]int, len(seen.status.Machines))
+	for i := range seen.status.Machines {
+		seen.at[seen.status.Machines[i].Machine] = i
+	}
+	return seen
 }
 
 // status asks one host. The connection may be to an agent that is gone while
 // another runs in its place: what fails at once is asked again, and so is what
 // was sent on a connection that died, which takes longer to show.
-func (e *Engine) status(ctx context.Context, host, machine string) (command.AgentStatus, error) {
+func (e *Engine) status(ctx context.Context, host, machine string, st *command.AgentStatus) error {
 	asked := e.now()
-	st, err := command.Status.Call(ctx, e.caller, host, command.StatusRequest{Machine: machine})
+	err := e.caller.Call(ctx, host, command.Status.Name, command.StatusRequest{Machine: machine}, st)
 	var sent interface{ OutcomeUnknown() bool }
 	within := lookTimeout / 3
 	if errors.As(err, &sent) && sent.OutcomeUnknown() {
 		within = 2 * lookTimeout / 3
 	}
 	if fault.Is(err, fault.Unreachable) && ctx.Err() == nil && e.now().Sub(asked) < within {
-		st, err = command.Status.Call(ctx, e.caller, host, command.StatusRequest{Machine: machine})
+		err = e.caller.Call(ctx, host, command.Status.Name, command.StatusRequest{Machine: machine}, st)
 	}
-	return st, err
+	return err
 }
 
 // machine returns what a host knows of a machine; nobody changes it.

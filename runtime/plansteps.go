@@ -153,9 +153,10 @@ func (j *job) check(ctx context.Context, c *recovery.Check) outcome {
 	if every <= 0 {
 		every = plans.DefaultCheckEvery
 	}
+	ask := j.question(c)
 	said := "nobody was asked yet"
 	for n := 1; ; n++ {
-		ok, detail, err := j.ask(ctx, c, n)
+		ok, detail, err := ask(ctx, n)
 		again := fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted)
 		switch {
 		case err != nil && !again && ctx.Err() == nil:
@@ -180,12 +181,14 @@ func (j *job) check(ctx context.Context, c *recovery.Check) outcome {
 	}
 }
 
-// ask puts the question once, at the agent that runs the machine, or to the
-// plan's function.
-func (j *job) ask(ctx context.Context, c *recovery.Check, n int) (bool, string, error) {
+// question returns what puts the question of a check once, for the n-th time: at
+// the agent that runs the machine, or to the plan's function.
+func (j *job) question(c *recovery.Check) func(ctx context.Context, n int) (ok bool, detail string, err error) {
 	if ps := j.step.Plan; ps != nil && ps.Check.Func != nil {
-		host := &askCalls{job: j, ask: n}
-		return j.d.e.scripts.RunFunc(ctx, j.d.src.bundle, *ps.Check.Func, j.info(), host)
+		return func(ctx context.Context, n int) (bool, string, error) {
+			host := &askCalls{job: j, ask: n}
+			return j.d.e.scripts.RunFunc(ctx, j.d.src.bundle, *ps.Check.Func, j.info(), host)
+		}
 	}
 	host, machine := j.step.Host, j.step.Machine
 	if host == "" && len(j.main.Active()) > 0 {
@@ -194,22 +197,24 @@ func (j *job) ask(ctx context.Context, c *recovery.Check, n int) (bool, string, 
 	if machine == "" {
 		machine = j.machineOn(host)
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout+time.Second)
-	defer cancel()
 	meta := j.meta(machine, host)
 	meta.Op = "" // a question may be put again and must not get an old answer
-	req := command.CheckRequest{Meta: meta, Check: *c, Addresses: map[string]string{}, Timeout: askTimeout}
+	req := &command.CheckRequest{Meta: meta, Check: *c, Addresses: map[string]string{}, Timeout: askTimeout}
 	for _, name := range []string{program.CheckMachine(c), machine} {
 		if m, ok := j.named[name]; ok && j.addressOf(m) != "" {
 			req.Addresses[name] = j.addressOf(m)
 		}
 	}
 	req.Self = cmp.Or(j.step.IP, req.Addresses[machine])
-	res, err := command.Check.Call(ctx, j.d.e.caller, host, req)
-	if err != nil && ctx.Err() != nil {
-		err = fault.Wrap(fault.Unreachable, err)
+	return func(ctx context.Context, _ int) (bool, string, error) {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout+time.Second)
+		defer cancel()
+		res, err := command.Check.Call(ctx, j.d.e.caller, host, *req)
+		if err != nil && ctx.Err() != nil {
+			err = fault.Wrap(fault.Unreachable, err)
+		}
+		return res.OK, res.Detail, err
 	}
-	return res.OK, res.Detail, err
 }
 
 func (j *job) planFault(err error) error {

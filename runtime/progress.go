@@ -12,8 +12,13 @@ import (
 	"github.com/drrun/drrun/runtime/report"
 )
 
-// pollEvery is how often an agent is asked how far the work on its machines is.
-const pollEvery = time.Second
+// How often an agent is asked how far the work on its machines is: work that takes
+// long is looked at less often.
+const (
+	pollEvery = time.Second
+	pollLong  = 3 * time.Second
+	longWork  = 15 * time.Second
+)
 
 // work is a step whose progress at an agent is shown, and which ends when nothing
 // has moved for its time.
@@ -72,11 +77,16 @@ func (d *driver) watch(host string, w *work) (unwatch func()) {
 
 // poll asks a host until no work is left there.
 func (d *driver) poll(ctx context.Context, host string, a *asked) {
+	began := d.e.now()
 	for {
+		every := pollEvery
+		if d.e.now().Sub(began) >= longWork {
+			every = pollLong
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pollEvery):
+		case <-time.After(every):
 		}
 		d.moved(a, d.progressAt(ctx, host, a))
 	}
@@ -121,7 +131,7 @@ func (d *driver) moved(a *asked, at map[string]command.Progress) {
 	for w := range a.works {
 		step := &w.job.step
 		if p, ok := at[step.Machine]; ok && p != w.last {
-			rate := float64(max(0, p.Done-w.last.Done)) / pollEvery.Seconds()
+			rate := float64(max(0, p.Done-w.last.Done)) / max(now.Sub(w.moved), pollEvery).Seconds()
 			w.last, w.moved, shown = p, now, true
 			if d.flying[step.ID] != nil {
 				d.progress[step.ID] = report.Progress{Phase: p.Phase, Done: p.Done, Total: p.Total, Rate: rate}

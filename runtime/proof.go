@@ -80,13 +80,14 @@ func readThrough(hosts [2]string, read [2]command.ProofResult) (notes []string) 
 }
 
 // readWhole lets one host read the disks.
-func (j *job) readWhole(ctx context.Context, host string, p recovery.Point) (command.ProofResult, error) {
+func (j *job) readWhole(ctx context.Context, host string, p *recovery.Point) (command.ProofResult, error) {
 	k := j.with(func(s *program.Step) { s.Host = host })
 	request := func(m command.Meta) command.ProofRequest {
 		m.Op += "/" + host
 		return command.ProofRequest{Meta: m, Point: p.ID}
 	}
-	res, err := send(ctx, k, command.Proof, request, func(ctx context.Context, f func(context.Context) error) error { return k.watched(ctx, host, f) })
+	var res command.ProofResult
+	err := send(ctx, k, command.Proof, request, &res, func(ctx context.Context, f func(context.Context) error) error { return k.watched(ctx, host, f) })
 	if err != nil {
 		return res, fault.Errorf(fault.KindOf(err), "read proof of %s: cannot read its disks on %s: %w", j.step.Machine, host, err).
 			WithHint("mend the cause, then: drrun resume %s; or go on without the proof, on record: drrun answer %[1]s %q go", j.run.ID, j.step.ID)
@@ -95,7 +96,7 @@ func (j *job) readWhole(ctx context.Context, host string, p recovery.Point) (com
 }
 
 // compareProof names what differs: fault.Corrupt.
-func (j *job) compareProof(ctx context.Context, hosts [2]string, read [2]command.ProofResult, p recovery.Point) error {
+func (j *job) compareProof(ctx context.Context, hosts [2]string, read [2]command.ProofResult, p *recovery.Point) error {
 	var bad []string
 	for _, d := range p.Disks {
 		a, ok1 := read[0].Disk(d.Name)

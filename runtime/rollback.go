@@ -334,7 +334,7 @@ func (j *job) giveBack(ctx context.Context) outcome {
 	if have.Same(next) {
 		return outcome{data: command.GrantResult{Authority: next}, detail: fmt.Sprintf("epoch %d, active at %s", next.Epoch, next.Active)}
 	}
-	return j.moveTo(ctx, have, next)
+	return j.moveTo(ctx, &have, &next)
 }
 
 // returning reads the records that both hosts hold now. A record of this run

@@ -132,10 +132,11 @@ func (d *driver) reclaimOne(ctx context.Context, machine, host string) error {
 // asks the other site: another run may have moved the machine there since, which
 // the first site, cut off meanwhile, may not know. It is left there then. A site
 // that stays silent cannot be asked: a person says that it is down or isolated.
-func giveBackBy[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(Out) outcome) outcome {
+func giveBackBy[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(*Out) outcome) outcome {
 	asks := false
 	heard, since := time.Time{}, j.d.e.now() // when the other site answered last; since when it does not
-	res, err := send(ctx, j, v, in, func(ctx context.Context, f func(context.Context) error) error {
+	out := new(Out)
+	err := send(ctx, j, v, in, out, func(ctx context.Context, f func(context.Context) error) error {
 		return j.try(ctx, func(ctx context.Context) error {
 			err := j.elsewhere(ctx)
 			switch now := j.d.e.now(); {
@@ -156,7 +157,7 @@ func giveBackBy[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out
 	if err != nil {
 		return outcome{err: j.at(err), asks: asks}
 	}
-	return tell(res)
+	return tell(out)
 }
 
 // elsewhere says that another run has moved a machine to the other site since, or
@@ -218,22 +219,26 @@ func (j *job) stillLocked(ctx context.Context) error {
 	if j.step.Kind != program.Grant || planted.Is(planted.LockForgotten) {
 		return nil
 	}
-	m := j.machine
 	return j.try(ctx, func(ctx context.Context) error {
 		if j.d.runType() != recovery.Planned || j.d.statedDown() {
 			return nil
 		}
-		look := j.d.e.lookAt(ctx, m.FromHost, m.Name)
-		ms, ok := look.machine(m.FromHost, m.Name)
-		switch {
-		case !look.answers(m.FromHost):
-			return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether %s is still stopped and locked there (%w)", m.FromHost, m.Name, look[m.FromHost].err).
-				WithHint("start the agent on %s, then: drrun resume %s; if the site is lost: drrun resume %[2]s --as unplanned --source-is-down", m.FromHost, j.run.ID)
-		case ok && ms.Authority.Run == j.run.ID: // it was granted already
-		case !ok || !ms.Locked || ms.Power != recovery.PowerStopped:
-			return fault.Errorf(fault.Conflict, "%s is %s on %s and not as this run has left it, stopped and locked: what it wrote since its final delta would be lost", m.Name, cmp.Or(ms.Power, recovery.PowerUnknown), m.FromHost).
-				WithHint("drrun cancel %s, and begin anew", j.run.ID)
-		}
-		return nil
+		return j.lockedIn(j.d.e.lookAt(ctx, j.machine.FromHost, j.step.Machine))
 	})
+}
+
+// lockedIn reports what stillLocked wants to see in a look at the source.
+func (j *job) lockedIn(look looked) error {
+	m := &j.machine
+	ms, ok := look.machine(m.FromHost, m.Name)
+	switch {
+	case !look.answers(m.FromHost):
+		return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether %s is still stopped and locked there (%w)", m.FromHost, m.Name, look[m.FromHost].err).
+			WithHint("start the agent on %s, then: drrun resume %s; if the site is lost: drrun resume %[2]s --as unplanned --source-is-down", m.FromHost, j.run.ID)
+	case ok && ms.Authority.Run == j.run.ID: // it was granted already
+	case !ok || !ms.Locked || ms.Power != recovery.PowerStopped:
+		return fault.Errorf(fault.Conflict, "%s is %s on %s and not as this run has left it, stopped and locked: what it wrote since its final delta would be lost", m.Name, cmp.Or(ms.Power, recovery.PowerUnknown), m.FromHost).
+			WithHint("drrun cancel %s, and begin anew", j.run.ID)
+	}
+	return nil
 }

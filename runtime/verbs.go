@@ -21,47 +21,64 @@ import (
 
 // call sends a verb to the step's host until it was reached, and makes the
 // outcome of it. in makes the request with the operation's meta.
-func call[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(Out) outcome) outcome {
-	out, err := send(ctx, j, v, in, j.try)
-	if err != nil {
+func call[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(*Out) outcome) outcome {
+	out := new(Out)
+	if err := send(ctx, j, v, in, out, j.try); err != nil {
 		return failed(j.at(err))
 	}
 	return tell(out)
 }
 
 // long is call for verbs that copy data.
-func long[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(Out) outcome) outcome {
-	out, err := send(ctx, j, v, in, func(ctx context.Context, f func(context.Context) error) error { return j.watched(ctx, j.step.Host, f) })
+func long[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, tell func(*Out) outcome) outcome {
+	out := new(Out)
+	err := send(ctx, j, v, in, out, func(ctx context.Context, f func(context.Context) error) error { return j.watched(ctx, j.step.Host, f) })
 	if err != nil {
 		return failed(j.at(err))
 	}
 	return tell(out)
 }
 
-// send keeps the operation id while nobody knows whether the agent was
-// reached. An agent that answers, and answers the operation twice with
-// "unreachable", has stored that it did not reach another host: the verb,
-// which may be repeated, is then asked for under a further id, which no earlier
-// attempt or process has used: its result would only be the same again.
-func send[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In,
-	try func(context.Context, func(context.Context) error) error) (Out, error) {
-	var out Out
-	meta := j.meta(j.step.Machine, j.step.Host)
-	op, stored, further := meta.Op, 0, 0
-	err := try(ctx, func(ctx context.Context) (err error) {
-		if out, err = v.Call(ctx, j.d.e.caller, j.step.Host, in(meta)); !fault.Is(err, fault.Unreachable) || ctx.Err() != nil {
-			return err
-		}
-		if !j.d.e.lookAt(ctx, j.step.Host, j.step.Machine).answers(j.step.Host) {
-			return err
-		}
-		if stored++; stored%2 == 0 {
-			further++
-			meta.Op = fmt.Sprintf("%s.%d-%d.%d", op, j.step.Attempt, j.life, further)
+// send keeps the operation id while nobody knows whether the agent was reached. It
+// stands on the stack of every step under way, of which there may be thousands:
+// what is large stays off it.
+func send[In, Out any](ctx context.Context, j *job, v command.Verb[In, Out], in func(command.Meta) In, out *Out,
+	try func(context.Context, func(context.Context) error) error) error {
+	o := &sending{job: j, meta: j.meta(j.step.Machine, j.step.Host)}
+	o.op = o.meta.Op
+	request := func() any { return in(o.meta) }
+	return try(ctx, func(ctx context.Context) error {
+		err := j.d.e.caller.Call(ctx, j.step.Host, v.Name, request(), out)
+		if fault.Is(err, fault.Unreachable) && ctx.Err() == nil {
+			o.stored(ctx)
 		}
 		return err
 	})
-	return out, err
+}
+
+// sending is one command of a step to an agent, over all tries.
+type sending struct {
+	job            *job
+	meta           command.Meta
+	op             string
+	again, further int
+}
+
+// stored takes a further operation id where the agent has stored that it did not
+// reach another host: an agent that answers, and answers the operation twice with
+// "unreachable". The verb, which may be repeated, is then asked for under an id that
+// no earlier attempt or process has used: its result would only be the same again.
+//
+//go:noinline
+func (s *sending) stored(ctx context.Context) {
+	j := s.job
+	if !j.d.e.lookAt(ctx, j.step.Host, j.step.Machine).answers(j.step.Host) {
+		return
+	}
+	if s.again++; s.again%2 == 0 {
+		s.further++
+		s.meta.Op = fmt.Sprintf("%s.%d-%d.%d", s.op, j.step.Attempt, j.life, s.further)
+	}
 }
 
 func asMeta(m command.Meta) command.Meta { return m }
@@ -77,8 +94,8 @@ func (j *job) at(err error) error {
 
 // verb does the steps that are one command to one agent.
 func (j *job) verb(ctx context.Context) outcome {
-	plain := func(text string) func(command.Empty) outcome {
-		return func(command.Empty) outcome { return outcome{detail: text} }
+	plain := func(text string) func(*command.Empty) outcome {
+		return func(*command.Empty) outcome { return outcome{detail: text} }
 	}
 	switch j.step.Kind {
 	case program.DrainAhead, program.Reseed:
@@ -104,7 +121,7 @@ func (j *job) verb(ctx context.Context) outcome {
 		return call(ctx, j, command.Commit, asMeta, plain("committed"))
 	case program.Lease:
 		return call(ctx, j, command.Lease, func(m command.Meta) command.LeaseRequest { return command.LeaseRequest{Meta: m, Open: true} },
-			func(command.LeaseResult) outcome { return outcome{detail: "it may be renewed"} })
+			func(*command.LeaseResult) outcome { return outcome{detail: "it may be renewed"} })
 	case program.Unlock:
 		if j.step.Section == program.SectionPoint { // it stays where it is
 			return call(ctx, j, command.Unlock, asMeta, plain("unlocked"))
@@ -150,13 +167,13 @@ func (j *job) test() string {
 	return ""
 }
 
-func (j *job) drained(r command.DrainResult) outcome {
+func (j *job) drained(r *command.DrainResult) outcome {
 	return outcome{data: r, detail: fmt.Sprintf("point %s, %s changed, %s sent in %s", r.Point.ID.Short(),
 		quantity.FormatSize(r.Changed), quantity.FormatSize(r.Wire), quantity.FormatDuration(r.Took)) + j.expected(r)}
 }
 
 // expected is the downtime that a drain ahead of the stop lets expect.
-func (j *job) expected(r command.DrainResult) string {
+func (j *job) expected(r *command.DrainResult) string {
 	if j.step.Kind != program.DrainAhead || r.Expect <= 0 {
 		return ""
 	}
@@ -182,7 +199,7 @@ func (j *job) stopBound() time.Duration {
 	return st.ForceAfter
 }
 
-func (j *job) stopped(r command.StopResult) outcome {
+func (j *job) stopped(r *command.StopResult) outcome {
 	out := outcome{data: r, detail: string(r.Power)}
 	if r.Forced {
 		out.detail += " by force"
@@ -194,7 +211,7 @@ func (j *job) stopped(r command.StopResult) outcome {
 	return out
 }
 
-func (j *job) started(r command.StartResult) outcome {
+func (j *job) started(r *command.StartResult) outcome {
 	if r.Power != recovery.PowerRunning {
 		return failed(fault.Errorf(fault.Failed, "%s on %s is %s after the start", j.step.Machine, j.step.Host, r.Power))
 	}
@@ -205,7 +222,7 @@ func (j *job) started(r command.StartResult) outcome {
 	return out
 }
 
-func (j *job) found(r command.FoundResult) outcome {
+func (j *job) found(r *command.FoundResult) outcome {
 	if r.Point.ID.IsZero() && !r.Discarded {
 		return outcome{data: r, detail: fmt.Sprintf("the disks on %s are a replica already: nothing is only there", j.step.Host)}
 	}
@@ -229,10 +246,10 @@ func (j *job) drainFinal(ctx context.Context) outcome {
 		}
 	}
 	request := func(m command.Meta) command.DrainRequest { return command.DrainRequest{Meta: m, Final: true} }
-	return long(ctx, j, command.Drain, request, func(r command.DrainResult) outcome {
-		got, err := j.pointAt(ctx, j.machine.ToHost, r.Point)
+	return long(ctx, j, command.Drain, request, func(r *command.DrainResult) outcome {
+		got, err := j.pointAt(ctx, j.machine.ToHost, &r.Point)
 		if err == nil {
-			err = samePoint(r.Point, got)
+			err = samePoint(&r.Point, got)
 		}
 		if err != nil {
 			return failed(fault.Errorf(fault.KindOf(err), "final delta of %s: %w", j.step.Machine, err).
@@ -242,27 +259,26 @@ func (j *job) drainFinal(ctx context.Context) outcome {
 	})
 }
 
-func (j *job) pointAt(ctx context.Context, host string, want recovery.Point) (recovery.Point, error) {
+func (j *job) pointAt(ctx context.Context, host string, want *recovery.Point) (*recovery.Point, error) {
 	points, err := j.pointsAt(ctx, host, j.step.Machine)
 	if err != nil {
-		return recovery.Point{}, err
+		return nil, err
 	}
-	for _, p := range points {
-		if p.ID == want.ID {
-			if last := points[len(points)-1]; last.Seq > p.Seq {
+	for i := range points {
+		if p := &points[i]; p.ID == want.ID {
+			if last := &points[len(points)-1]; last.Seq > p.Seq {
 				return p, fault.Errorf(fault.Failed, "%s has a newer point (%d) than the final one (%d)", host, last.Seq, p.Seq)
 			}
 			return p, nil
 		}
 	}
-	return recovery.Point{}, fault.Errorf(fault.Failed, "%s does not have point %s", host, want.ID.Short())
+	return nil, fault.Errorf(fault.Failed, "%s does not have point %s", host, want.ID.Short())
 }
 
 func (j *job) pointsAt(ctx context.Context, host, machine string) ([]recovery.Point, error) {
 	var res command.PointsResult
-	err := j.try(ctx, func(ctx context.Context) (err error) {
-		res, err = command.Points.Call(ctx, j.d.e.caller, host, command.PointsRequest{Machine: machine})
-		return err
+	err := j.try(ctx, func(ctx context.Context) error {
+		return j.d.e.caller.Call(ctx, host, command.Points.Name, command.PointsRequest{Machine: machine}, &res)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the points of %s on %s: %w", machine, host, err)
@@ -271,7 +287,7 @@ func (j *job) pointsAt(ctx context.Context, host, machine string) ([]recovery.Po
 }
 
 // samePoint compares the sums and sizes of all disks.
-func samePoint(source, target recovery.Point) error {
+func samePoint(source, target *recovery.Point) error {
 	if len(source.Disks) != len(target.Disks) {
 		return fault.Errorf(fault.Corrupt, "the source has %d disks, the target %d", len(source.Disks), len(target.Disks))
 	}
@@ -340,25 +356,34 @@ func (j *job) right(ctx context.Context) outcome {
 
 // grant moves the authority record: from the one the host has to the next.
 func (j *job) grant(ctx context.Context) outcome {
+	have, next, err := j.turn(ctx)
+	if err == nil {
+		err = j.stillLocked(ctx)
+	}
+	if err != nil {
+		return failed(err)
+	}
+	return j.moveTo(ctx, have, next)
+}
+
+// turn returns the record that the step's host is expected to hold, and the one it
+// is to get.
+func (j *job) turn(ctx context.Context) (have, next *recovery.Authority, err error) {
 	c, ok := j.d.claimed()
 	if !ok {
-		return failed(fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine))
+		return nil, nil, fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine)
 	}
-	have, known := c.Records[j.step.Machine][j.step.Host]
-	if !known {
-		have = c.newest(j.step.Machine)
-	}
-	if j.step.Attempt > 1 && j.knowsNewest(ctx, c) {
-		have = c.newest(j.step.Machine)
+	newest := c.newest(j.step.Machine)
+	held, known := c.Records[j.step.Machine][j.step.Host]
+	if !known || j.step.Attempt > 1 && j.knowsNewest(ctx, c) {
+		held = newest
 	}
 	var learnt command.GrantResult
 	if j.d.result("reverse/"+j.step.Machine+"/learn", &learnt) && j.step.Kind == program.GrantPeer {
-		have = learnt.Authority
+		held = learnt.Authority
 	}
-	if err := j.stillLocked(ctx); err != nil {
-		return failed(err)
-	}
-	return j.moveTo(ctx, have, j.next(c.newest(j.step.Machine)))
+	to := j.next(newest)
+	return &held, &to, nil
 }
 
 // knowsNewest reports whether the step's host, which had an older record when the
@@ -374,16 +399,17 @@ func (j *job) learn(ctx context.Context) outcome {
 	if !ok {
 		return failed(fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine))
 	}
-	return j.moveTo(ctx, c.Records[j.step.Machine][j.step.Host], c.newest(j.step.Machine))
+	have, next := c.Records[j.step.Machine][j.step.Host], c.newest(j.step.Machine)
+	return j.moveTo(ctx, &have, &next)
 }
 
-func (j *job) moveTo(ctx context.Context, have, next recovery.Authority) outcome {
+func (j *job) moveTo(ctx context.Context, have, next *recovery.Authority) outcome {
 	request := func(m command.Meta) command.GrantRequest {
 		m.Epoch = have.Epoch
-		return command.GrantRequest{Meta: m, Expect: have, Next: next}
+		return command.GrantRequest{Meta: m, Expect: *have, Next: *next}
 	}
-	tell := func(r command.GrantResult) outcome {
-		if !r.Authority.Same(next) {
+	tell := func(r *command.GrantResult) outcome {
+		if !r.Authority.Same(*next) {
 			return failed(fault.Errorf(fault.Conflict, "%s holds another record of epoch %d after the grant", j.step.Host, r.Authority.Epoch))
 		}
 		return outcome{data: r, detail: fmt.Sprintf("epoch %d, active at %s", next.Epoch, next.Active)}
@@ -434,7 +460,6 @@ func (j *job) grantTime() time.Time {
 	return j.step.First
 }
 
-// points fixes the recovery point of every machine that may get one.
 // running looks whether the machines that this run started still run: one that
 // has ended since is not recovered.
 func (j *job) running(ctx context.Context) outcome {
@@ -488,6 +513,7 @@ func (d *driver) startedMachines() map[string]bool {
 	return out
 }
 
+// points fixes the recovery point of every machine that may get one.
 func (j *job) points(ctx context.Context) outcome {
 	chosen := map[string]recovery.Point{}
 	var lines, lost []string
@@ -549,10 +575,11 @@ func (j *job) left() time.Duration {
 }
 
 // chosen is the recovery point that the run fixed last for a machine.
-func (d *driver) chosen(machine string) (recovery.Point, bool) {
+func (d *driver) chosen(machine string) (*recovery.Point, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return chosenPoint(d.st, machine)
+	p, ok := chosenPoint(d.st, machine)
+	return &p, ok
 }
 
 func (j *job) prepare(ctx context.Context) outcome {
@@ -560,10 +587,11 @@ func (j *job) prepare(ctx context.Context) outcome {
 	if !ok {
 		return failed(fault.Errorf(fault.Failed, "%s has no recovery point in this run", j.step.Machine))
 	}
+	id := p.ID
 	request := func(m command.Meta) command.PrepareRequest {
-		return command.PrepareRequest{Meta: m, Point: p.ID, Test: j.test(), TTL: j.left()}
+		return command.PrepareRequest{Meta: m, Point: id, Test: j.test(), TTL: j.left()}
 	}
-	return long(ctx, j, command.Prepare, request, func(r command.PrepareResult) outcome {
+	return long(ctx, j, command.Prepare, request, func(r *command.PrepareResult) outcome {
 		return outcome{data: r, detail: fmt.Sprintf("%s, %s in %s", r.Mode, quantity.FormatSize(r.Bytes), quantity.FormatDuration(r.Took))}
 	})
 }

@@ -18,8 +18,19 @@ var _ command.Caller = (*World)(nil)
 // some milliseconds, different ones for each machine and host, so that a run
 // has one order.
 func (w *World) Call(ctx context.Context, hostName, verb string, in, out any) error {
-	meta := metaOf(in)
-	c := call{host: hostName, verb: verb, machine: meta.Machine, run: meta.Run}
+	c, takes := w.hear(hostName, verb, in)
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+		return fault.Errorf(fault.Unreachable, "%s: %w", hostName, context.Cause(ctx))
+	}
+	return w.answer(c, in, out)
+}
+
+// hear takes a call up and says how long it takes.
+func (w *World) hear(hostName, verb string, in any) (*call, time.Duration) {
+	c := &call{host: hostName, verb: verb, meta: metaOf(in)}
+	c.machine, c.run = c.meta.Machine, c.meta.Run
 	switch r := in.(type) {
 	case command.CheckRequest:
 		c.text = r.Check.TCP + r.Check.HTTP + strings.Join(r.Check.Exec, " ")
@@ -27,38 +38,37 @@ func (w *World) Call(ctx context.Context, hostName, verb string, in, out any) er
 		c.text = lineOf(r)
 	}
 	w.mu.Lock()
-	if c.step = w.stepOf(meta.Op); verb == command.Check.Name {
+	defer w.mu.Unlock()
+	if c.step = w.stepOf(c.meta.Op); verb == command.Check.Name {
 		c.step = w.question(c.run, c.text).step
 	}
-	t := w.trouble(&c)
-	takes := latency(hostName, meta.Machine) + duration(in) + t.delay
-	h := w.hosts[hostName]
-	if h == nil || w.cut(h) {
-		takes = time.Second
+	c.trouble = w.trouble(c)
+	if c.trouble.hang {
+		return c, forever
 	}
-	w.mu.Unlock()
-	if t.hang {
-		takes = forever
+	if h := w.hosts[hostName]; h == nil || w.cut(h) {
+		return c, time.Second
 	}
-	select {
-	case <-time.After(takes):
-	case <-ctx.Done():
-		return fault.Errorf(fault.Unreachable, "%s: %w", hostName, context.Cause(ctx))
-	}
+	return c, latency(hostName, c.machine) + duration(in) + c.trouble.delay
+}
+
+// answer does what was asked for.
+func (w *World) answer(c *call, in, out any) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	h := w.hosts[c.host]
 	if h == nil || w.cut(h) {
-		return fault.Errorf(fault.Unreachable, "host %s does not answer", hostName)
+		return fault.Errorf(fault.Unreachable, "host %s does not answer", c.host)
 	}
-	if t.err != nil {
-		return t.err
+	if c.trouble.err != nil {
+		return c.trouble.err
 	}
-	res, err := w.serve(h, &c, meta, in)
+	res, err := w.serve(h, c, in)
 	if err != nil {
 		return err
 	}
-	if t.lost {
-		return fault.Errorf(fault.Unreachable, "the answer of %s was lost", hostName)
+	if c.trouble.lost {
+		return fault.Errorf(fault.Unreachable, "the answer of %s was lost", c.host)
 	}
 	hand(res, out)
 	return nil
@@ -197,7 +207,8 @@ func hand(res, out any) {
 }
 
 // serve checks fencing number, epoch and operation id, then does the verb.
-func (w *World) serve(h *host, c *call, meta command.Meta, in any) (any, error) {
+func (w *World) serve(h *host, c *call, in any) (any, error) {
+	meta := &c.meta
 	if c.verb == command.Status.Name {
 		return w.status(h, in.(command.StatusRequest)), nil
 	}
@@ -210,25 +221,13 @@ func (w *World) serve(h *host, c *call, meta command.Meta, in any) (any, error) 
 	}
 	w.replicate(e.machine)
 	w.expire(e.machine)
-	switch r := in.(type) {
-	case command.PointsRequest:
-		return command.PointsResult{Points: slices.Clone(e.machine.points)}, nil
-	case command.RangesRequest:
-		return command.RangesResult{Size: 1 << 30}, nil
-	case command.RoomBackRequest:
-		return command.RoomResult{Mode: "reflink", Needed: 1 << 20, Free: 1 << 40}, nil
-	case command.PrepareRequest:
-		if c.verb == command.Room.Name {
-			return command.RoomResult{Mode: "reflink", Needed: 1 << 20, Free: 1 << 40, Time: copyTakes}, nil
-		}
-	case command.Meta:
-		if c.verb == command.Written.Name {
-			return command.WrittenResult{Bytes: 1 << 20, Blocks: 256, Since: e.prod.started}, nil
-		}
-	case command.CheckRequest:
+	if res, asked := w.told(e, c, in); asked {
+		return res, nil
+	}
+	if r, ok := in.(command.CheckRequest); ok {
 		return w.check(h, c, r)
 	}
-	if err := w.admit(h, e, c, meta, in); err != nil {
+	if err := w.admit(h, e, c, in); err != nil {
 		return nil, err
 	}
 	if meta.Op == "" {
@@ -245,8 +244,29 @@ func (w *World) serve(h *host, c *call, meta command.Meta, in any) (any, error) 
 	return res, err
 }
 
+// told answers a question about a machine; false: it is none.
+func (w *World) told(e *end, c *call, in any) (any, bool) {
+	const room = 1 << 20
+	switch in.(type) {
+	case command.PointsRequest:
+		return command.PointsResult{Points: slices.Clone(e.machine.points)}, true
+	case command.RangesRequest:
+		return command.RangesResult{Size: 1 << 30}, true
+	case command.RoomBackRequest:
+		return command.RoomResult{Mode: "reflink", Needed: room, Free: 1 << 40}, true
+	}
+	switch c.verb {
+	case command.Room.Name:
+		return command.RoomResult{Mode: "reflink", Needed: room, Free: 1 << 40, Time: copyTakes}, true
+	case command.Written.Name:
+		return command.WrittenResult{Bytes: 1 << 20, Blocks: 256, Since: e.prod.started}, true
+	}
+	return nil, false
+}
+
 // admit refuses what is of an earlier claim or epoch.
-func (w *World) admit(h *host, e *end, c *call, meta command.Meta, in any) error {
+func (w *World) admit(h *host, e *end, c *call, in any) error {
+	meta := &c.meta
 	if meta.Fence == 0 && !ofTest(c.verb, in) {
 		w.violated(Violation{Rule: RulePoints, Step: c.step, Run: c.run, Text: c.verb + " of " + meta.Machine + " on " + h.name + " without a fencing number"})
 	}
@@ -313,51 +333,72 @@ func (e *end) state() recovery.MachineState {
 	return recovery.Protected
 }
 
+// do does a verb. Each has its own function, so that the many calls that wait do
+// not keep room for the requests of all.
 func (w *World) do(h *host, e *end, c *call, in any) (any, error) {
-	name := e.machine.name
-	note := func(format string, args ...any) { w.happened(c.step, c.run, c.verb, format, args...) }
-	switch r := in.(type) {
+	switch in.(type) {
 	case command.Meta:
 		return w.doPlain(h, e, c)
 	case command.GrantRequest:
-		return w.grant(h, e, c, r)
+		return w.grant(h, e, c, in)
 	case command.DrainRequest:
-		return w.drain(h, e, c, r)
+		return w.drain(h, e, c, in)
 	case command.StopRequest:
-		e.power, e.locked = recovery.PowerStopped, e.locked || r.Lock
-		note("%s stop %s", h.name, name)
-		return command.StopResult{Power: e.power}, nil
+		return w.stop(h, e, c, in)
 	case command.LeaseRequest:
 		return command.LeaseResult{}, nil
 	case command.PrepareRequest:
-		return w.prepare(h, e, c, r)
+		return w.prepare(h, e, c, in)
 	case command.StartRequest:
-		return w.start(h, e, c, r)
+		return w.start(h, e, c, in)
 	case command.ExecRequest:
-		return w.exec(h, c, r)
+		x, _ := in.(command.ExecRequest)
+		return w.exec(h, c, x)
 	case command.ProofRequest:
-		note("%s proof %s", h.name, name)
-		res := command.ProofResult{Took: readTakes}
-		for _, d := range e.machine.disks {
-			res.Disks = append(res.Disks, command.ProofDisk{Name: d, Size: 1 << 30, Sum: 1, From: "medium"})
-			res.Bytes += 1 << 30
-		}
-		return res, nil
+		return w.proof(h, e, c)
 	case command.CleanupRequest:
-		e.tests = slices.DeleteFunc(e.tests, func(t string) bool { return t == r.Test })
-		e.machine.tests = slices.DeleteFunc(e.machine.tests, func(i *instance) bool { return i.test == r.Test })
-		note("%s cleanup %s", h.name, name)
-		return command.Empty{}, nil
+		return w.cleanup(h, e, c, in)
 	case command.FoundRequest:
-		if e.power != recovery.PowerStopped || e.rec.Active == h.site {
-			return nil, fault.Errorf(fault.Refused, "%s runs", name)
-		}
-		note("%s found %s", h.name, name)
-		p := e.machine.points[len(e.machine.points)-1]
-		p.ID = ident.PointID{ID: ident.ID{0: 'f', 1: byte(len(name))}}
-		return command.FoundResult{Point: p, Bytes: 1 << 20, Blocks: 256, Since: p.Instant, Discarded: r.Discard}, nil
+		return w.found(h, e, c, in)
 	}
 	return nil, fault.Errorf(fault.Invalid, "unknown verb %s", c.verb)
+}
+
+func (w *World) stop(h *host, e *end, c *call, in any) (any, error) {
+	req, _ := in.(command.StopRequest)
+	e.power, e.locked = recovery.PowerStopped, e.locked || req.Lock
+	w.happened(c.step, c.run, c.verb, "%s stop %s", h.name, e.machine.name)
+	return command.StopResult{Power: e.power}, nil
+}
+
+func (w *World) proof(h *host, e *end, c *call) (any, error) {
+	w.happened(c.step, c.run, c.verb, "%s proof %s", h.name, e.machine.name)
+	res := command.ProofResult{Took: readTakes}
+	for _, d := range e.machine.disks {
+		res.Disks = append(res.Disks, command.ProofDisk{Name: d, Size: 1 << 30, Sum: 1, From: "medium"})
+		res.Bytes += 1 << 30
+	}
+	return res, nil
+}
+
+func (w *World) cleanup(h *host, e *end, c *call, in any) (any, error) {
+	req, _ := in.(command.CleanupRequest)
+	e.tests = slices.DeleteFunc(e.tests, func(t string) bool { return t == req.Test })
+	e.machine.tests = slices.DeleteFunc(e.machine.tests, func(i *instance) bool { return i.test == req.Test })
+	w.happened(c.step, c.run, c.verb, "%s cleanup %s", h.name, e.machine.name)
+	return command.Empty{}, nil
+}
+
+func (w *World) found(h *host, e *end, c *call, in any) (any, error) {
+	req, _ := in.(command.FoundRequest)
+	name := e.machine.name
+	if e.power != recovery.PowerStopped || e.rec.Active == h.site {
+		return nil, fault.Errorf(fault.Refused, "%s runs", name)
+	}
+	w.happened(c.step, c.run, c.verb, "%s found %s", h.name, name)
+	p := e.machine.points[len(e.machine.points)-1]
+	p.ID = ident.PointID{ID: ident.ID{0: 'f', 1: byte(len(name))}}
+	return command.FoundResult{Point: p, Bytes: 1 << 20, Blocks: 256, Since: p.Instant, Discarded: req.Discard}, nil
 }
 
 // doPlain does the verbs without a request of their own.
@@ -377,7 +418,8 @@ func (w *World) doPlain(h *host, e *end, c *call) (any, error) {
 	return command.Empty{}, nil
 }
 
-func (w *World) grant(h *host, e *end, c *call, req command.GrantRequest) (any, error) {
+func (w *World) grant(h *host, e *end, c *call, in any) (any, error) {
+	req, _ := in.(command.GrantRequest)
 	if e.rec.Same(req.Next) {
 		return command.GrantResult{Authority: e.rec}, nil
 	}
@@ -399,7 +441,8 @@ func (w *World) grant(h *host, e *end, c *call, req command.GrantRequest) (any, 
 	return command.GrantResult{Authority: e.rec}, nil
 }
 
-func (w *World) drain(h *host, e *end, c *call, req command.DrainRequest) (any, error) {
+func (w *World) drain(h *host, e *end, c *call, in any) (any, error) {
+	req, _ := in.(command.DrainRequest)
 	if req.Final && e.power != recovery.PowerStopped {
 		return nil, fault.Errorf(fault.Refused, "%s runs", req.Machine)
 	}
@@ -417,7 +460,8 @@ func (w *World) drain(h *host, e *end, c *call, req command.DrainRequest) (any, 
 	return command.DrainResult{Point: p, Changed: 4 << 20, Wire: 1 << 20, Took: drainTakes, Expect: drainTakes}, nil
 }
 
-func (w *World) prepare(h *host, e *end, c *call, req command.PrepareRequest) (any, error) {
+func (w *World) prepare(h *host, e *end, c *call, in any) (any, error) {
+	req, _ := in.(command.PrepareRequest)
 	if !slices.ContainsFunc(e.machine.points, func(p recovery.Point) bool { return p.ID == req.Point }) {
 		return nil, fault.Errorf(fault.NotFound, "%s has no point %s of %s", h.name, req.Point.Short(), req.Machine)
 	}
@@ -462,7 +506,8 @@ func (w *World) expire(m *machine) {
 	})
 }
 
-func (w *World) start(h *host, e *end, c *call, req command.StartRequest) (any, error) {
+func (w *World) start(h *host, e *end, c *call, in any) (any, error) {
+	req, _ := in.(command.StartRequest)
 	m := e.machine
 	v := Violation{Rule: RuleRight, Step: c.step, Run: c.run}
 	if req.Test != "" {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 )
@@ -29,7 +30,12 @@ type Fault struct {
 }
 
 // call is what a fault is compared with.
-type call struct{ host, verb, machine, step, run, text string }
+type call struct {
+	host, verb, machine, step, run, text string
+
+	meta    command.Meta // of an agent's verb
+	trouble trouble
+}
 
 // trouble is what the faults make of one call.
 type trouble struct {
