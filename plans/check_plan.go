@@ -251,10 +251,14 @@ func (fs *Faults) waitStep(p *Plan, what string, s *Step) {
 	}
 	fs.word(s.Pos, what, "on_timeout", w.OnTimeout, []string{"stop", "continue"})
 	fs.word(s.Pos, what, "unattended", w.Unattended, []string{"go", "stop"})
-	inTests := !slices.Contains(s.Skip, recovery.Test) && (len(s.Only) == 0 || slices.Contains(s.Only, recovery.Test))
-	if p.Drill != nil && inTests && w.Unattended == "" {
+	if p.Drill != nil && s.inTests() && w.Unattended == "" {
 		fs.add(s.Pos, `%s: the plan has a drill, so say skip = "test", or unattended = "go" or "stop"`, what)
 	}
+}
+
+// inTests reports whether a step is in test failovers, and so in drills.
+func (s *Step) inTests() bool {
+	return !slices.Contains(s.Skip, recovery.Test) && (len(s.Only) == 0 || slices.Contains(s.Only, recovery.Test))
 }
 
 // orList writes "a, b or c".

@@ -18,6 +18,9 @@ func Doubts(p *Plan, e *Estate) Faults {
 			fs.add(s.Pos, "%s %q: within is %s and every %s: it is asked %s, and a service that has just been started may take longer to answer",
 				s.Kind, s.Name, written(s.Within), written(c.Every), times(1+int((s.Within-1)/max(c.Every, 1))))
 		}
+		if p.Drill != nil && s.Wait != nil && s.Wait.Unattended == "stop" && s.inTests() {
+			fs.add(s.Pos, `%s %q: unattended = "stop": every drill stops here and fails, so no drill proves the plan: skip = "test", or unattended = "go"`, s.Kind, s.Name)
+		}
 	})
 	if e == nil {
 		return fs.Sorted()

@@ -1,12 +1,14 @@
 package program
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/drrun/drrun/internal/quantity"
+	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/report"
 )
 
@@ -20,7 +22,7 @@ func (p *Program) Explain(est *Estimate) report.Explain {
 	}
 	p.Root.walk(0, func(depth int, s *Step) {
 		out.Steps = append(out.Steps, report.Listing{Number: len(out.Steps) + 1, ID: s.ID, Phase: s.Phase, Kind: string(s.Kind),
-			Title: s.Title, Machine: s.Machine, Group: s.Group, Depth: depth, Skip: s.Skip, Pos: s.Pos})
+			Title: s.Title, Machine: s.Machine, Group: s.Group, Depth: depth, Skip: s.Skip, Note: p.note(s), Pos: s.Pos})
 	})
 	if est != nil {
 		out.Estimate = &report.Estimate{Ready: est.Ready.Seconds(), Ends: est.Ends.Seconds(), RTO: est.Aim.Seconds()}
@@ -30,6 +32,39 @@ func (p *Program) Explain(est *Estimate) report.Explain {
 	}
 	out.Text = p.text(out.Steps) + est.text()
 	return out
+}
+
+// note is what the title of a step does not say of it.
+func (p *Program) note(s *Step) string {
+	switch {
+	case s.Plan == nil:
+		return ""
+	case s.Plan.Wait != nil:
+		w := s.Plan.Wait
+		note := "no answer within " + quantity.FormatDuration(s.Within) + ": "
+		switch {
+		case w.OnTimeout == OnFailContinue:
+			note += "the run goes on"
+		case s.OnFail == OnFailContinue:
+			note += "the run goes on with an error"
+		case s.OnFail == OnFailAsk:
+			note += "a person is asked"
+		default:
+			note += "the run stops"
+		}
+		if w.Role != "" {
+			note = "role " + w.Role + "; " + note
+		}
+		if p.Type == recovery.Test {
+			note += "; a drill answers " + cmp.Or(w.Unattended, "stop")
+		}
+		return note
+	case s.Plan.Check != nil && s.Plan.Check.Func == nil && s.Host == "":
+		if active := p.Active(); len(active) > 0 {
+			return "asked on " + active[0].ToHost
+		}
+	}
+	return ""
 }
 
 // text is the last lines of an explained program.
@@ -155,8 +190,11 @@ func (p *Program) text(steps []report.Listing) string {
 		if e := l.Estimate; e != nil && e.Source != "" {
 			fmt.Fprintf(&b, "  [%s, %s]", quantity.FormatDuration(time.Duration(e.Took*float64(time.Second))), e.Source)
 		}
-		if l.Skip != "" {
+		switch {
+		case l.Skip != "":
 			fmt.Fprintf(&b, "  [skipped: %s]", l.Skip)
+		case l.Note != "":
+			fmt.Fprintf(&b, "  [%s]", l.Note)
 		}
 		b.WriteByte('\n')
 	}

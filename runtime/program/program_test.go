@@ -95,6 +95,49 @@ func compile(t *testing.T, req program.Request, active map[string]string) *progr
 
 var there = map[string]string{"db1": "lyon", "app1": "lyon", "app2": "lyon", "lb1": "lyon"}
 
+// TestNotes: what the titles of waits and checks do not say.
+func TestNotes(t *testing.T) {
+	t.Parallel()
+	wait := func(change func(*plans.Step)) plans.Step { return step(plans.StepWait, "go", change) }
+	plan := &plans.Plan{Name: "erp", From: "paris", To: "lyon", Items: []plans.Item{{Group: &plans.Group{Name: "g", Machines: []plans.MachineRef{{Name: "db1"}},
+		Phase: plans.Phase{After: []plans.Step{
+			step(plans.StepCheck, "here", func(s *plans.Step) { s.Check.Check = recovery.Check{Exec: []string{"alive"}} }),
+			step(plans.StepCheck, "there"),
+			step(plans.StepCheck, "outside", func(s *plans.Step) { s.Check.Check = recovery.Check{HTTP: "http://desk.example.com/"} }),
+			step(plans.StepCheck, "a function", func(s *plans.Step) { s.Check = &plans.CheckStep{Func: &plans.FuncRef{}} }),
+			wait(func(s *plans.Step) { s.Within, s.Wait.Role = 2*time.Hour, "approver" }),
+			wait(func(s *plans.Step) { s.Wait.OnTimeout, s.Wait.Unattended = "continue", "go" }),
+			wait(func(s *plans.Step) { s.OnFail = "continue" }),
+			wait(func(s *plans.Step) { s.OnFail = "ask" }),
+		}}}}}}
+	for typ, want := range map[recovery.Type][]string{
+		recovery.Planned: {"asked on lyo-1", "", "asked on lyo-1", "", "role approver; no answer within 2h00m: the run stops", "no answer within 1m00s: the run goes on",
+			"no answer within 1m00s: the run goes on with an error", "no answer within 1m00s: a person is asked"},
+		recovery.Test: {"asked on lyo-1", "", "asked on lyo-1", "", "role approver; no answer within 2h00m: the run stops; a drill answers stop", "no answer within 1m00s: the run goes on; a drill answers go",
+			"no answer within 1m00s: the run goes on with an error; a drill answers stop", "no answer within 1m00s: a person is asked; a drill answers stop"},
+	} {
+		p, err := program.Compile(plan, estate(), program.Request{Type: typ}, facts(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		x := p.Explain(nil)
+		for _, l := range x.Steps {
+			if (l.Kind == "check" || l.Kind == "wait") && l.Pos != nil {
+				got = append(got, l.Note)
+			} else if l.Note != "" {
+				t.Errorf("%s: %q", l.ID, l.Note)
+			}
+			if l.Note != "" && !strings.Contains(x.Text, "  ["+l.Note+"]\n") {
+				t.Errorf("the text does not say %q:\n%s", l.Note, x.Text)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %q\nwant %q", typ, got, want)
+		}
+	}
+}
+
 // TestListings holds the order of every type of run: the tables of the
 // recovery semantics, as text.
 func TestListings(t *testing.T) {

@@ -298,6 +298,7 @@ type Listing struct {
 	Group   string     `json:"group,omitempty"`
 	Depth   int        `json:"depth"`          // nesting: parallel branches are deeper
 	Skip    string     `json:"skip,omitempty"` // why it would not run
+	Note    string     `json:"note,omitempty"` // of a check: where it is asked; of a wait: what happens without an answer
 	Pos     *plans.Pos `json:"pos,omitempty"`
 	// Estimate is set where past runs tell.
 	Estimate *StepEstimate `json:"estimate,omitempty"`

@@ -104,7 +104,7 @@ func planConstructors() []Constructor {
 			Field{Name: "ask", Type: String, Doc: "The question."},
 			Field{Name: "role", Type: String, Doc: "Who may answer."},
 			Field{Name: "on_timeout", Type: Word, Words: []string{"stop", "continue"}, Default: `"stop"`, Doc: "What happens without an answer."},
-			Field{Name: "unattended", Type: Word, Words: []string{"go", "stop"}, Doc: "The answer in a drill."})},
+			Field{Name: "unattended", Type: Word, Words: []string{"go", "stop"}, Doc: "The answer in a drill. With stop the drill ends here and has failed: only a test that came to its end proves a plan."})},
 		{Name: "action", Body: Needed, Function: true, Doc: "A step that is a function(run) … end.", Fields: step(again())},
 		{Name: "secret", Body: None, Doc: "A secret of the estate, opened only by functions of modules."},
 	}

@@ -15,7 +15,7 @@ var RunFields = []Function{
 	{"note", "(text)", "", "Puts a line on the run's timeline; print(…) too."},
 	{"set", "(name, value)", "idempotent", "Keeps a value for the actions of this run: what JSON can hold; nil drops it. Not a secret."},
 	{"get", "(name)", "read", "The value that an action of this run has kept; nil: none."},
-	{"ask", "(question, { role =, within =, on_timeout =, unattended = })", "read", "A manual wait inside the action: on go it returns true, what the person said and who it was. Anything else is as in a wait; with on_timeout = \"continue\" it returns false then."},
+	{"ask", "(question, { role =, within =, on_timeout =, unattended = })", "read", "A manual wait inside the action: on go it returns true, what the person said and who it was. Anything else is as in a wait; with on_timeout = \"continue\" it returns false then. A drill answers as unattended says, else with stop, and has failed then."},
 	{"machine", "(name)", "", "A machine of the run: name, ip, site, state."},
 }
 
