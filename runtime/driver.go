@@ -339,8 +339,13 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 	if err := d.append(r); err != nil {
 		return
 	}
-	if g, ok := out.data.(*command.GrantResult); ok && r.Kind == state.Done { // the steps that follow ask for it
-		d.st.Steps[r.Step].Decoded = *g
+	if r.Kind == state.Done { // the steps that follow ask for it
+		switch result := out.data.(type) {
+		case *command.GrantResult:
+			d.st.Steps[r.Step].Decoded = *result
+		case claimed:
+			d.claim = result
+		}
 	}
 	if r.Kind == state.Asked && d.st.Run.Unattended {
 		_ = d.unattended(d.st.Steps[r.Step]) // a journal that cannot be written stops the run

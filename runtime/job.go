@@ -141,8 +141,10 @@ func (d *driver) epochAt(machine, host string) ident.Epoch {
 	c, _ := d.claimLocked()
 	epoch := c.Records[machine][host].Epoch
 	for _, st := range d.st.Of(machine) {
-		if grantsAuthority(st.Kind) && st.Host == host {
-			g, _ := decode[command.GrantResult](d.st, st.ID)
+		if !grantsAuthority(st.Kind) || st.Host != host || st.Status != report.StepDone {
+			continue
+		}
+		if g, ok := stored[command.GrantResult](st); ok {
 			epoch = max(epoch, g.Authority.Epoch)
 		}
 	}
@@ -162,10 +164,10 @@ func (d *driver) authorityLocked(machine string) recovery.Authority {
 	c, _ := d.claimLocked()
 	rec := c.newest(machine)
 	for _, st := range d.st.Of(machine) {
-		if st.Kind != program.Grant && st.Kind != program.Return {
+		if st.Kind != program.Grant && st.Kind != program.Return || st.Status != report.StepDone {
 			continue
 		}
-		if g, ok := decode[command.GrantResult](d.st, st.ID); ok && g.Authority.Epoch > rec.Epoch {
+		if g, ok := stored[command.GrantResult](st); ok && g.Authority.Epoch > rec.Epoch {
 			rec = g.Authority
 		}
 	}

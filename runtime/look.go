@@ -124,10 +124,13 @@ func (l looked) newest(machine string) (recovery.Authority, error) {
 	var best recovery.Authority
 	at := ""
 	var err error
-	for host := range l {
-		ms, ok := l.machine(host, machine)
+	for host, h := range l {
+		i, ok := h.at[machine]
+		if !ok || h.err != nil {
+			continue
+		}
+		ms := &h.status.Machines[i]
 		switch {
-		case !ok:
 		case ms.Authority.Epoch > best.Epoch:
 			best, at, err = ms.Authority, host, nil
 		case ms.Authority.Epoch == best.Epoch && best.Epoch > 0:

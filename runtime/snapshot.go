@@ -106,11 +106,11 @@ func snapshot(st *state.State, progress map[string]report.Progress, live bool) *
 	r := headReport(st, live)
 	r.Steps, r.Machines = make([]report.Step, 0, len(st.Ordered())), make([]report.Machine, 0, len(st.Main().Machines))
 	for i, s := range st.Ordered() {
-		step := stepReport(s, i+1)
+		step := stepOf(s, i+1)
 		if p, ok := progress[s.ID]; ok {
 			step.Progress = &p
 		}
-		r.Steps = append(r.Steps, *step)
+		r.Steps = append(r.Steps, step)
 	}
 	for _, s := range st.Open() {
 		r.Waits = append(r.Waits, *waitReport(st, s))
@@ -140,7 +140,12 @@ func headReport(st *state.State, live bool) *report.Run {
 }
 
 func stepReport(s *state.Step, number int) *report.Step {
-	r := &report.Step{Number: number, ID: s.ID, Section: s.Section, Phase: s.Phase, Kind: string(s.Kind), Title: s.Title, Group: s.Group,
+	r := stepOf(s, number)
+	return &r
+}
+
+func stepOf(s *state.Step, number int) report.Step {
+	r := report.Step{Number: number, ID: s.ID, Section: s.Section, Phase: s.Phase, Kind: string(s.Kind), Title: s.Title, Group: s.Group,
 		Machine: s.Machine, Host: s.Host, Status: s.Status, Reason: s.Reason, Attempts: s.Attempt, Started: s.First, Ended: s.Ended,
 		Detail: s.Detail, Error: s.Error, Pos: s.Pos}
 	if s.Status == report.StepDone || s.Status == report.StepPending {

@@ -68,7 +68,24 @@ func Encode(r Record) ([]byte, error) {
 		}
 		r.Must, r.Body = []string{packed}, body
 	}
-	return json.Marshal(r)
+	if !json.Valid(r.Body) && len(r.Body) > 0 {
+		return nil, fault.Errorf(fault.Internal, "the body of a journal record is no JSON")
+	}
+	return envelope(r)
+}
+
+// envelope writes a record around its body, which encoding/json would read and copy
+// once more. The format is that of Record.
+func envelope(r Record) ([]byte, error) {
+	body := r.Body
+	r.Body = nil
+	out, err := json.Marshal(r)
+	if err != nil || len(body) == 0 {
+		return out, err
+	}
+	out = slices.Grow(out, len(body)+len(`,"body":`))
+	out = append(out[:len(out)-1], `,"body":`...)
+	return append(append(out, body...), '}'), nil
 }
 
 func pack(body json.RawMessage) (json.RawMessage, error) {

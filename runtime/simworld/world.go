@@ -176,10 +176,13 @@ func New(e *plans.Estate) (*World, error) {
 		site, _ := e.HostSite(h.Name)
 		w.hosts[h.Name] = &host{name: h.Name, site: site, ends: map[string]*end{}}
 	}
-	load := map[string]int{}
+	load, targets := map[string]int{}, map[string][]*plans.Host{}
 	for i := range e.Machines {
 		if m := &e.Machines[i]; m.Protected {
-			if err := w.add(m, load); err != nil {
+			if _, known := targets[m.Host]; !known && m.Replica == "" {
+				targets[m.Host] = e.Targets(m.Name)
+			}
+			if err := w.add(m, targets[m.Host], load); err != nil {
 				return nil, err
 			}
 		}
@@ -187,14 +190,14 @@ func New(e *plans.Estate) (*World, error) {
 	return w, nil
 }
 
-func (w *World) add(m *plans.Machine, load map[string]int) error {
+func (w *World) add(m *plans.Machine, targets []*plans.Host, load map[string]int) error {
 	home, ok := w.hosts[m.Host]
 	if !ok {
 		return fault.Errorf(fault.Invalid, "machine %s: its host %q is not in the estate", m.Name, m.Host)
 	}
 	target := m.Replica
 	if target == "" {
-		for _, t := range w.estate.Targets(m.Name) { // the one with fewest machines, as drrun apply does among equals
+		for _, t := range targets { // the one with fewest machines, as drrun apply does among equals
 			if site, _ := w.estate.HostSite(t.Name); site != home.site && (target == "" || load[t.Name] < load[target]) {
 				target = t.Name
 			}

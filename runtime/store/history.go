@@ -15,12 +15,12 @@ type history struct {
 	bytes  int     // of the values of events
 	first  int64   // oldest revision that is complete in events
 	last   int64   // newest revision
-	wake   chan struct{}
+	wake   chan struct{} // closed at the next event; nil: nobody waits
 	closed bool
 }
 
 func newHistory(rev int64) *history {
-	return &history{first: rev + 1, last: rev, wake: make(chan struct{})}
+	return &history{first: rev + 1, last: rev}
 }
 
 // publish adds the events of one revision; callers serialise in commit order.
@@ -39,8 +39,14 @@ func (h *history) publish(rev int64, ops []Op) {
 	if len(h.events) > HistoryEvents+HistoryEvents/4 || h.bytes > HistoryBytes+HistoryBytes/4 {
 		h.trim()
 	}
-	close(h.wake)
-	h.wake = make(chan struct{})
+	h.rouse()
+}
+
+func (h *history) rouse() {
+	if h.wake != nil {
+		close(h.wake)
+		h.wake = nil
+	}
 }
 
 // trim drops the oldest revisions until both limits hold; the newest stays.
@@ -65,7 +71,7 @@ func (h *history) close() {
 	defer h.mu.Unlock()
 	if !h.closed {
 		h.closed = true
-		close(h.wake)
+		h.rouse()
 	}
 }
 
@@ -84,6 +90,9 @@ func (h *history) since(rev int64) (evs []Event, next int64, wake <-chan struct{
 	evs = append(evs, h.events[i:]...)
 	if len(evs) == 0 && h.closed {
 		return nil, 0, nil, ErrClosed
+	}
+	if len(evs) == 0 && h.wake == nil {
+		h.wake = make(chan struct{})
 	}
 	return evs, max(rev, h.last+1), h.wake, nil
 }

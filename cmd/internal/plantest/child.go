@@ -33,7 +33,8 @@ const ChildCommand = "__simulate"
 const (
 	DefaultPatience = time.Minute
 	childHeap       = 768 << 20 // bytes
-	softHeap        = 440 << 20 // bytes; above it, what is garbage is collected at once
+	softHeap        = 440 << 20 // bytes; above it, what is garbage is collected at once,
+	gcPercent       = 400       // below it less often: a simulation is over soon
 	heapEvery       = 50 * time.Millisecond
 )
 
@@ -68,6 +69,7 @@ func Serve(in io.Reader, out io.Writer) {
 // InVirtualTime calls f with what runs functions in virtual time. It does not
 // return: package testing, which alone has that, ends the process.
 func InVirtualTime(f func(Bubble)) {
+	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(softHeap)
 	os.Args = os.Args[:1] // testing reads its flags from there
 	match := func(_, _ string) (bool, error) { return true, nil }
