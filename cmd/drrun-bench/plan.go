@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/pprof"
+	"slices"
 	"syscall"
 	"time"
 
@@ -13,11 +14,14 @@ import (
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime"
+	"github.com/drrun/drrun/runtime/journal"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/simworld"
+	"github.com/drrun/drrun/runtime/store"
 	"github.com/drrun/drrun/scripts"
 )
 
@@ -88,7 +92,7 @@ local groups = {}
 for g = 1, %[2]d do
   local checks = {}
   for c = 1, 20 do
-    checks[c] = check("check " .. g .. "." .. c) { tcp = "m" .. (c * %[2]d + g - 1) .. ":80", within = "2m" }
+    checks[c] = check("check " .. g .. "." .. c) { tcp = "m" .. ((c - 1) * %[2]d + g) .. ":80", within = "2m" }
   end
   groups[g] = group("g" .. g) { machines { tag = "g" .. g }, after = checks }
 end
@@ -122,9 +126,16 @@ func measurePlan(bubble plantest.Bubble, machines, groups int) error {
 		return err
 	}
 	length := lengthOf(run)
-	fmt.Printf("planned failover: %d steps, %d records, %s of real time (limit %s), %.1f µs of the processor a step, memory %s (limit %s)\n",
-		len(run.Steps), records, quantity.FormatDuration(took), maxPlanRun, float64(used.Microseconds())/float64(len(run.Steps)),
+	fmt.Printf("planned failover: %d steps, %d records, %s of real time (limit %s), memory %s (limit %s)\n",
+		len(run.Steps), records, quantity.FormatDuration(took), maxPlanRun,
 		quantity.FormatSize(memory), quantity.FormatSize(maxPlanMem))
+	commit, err := commitCost()
+	if err != nil {
+		return err
+	}
+	perStep := float64(records) / float64(len(run.Steps))
+	fmt.Printf("a record is committed to the disk in %.1f µs, the median of %d: with %.1f records a step takes %.1f µs of the engine's processor and waits %.1f µs for its journal\n",
+		micros(commit), commits, perStep, micros(used)/float64(len(run.Steps)), perStep*micros(commit))
 	stretch := float64(length) / float64(critical)
 	fmt.Printf("length of the run: %s, its critical path %s, ratio %.4f (limit %.2f)\n", quantity.FormatDuration(length), quantity.FormatDuration(critical), stretch, maxStretch)
 	switch {
@@ -135,6 +146,37 @@ func measurePlan(bubble plantest.Bubble, machines, groups int) error {
 	}
 	return nil
 }
+
+const commits = 500
+
+// commitCost is the median time that the journal of a controller takes for one
+// record: its store, with fsync, on this machine.
+func commitCost() (_ time.Duration, err error) {
+	dir, err := os.MkdirTemp("", "drrun-bench-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s, err := store.OpenBolt(vfs.OS{}, dir)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	j := journal.New(s, "bench", 1)
+	body := []byte(`{"seq":1,"time":"2026-11-27T20:00:00.123456789Z","kind":"started","step":"group:databases/db1/start","attempt":1}`)
+	took := make([]time.Duration, commits)
+	for i := range took {
+		began := time.Now()
+		if _, ok, err := j.Append(context.Background(), journal.Record{Time: began, Kind: "started", Body: body}, nil); err != nil || !ok {
+			return 0, errors.Join(err, errors.New("cannot append to the journal"))
+		}
+		took[i] = time.Since(began)
+	}
+	slices.Sort(took)
+	return took[commits/2], nil
+}
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 
 func failOver(ctx context.Context, s *plantest.Subject) (run *report.Run, critical time.Duration, records int, err error) {
 	facts := map[string]program.Fact{}

@@ -11,10 +11,10 @@ import (
 // that was reopened answers older revisions with ErrCompacted.
 type history struct {
 	mu     sync.Mutex
-	events []Event // ring order is kept by trimming: oldest first
-	bytes  int     // of the values of events
-	first  int64   // oldest revision that is complete in events
-	last   int64   // newest revision
+	events []Event       // ring order is kept by trimming: oldest first
+	bytes  int           // of the values of events
+	first  int64         // oldest revision that is complete in events
+	last   int64         // newest revision
 	wake   chan struct{} // closed at the next event; nil: nobody waits
 	closed bool
 }
