@@ -91,8 +91,8 @@ const largePlanText = `
 local groups = {}
 for g = 1, %[2]d do
   local checks = {}
-  for c = 1, 20 do
-    checks[c] = check("check " .. g .. "." .. c) { tcp = "m" .. ((c - 1) * %[2]d + g) .. ":80", within = "2m" }
+  for c = 1, math.min(20, math.floor(%[1]d / %[2]d) - 1) do
+    checks[c] = check("check " .. g .. "." .. c) { tcp = "m" .. (c * %[2]d + g - 1) .. ":80", within = "2m" }
   end
   groups[g] = group("g" .. g) { machines { tag = "g" .. g }, after = checks }
 end
