@@ -13,4 +13,15 @@ return function(w)
     run:before("go/no-go", "app1/start")
     return true
   end)
+  w:expect("the ledger answered before Finance was asked, whose word is about it", function(run)
+    if run.type ~= "test" then run:before("ledger answers", "go/no-go") end
+    return run:step("ledger answers").status == "done"
+  end)
+  w:expect("where the service is was noted when it answered", function(run)
+    run:before("health of app1", "note where the service is")
+    for _, note in ipairs(run.notes) do
+      if string.find(note, "the ERP service runs at " .. run.to, 1, true) then return true end
+    end
+    return false
+  end)
 end

@@ -12,7 +12,7 @@ import (
 )
 
 // full: every fault, and the faults of every mutant. Without it every 29th fault,
-// and mutants without faults: make plans.
+// and every third mutant without faults: make plans.
 var full = flag.Bool("full", false, "try every single fault of the example plans and their mutants")
 
 // line is a finding in one line.
@@ -31,17 +31,25 @@ func request(r plantest.Request) plantest.Request {
 	return r
 }
 
-// The good example plans end well under every single fault.
-func TestGoodPlansAreGood(t *testing.T) {
-	t.Parallel()
+// goodPlans are the example plans, each with its estate and its world.
+func goodPlans(t *testing.T) (plans []string) {
+	t.Helper()
 	files, err := filepath.Glob("testdata/good/*.lua")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, plan := range append(files, "testdata/erp/erp.lua", "../../../examples/erp/erp.lua") {
-		if name := filepath.Base(plan); name == "estate.lua" || strings.HasSuffix(name, "world.lua") || strings.HasSuffix(name, "_test.lua") {
-			continue
+	for _, plan := range append(files, "testdata/erp/erp.lua", "../../../examples/erp/erp.lua", "../../drrun/project/erp.lua") {
+		if name := filepath.Base(plan); name != "estate.lua" && !strings.HasSuffix(name, "world.lua") && !strings.HasSuffix(name, "_test.lua") {
+			plans = append(plans, plan)
 		}
+	}
+	return plans
+}
+
+// The good example plans end well under every single fault.
+func TestGoodPlansAreGood(t *testing.T) {
+	t.Parallel()
+	for _, plan := range goodPlans(t) {
 		t.Run(filepath.Base(plan), func(t *testing.T) {
 			r, err := plantest.Explore(scripts.New(scripts.Options{}), bubble(t), request(plantest.Request{Plan: plan, Faults: 1, Pairs: 50, Seed: 1}), nil)
 			if err != nil {

@@ -24,6 +24,16 @@ type mutant struct {
 // retry the others makes nothing worse.
 var unsafe = []string{"move the licence"}
 
+// notFound are mutants that are not found, and why: folder file: mutant.
+var notFound = map[string]string{
+	`good asks.lua: drop within of wait "users are told"`:           "persons of the simulated world answer at once, or never",
+	`good looks.lua: within 10s of check "the routes are there"`:    "its program answers at once",
+	`good shop.lua: no filter on exec "close the shop"`:             "to do it in an unplanned run, too, does no harm",
+	`erp erp.lua: no filter on exec "drain the pooler"`:             "to do it in an unplanned run, too, does no harm",
+	`drrun project erp.lua: no filter on exec "drain the balancer"`: "to do it in an unplanned run, too, does no harm",
+	`drrun project erp.lua: swap items 2 and 3`:                     "Finance may be asked before the application starts, as the README's plan does",
+}
+
 func cloned(t *testing.T, p *plans.Plan) *plans.Plan {
 	t.Helper()
 	raw, err := json.Marshal(p)
@@ -102,8 +112,13 @@ func mutants(t *testing.T, p *plans.Plan, e *plans.Estate) []mutant {
 			if s.Kind == plans.StepCheck && !awaited(e, &s) {
 				step("within 10s of", func(s *plans.Step) { s.Within = 10 * time.Second })
 			}
-			if len(s.Only)+len(s.Skip) > 0 {
+			heldBack := slices.DeleteFunc(plans.AllTypes(), func(typ recovery.Type) bool {
+				return runsIn(&s, typ) || k < 2 && typ == recovery.Test // which has no shutdown phase
+			})
+			if len(heldBack) > 0 {
 				step("no filter on", func(s *plans.Step) { s.Only, s.Skip = plans.AllTypes(), nil })
+			}
+			if len(s.Only)+len(s.Skip) > 0 {
 				for _, typ := range plans.AllTypes() {
 					if s.Kind != plans.StepCheck && runsIn(&s, typ) && len(without(&s, typ)) > 0 {
 						step("not in "+string(typ), func(s *plans.Step) { s.Only, s.Skip = without(s, typ), nil })
@@ -121,7 +136,9 @@ func mutants(t *testing.T, p *plans.Plan, e *plans.Estate) []mutant {
 			}
 			if s.Exec != nil && s.Exec.On != "" {
 				step("at the other site", func(s *plans.Step) {
-					s.At = map[string]string{"": "target", "source": "target", "target": "source"}[s.At]
+					if s.At = "source"; k < 2 { // in the shutdown phase it is there already
+						s.At = "target"
+					}
 				})
 			}
 		}
@@ -145,8 +162,9 @@ func without(s *plans.Step, typ recovery.Type) []recovery.Type {
 	return slices.DeleteFunc(plans.AllTypes(), func(o recovery.Type) bool { return o == typ || !runsIn(s, o) })
 }
 
-// Of the mutants of the good plans at least 95 of 100 are found; without any fault
-// 85.
+// Of the mutants of the good plans at least 95 of 100 are found, and of each of the
+// others it is said why not. Without -full it is every third of them without any
+// fault, and 85 of 100.
 func TestMutantsAreFound(t *testing.T) {
 	t.Parallel()
 	lua := scripts.New(scripts.Options{})
@@ -155,29 +173,37 @@ func TestMutantsAreFound(t *testing.T) {
 		faults, want = 1, 95
 	}
 	var left []string
-	for _, file := range []string{"testdata/good/shop.lua", "testdata/erp/erp.lua"} {
-		s, err := plantest.Load(lua, file, "", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range mutants(t, s.Plan, s.Estate) {
-			all++
-			if plans.Check(m.plan, s.Estate) != nil {
-				continue // it does not load
-			}
-			mutated := *s
-			mutated.Plan = m.plan
-			r, err := plantest.ExploreSubject(&mutated, bubble(t), plantest.Request{Faults: faults, First: true, NoDeaths: true}, nil)
+	for _, file := range goodPlans(t) {
+		name := strings.NewReplacer("../", "", "testdata/", "", "/", " ").Replace(file)
+		t.Run(name, func(t *testing.T) {
+			s, err := plantest.Load(lua, file, "", nil)
 			if err != nil {
-				t.Errorf("%s: %s: %v", file, m.what, err)
-				continue
+				t.Fatal(err)
 			}
-			if len(r.Findings) == 0 {
-				left = append(left, file+": "+m.what)
-				continue
+			for i, m := range mutants(t, s.Plan, s.Estate) {
+				if !*full && i%3 != 0 {
+					continue
+				}
+				all++
+				if plans.Check(m.plan, s.Estate) != nil {
+					continue // it does not load
+				}
+				mutated := *s
+				mutated.Plan = m.plan
+				r, err := plantest.ExploreSubject(&mutated, bubble(t), plantest.Request{Faults: faults, First: true, NoDeaths: true}, nil)
+				switch {
+				case err != nil:
+					t.Errorf("%s: %v", m.what, err)
+				case len(r.Findings) == 0:
+					why := notFound[name+": "+m.what]
+					if left = append(left, name+": "+m.what+": "+why); why == "" && *full {
+						t.Errorf("%s is not found, and nobody says why", m.what)
+					}
+				default:
+					t.Logf("%s: %s", m.what, line(r.Findings[0]))
+				}
 			}
-			t.Logf("%s: %s: %s", file, m.what, line(r.Findings[0]))
-		}
+		})
 	}
 	t.Logf("%d of %d mutants found; not found:\n%s", all-len(left), all, strings.Join(left, "\n"))
 	if all < 50 || (all-len(left))*100 < want*all {
