@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/pflag"
 
+	"github.com/drrun/drrun/cmd/internal/term"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/estate"
@@ -52,9 +54,10 @@ func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
 		}
 	}
 	l := loadAll(bundles, set)
+	of := ""
 	if l.estate == nil && len(l.faults) == 0 && len(l.plans) > 0 {
 		var fs plans.Faults
-		if l.estate, err = c.estateFor(ctx, args[0]); errors.As(err, &fs) {
+		if l.estate, of, err = c.estateFor(ctx, "checked against", args[0]); errors.As(err, &fs) {
 			l.faults = append(l.faults, err) // with those of the plans
 		} else if err != nil {
 			return err
@@ -69,7 +72,11 @@ func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
 	warnings := l.doubts()
 	c.warn(warnings)
 	if c.output == "json" {
-		return c.printJSON(map[string][]string{"checked": files, "warnings": warnings})
+		out := map[string]any{"checked": files, "warnings": warnings}
+		if of != "" {
+			out["estate"] = of
+		}
+		return c.printJSON(out)
 	}
 	for _, f := range files {
 		if err := c.printf("%s: ok\n", f); err != nil {
@@ -80,26 +87,58 @@ func (o *checkOptions) run(ctx context.Context, c *cli, args []string) error {
 }
 
 // estateFor finds the estate of a plan that came without one: the applied one,
-// else estate.lua beside the plan; nil if there is neither.
-func (c *cli) estateFor(ctx context.Context, planFile string) (*plans.Estate, error) {
-	var applied *plans.Estate
-	err := c.with(ctx, need{}, func(s *session) error {
+// else estate.lua beside the plan; nil if there is neither. of says in words
+// which one it is; where another could be meant the user is told what was done
+// with it ("checked against").
+func (c *cli) estateFor(ctx context.Context, done, planFile string) (e *plans.Estate, of string, err error) {
+	var rev estate.Revision
+	err = c.with(ctx, need{}, func(s *session) error {
 		e, err := s.Estate(ctx)
-		applied = e.Revision.Estate
+		rev = e.Revision
 		return err
 	})
-	if err == nil || !fault.Is(err, fault.Refused) {
-		return applied, err
+	if err == nil {
+		c.tellApplied(done, rev, planFile)
+		return rev.Estate, appliedEstate(rev), nil
 	}
-	beside := filepath.Join(filepath.Dir(planFile), "estate.lua")
-	if _, err := os.Stat(beside); err != nil {
-		return nil, nil //nolint:nilerr,nilnil // no estate is an answer here
+	if !fault.Is(err, fault.Refused) {
+		return nil, "", err
+	}
+	beside, ok := estateBeside(planFile)
+	if !ok {
+		return nil, "", nil
 	}
 	b, err := readBundle(beside)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return loader().LoadEstate(b)
+	e, err = loader().LoadEstate(b)
+	return e, beside, err
+}
+
+// estateBeside is the estate file in the folder of a plan, if there is one.
+func estateBeside(planFile string) (file string, ok bool) {
+	file = filepath.Join(filepath.Dir(planFile), "estate.lua")
+	_, err := os.Stat(file)
+	return file, err == nil
+}
+
+func appliedEstate(rev estate.Revision) string {
+	return fmt.Sprintf("the applied estate %q, revision %d", rev.Estate.Name, rev.Number)
+}
+
+// tellApplied says that the applied estate was taken, where the one beside the
+// plan is another: an author may mean that.
+func (c *cli) tellApplied(done string, rev estate.Revision, planFile string) {
+	beside, ok := estateBeside(planFile)
+	if !ok {
+		return
+	}
+	if b, err := readBundle(beside); err == nil && portable(b).Hash() == rev.Bundle.Hash() {
+		return
+	}
+	c.errorf("%s %s; %s beside the plan was not used (use it with --estate %s)\n", done, term.Escape(appliedEstate(rev), false),
+		term.Escape(beside, false), shellWord(beside))
 }
 
 // loader reads plans and estates in this process.

@@ -70,7 +70,12 @@ func (o *explainOptions) run(ctx context.Context, c *cli, args []string) error {
 	if o.estate == "" {
 		pb := portable(b)
 		r.Bundle = &pb
-		err := c.with(ctx, need{}, func(s *session) error { return o.explain(ctx, c, s, r) })
+		err := c.with(ctx, need{}, func(s *session) error {
+			if e, err := s.Estate(ctx); err == nil {
+				c.tellApplied("explained with", e.Revision, args[0])
+			}
+			return o.explain(ctx, c, s, r)
+		})
 		if !noEstate(err) {
 			return err
 		}
@@ -139,7 +144,7 @@ func (o *explainOptions) offline(ctx context.Context, c *cli, b plans.Bundle, r 
 		if e, err = loader().LoadEstate(eb); err != nil {
 			return err
 		}
-	} else if e, err = c.estateFor(ctx, file); err != nil {
+	} else if e, _, err = c.estateFor(ctx, "explained with", file); err != nil {
 		return err
 	}
 	if e == nil {

@@ -65,7 +65,7 @@ func (o *exploreOptions) run(ctx context.Context, c *cli, args []string) error {
 		}
 	}
 	if o.req.Estate == "" {
-		if o.req.In, err = c.estateFor(ctx, args[0]); err != nil {
+		if o.req.In, _, err = c.estateFor(ctx, "explored in", args[0]); err != nil {
 			return err
 		}
 	}
