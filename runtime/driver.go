@@ -374,8 +374,7 @@ func asFault(err error) *fault.Error {
 	return f
 }
 
-// rest lets the driver of a run that does nothing leave, and reports whether it
-// does.
+// rest lets the driver of an idle run leave, and reports whether it does.
 func (d *driver) rest() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
