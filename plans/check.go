@@ -134,7 +134,7 @@ func (c *planCheck) machines() {
 
 func (c *planCheck) ref(r MachineRef) {
 	if r.Tag == "" {
-		if _, ok := c.e.Machine(r.Name); !ok {
+		if _, ok := c.e.Machine(r.Name); !ok && r.Name != "" { // without a name: said by the page
 			c.fs.addNear(r.Pos, r.Name, c.machineNames(), "machine %q is not in the estate", r.Name)
 		}
 		return

@@ -177,7 +177,7 @@ func (fs *Faults) step(p *Plan, place string, s *Step) {
 	case StepCheck:
 		fs.checkStep(what, s)
 	case StepWait:
-		fs.waitStep(p, what, s)
+		fs.waitStep(p, place, what, s)
 	case StepAction:
 		if s.Action == nil {
 			fs.add(s.Pos, "%s: its function(run) … end is missing", what)
@@ -241,7 +241,7 @@ func (fs *Faults) checkBody(p Pos, what string, c recovery.Check, isFunc bool) {
 	}
 }
 
-func (fs *Faults) waitStep(p *Plan, what string, s *Step) {
+func (fs *Faults) waitStep(p *Plan, place, what string, s *Step) {
 	w := s.Wait
 	if w == nil || w.Ask == "" {
 		fs.add(s.Pos, "%s: ask is missing, the question to the person", what)
@@ -251,14 +251,24 @@ func (fs *Faults) waitStep(p *Plan, what string, s *Step) {
 	}
 	fs.word(s.Pos, what, "on_timeout", w.OnTimeout, []string{"stop", "continue"})
 	fs.word(s.Pos, what, "unattended", w.Unattended, []string{"go", "stop"})
-	if p.Drill != nil && s.inTests() && w.Unattended == "" {
-		fs.add(s.Pos, `%s: the plan has a drill, so say skip = "test", or unattended = "go" or "stop"`, what)
+	if p.Drill != nil && s.RunsIn(place, recovery.Test) && w.Unattended == "" {
+		fs.add(s.Pos, `%s: the plan has a drill, which is a test without people: say skip = "test" (or only = "planned", …), or unattended = "go" or "stop"`, what)
 	}
 }
 
-// inTests reports whether a step is in test failovers, and so in drills.
-func (s *Step) inTests() bool {
-	return !slices.Contains(s.Skip, recovery.Test) && (len(s.Only) == 0 || slices.Contains(s.Only, recovery.Test))
+// HasPlace reports whether runs of a type come to a place of the plan, as Steps
+// names them: a test stops no source machine, so it has no shutdown.
+func HasPlace(place string, t recovery.Type) bool { return place != "shutdown" || t != recovery.Test }
+
+// RunsIn reports whether a step that stands at a place is in runs of a type.
+func (s *Step) RunsIn(place string, t recovery.Type) bool {
+	return HasPlace(place, t) && !slices.Contains(s.Skip, t) && (len(s.Only) == 0 || slices.Contains(s.Only, t))
+}
+
+// HeldBack reports whether the filter of a step keeps it out of a run that comes
+// to its place.
+func (s *Step) HeldBack(place string) bool {
+	return s.Direction != "" || slices.ContainsFunc(AllTypes(), func(t recovery.Type) bool { return HasPlace(place, t) && !s.RunsIn(place, t) })
 }
 
 // orList writes "a, b or c".

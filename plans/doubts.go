@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/drrun/drrun/internal/recovery"
 )
 
 // shortCheck is less than services take to answer after a start.
@@ -13,12 +15,12 @@ const shortCheck = 5 * time.Second
 // then only what the plan itself shows.
 func Doubts(p *Plan, e *Estate) Faults {
 	var fs Faults
-	p.Steps(func(_ string, s *Step) {
+	p.Steps(func(place string, s *Step) {
 		if c := s.Check; c != nil && s.Within > 0 && (s.Within < shortCheck || s.Within < 2*c.Every) {
 			fs.add(s.Pos, "%s %q: within is %s and every %s: it is asked %s, and a service that has just been started may take longer to answer",
 				s.Kind, s.Name, written(s.Within), written(c.Every), times(1+int((s.Within-1)/max(c.Every, 1))))
 		}
-		if p.Drill != nil && s.Wait != nil && s.Wait.Unattended == "stop" && s.inTests() {
+		if p.Drill != nil && s.Wait != nil && s.Wait.Unattended == "stop" && s.RunsIn(place, recovery.Test) {
 			fs.add(s.Pos, `%s %q: unattended = "stop": every drill stops here and fails, so no drill proves the plan: skip = "test", or unattended = "go"`, s.Kind, s.Name)
 		}
 	})

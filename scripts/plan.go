@@ -150,6 +150,9 @@ func (p *planBuilder) machine(n *node) plans.MachineRef {
 		}
 		return r
 	}
+	if r.Name == "" && !n.broken {
+		p.fault(n.pos, "machine: its name is empty")
+	}
 	r.Phase = p.phase(b)
 	r.Needs, r.Delay = get[[]string](b, "needs"), get[time.Duration](b, "delay")
 	return r

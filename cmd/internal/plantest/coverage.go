@@ -181,7 +181,7 @@ func (pc *planCoverage) figures(file string) PlanFigures {
 	if !pc.backs {
 		at(pc.plan.Pos, "", "no failback")
 	}
-	pc.plan.Steps(func(_ string, ps *plans.Step) {
+	pc.plan.Steps(func(place string, ps *plans.Step) {
 		f.Steps++
 		seen := pc.steps[stepKey(ps.Pos, ps.Name)]
 		if seen == nil {
@@ -195,8 +195,7 @@ func (pc *planCoverage) figures(file string) PlanFigures {
 		if seen.unproved && !seen.proved {
 			at(ps.Pos, ps.Name, fmt.Sprintf("that the answer contains %q is not proved: w:serve { http = …, body = … } says what it is", ps.Check.Contains))
 		}
-		filtered := len(ps.Only) > 0 && len(ps.Only) < len(plans.AllTypes()) || len(ps.Skip) > 0 || ps.Direction != ""
-		if filtered && !seen.skipped {
+		if ps.HeldBack(place) && !seen.skipped {
 			at(ps.Pos, ps.Name, "its filter never held it back")
 		}
 		switch {
