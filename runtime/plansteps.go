@@ -187,7 +187,11 @@ func (j *job) question(c *recovery.Check) func(ctx context.Context, n int) (ok b
 	if ps := j.step.Plan; ps != nil && ps.Check.Func != nil {
 		return func(ctx context.Context, n int) (bool, string, error) {
 			host := &askCalls{job: j, ask: n}
-			return j.d.e.scripts.RunFunc(ctx, j.d.src.bundle, *ps.Check.Func, j.info(), host)
+			ok, detail, err := j.d.e.scripts.RunFunc(ctx, j.d.src.bundle, *ps.Check.Func, j.info(), host)
+			if err == nil && !ok && detail == "" {
+				detail = "the function returned false or nil, and no reason as its second value"
+			}
+			return ok, detail, err
 		}
 	}
 	host, machine := j.step.Host, j.step.Machine

@@ -100,9 +100,10 @@ func (w *World) request(c *call, o Operation, ask bool) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, body := 200, "ok"
+	status, body, note := 200, "ok", "the simulated world answers 200 unless w:serve { http = …, status = … } says otherwise"
 	s := w.server("http", a.URL)
 	if s != nil {
+		note = ""
 		if s.Down {
 			return nil, fmt.Errorf("%s: connection timed out", u.Host)
 		}
@@ -124,7 +125,7 @@ func (w *World) request(c *call, o Operation, ask bool) (any, error) {
 		}
 		w.effect(c, o.Class, o.Name, key, fmt.Sprintf("%s %s", o.Name, a.URL), status < 400)
 	}
-	return map[string]any{"status": status, "body": body, "headers": map[string]string{}}, nil
+	return map[string]any{"status": status, "body": body, "headers": map[string]string{}, "note": note}, nil
 }
 
 func (w *World) connect(c *call, o Operation, ask bool) (any, error) {

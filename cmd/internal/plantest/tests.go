@@ -275,6 +275,10 @@ func (h *host) missed() string {
 	return ""
 }
 
+// inTest are the words of a command line for what a test says instead.
+var inTest = strings.NewReplacer("--source-is-down", "source_is_down = true", "--no-shutdown", "no_shutdown = true", "--force", "force = true",
+	"--unplanned", "w:unplanned()")
+
 // runs says how the runs of a test that failed stand, where that is not well: what
 // stopped a run is more than that it is stopped.
 func (h *host) runs() string {
@@ -295,6 +299,9 @@ func (h *host) runs() string {
 				if f.Error.Message != r.Reason {
 					text += "\n    " + f.Step + ": " + f.Error.Message
 				}
+			}
+			if r.Status == report.RunRefused && r.Hint != "" {
+				text += "\n    hint: " + inTest.Replace(r.Hint)
 			}
 			out = append(out, text)
 		}

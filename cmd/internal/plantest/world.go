@@ -113,7 +113,9 @@ func (a *arguments) value(i int) any {
 
 func (a *arguments) text(i int, what string) string {
 	s, ok := a.value(i).(string)
-	if !ok {
+	if a.value(i) == nil {
+		a.fail("argument %d is missing, want %s", i+1, what)
+	} else if !ok {
 		a.fail("argument %d is %v, want %s", i+1, a.value(i), what)
 	}
 	return s
@@ -152,14 +154,51 @@ func (a *arguments) table(i int, keys ...string) map[string]any {
 	}
 	for _, k := range slices.Sorted(maps.Keys(t)) {
 		if !slices.Contains(keys, k) {
-			hint := ""
-			if near := plans.Nearest(k, keys); near != "" {
-				hint = fmt.Sprintf(", did you mean %q?", near)
-			}
-			a.fail("unknown key %q%s", k, hint)
+			a.fail("unknown key %q%s", k, near(k, keys))
 		}
 	}
 	return t
+}
+
+// near says which of known was probably meant.
+func near(name string, known []string) string {
+	if near := plans.Nearest(name, known); near != "" {
+		return fmt.Sprintf(", did you mean %q?", near)
+	}
+	return ""
+}
+
+// unknown fails for a name that is none of those that the estate knows.
+func (a *arguments) unknown(name, what string, known []string) {
+	const few = 8 // so many are listed
+	hint := near(name, known)
+	if hint == "" && len(known) <= few {
+		hint = ", it has " + strings.Join(known, ", ")
+	}
+	a.fail("%q is no %s of the estate%s", name, what, hint)
+}
+
+// isMachine reports whether the estate has a machine, and fails a where not.
+func (st *stage) isMachine(a *arguments, name string) bool {
+	_, ok := st.w.Where(name)
+	if !ok {
+		a.unknown(name, "machine", st.w.Names())
+	}
+	return ok
+}
+
+func (st *stage) hosts() (names []string) {
+	for _, h := range st.w.Estate().Hosts() {
+		names = append(names, h.Name)
+	}
+	return names
+}
+
+func (st *stage) sites() (names []string) {
+	for _, s := range st.w.Estate().Sites {
+		names = append(names, s.Name)
+	}
+	return names
 }
 
 func flag(t map[string]any, key string) bool { b, _ := t[key].(bool); return b }
@@ -187,8 +226,8 @@ func (o worldObject) Call(ctx context.Context, at plans.Pos, method string, args
 	case "needs":
 		machine := a.text(0, "a machine")
 		for i := 1; i < max(2, len(args)); i++ {
-			if other := a.text(i, "a machine"); a.err == nil && !o.w.Needs(machine, other) {
-				a.fail("%s or %s is no machine of the estate", machine, other)
+			if other := a.text(i, "a machine"); a.err == nil && o.isMachine(a, machine) && o.isMachine(a, other) {
+				o.w.Needs(machine, other)
 			}
 		}
 	case "boot":
@@ -196,8 +235,8 @@ func (o worldObject) Call(ctx context.Context, at plans.Pos, method string, args
 		if a.value(1) != "never" {
 			d = a.duration(1)
 		}
-		if a.err == nil && !o.w.SetBoot(machine, d) {
-			a.fail("%s is no machine of the estate", machine)
+		if a.err == nil && o.isMachine(a, machine) {
+			o.w.SetBoot(machine, d)
 		}
 	case "propagate":
 		if d := a.duration(0); a.err == nil {
@@ -231,10 +270,10 @@ func (o worldObject) look(method string, a *arguments) (any, error) {
 	switch method {
 	case "machine":
 		name := a.text(0, "a machine")
-		p, ok := o.w.Where(name)
-		if !ok {
-			a.fail("%q is no machine of the estate", name)
+		if a.err == nil {
+			o.isMachine(a, name)
 		}
+		p, _ := o.w.Where(name)
 		return map[string]any{"name": name, "site": p.Site, "state": lifeOf(p), "power": string(p.Power), "answers": p.Answers, "tests": p.Tests}, a.err
 	case "record":
 		t := a.table(1, "type", "server")
@@ -338,21 +377,25 @@ var verbs = map[string]string{"stop": command.Stop.Name, "drain": command.Drain.
 	"grant": command.Grant.Name, "claim": command.Claim.Name, "proof": command.Proof.Name, "commit": command.Commit.Name, "cleanup": command.Cleanup.Name,
 	"unlock": command.Unlock.Name, "check": command.Check.Name, "exec": command.Exec.Name, "status": command.Status.Name, "found": command.Found.Name}
 
+// calls are what a test can break of the calls of a plan's functions.
+var calls = []string{"http", "dns", "tcp", "exec"}
+
 func (o worldObject) trouble(method string, a *arguments) error {
 	maybe := a.maybe()
-	what, verb := a.text(0, "a machine, a host, or http, dns, tcp, exec"), a.text(1, "a verb")
+	what := a.text(0, "a machine, a host, or "+strings.Join(calls, ", "))
+	if _, ok := o.w.Where(what); a.err == nil && !ok && !o.w.Host(what) && !slices.Contains(calls, what) {
+		a.unknown(what, "machine and no host", slices.Concat(o.w.Names(), o.hosts(), calls))
+	}
+	verb := a.text(1, "a verb")
 	f := simworld.Fault{Times: 1}
 	switch {
 	case a.err != nil:
 		return a.err
-	case slices.Contains([]string{"http", "dns", "tcp", "exec"}, what):
+	case slices.Contains(calls, what):
 		f.Verb, f.Text = what, verb
 	case o.w.Host(what):
 		f.Host = what
 	default:
-		if _, ok := o.w.Where(what); !ok {
-			return errf("%s: %q is no machine and no host of the estate", method, what)
-		}
 		f.Machine = what
 	}
 	if f.Verb == "" {
@@ -384,12 +427,12 @@ func (o worldObject) trouble(method string, a *arguments) error {
 func (o worldObject) notReady(method, machine string, a *arguments) error {
 	switch method {
 	case "delay":
-		if d := a.duration(2); a.err == nil && !o.w.SetBoot(machine, simworld.DefaultBoot+d) {
-			a.fail("%q is no machine", machine)
+		if d := a.duration(2); a.err == nil && o.isMachine(a, machine) {
+			o.w.SetBoot(machine, simworld.DefaultBoot+d)
 		}
 	default:
-		if !o.w.Silence(machine, true) {
-			a.fail("%q is no machine", machine)
+		if o.isMachine(a, machine) {
+			o.w.Silence(machine, true)
 		}
 	}
 	return a.err
@@ -410,7 +453,8 @@ func (o worldObject) place(method string, a *arguments) error {
 	case o.w.Host(name):
 		hosts = []string{name}
 	default:
-		return errf("%s: %q is no site and no host of the estate", method, name)
+		a.unknown(name, "site and no host", slices.Concat(o.sites(), o.hosts()))
+		return a.err
 	}
 	for _, h := range hosts {
 		switch method {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,6 +61,9 @@ type response struct {
 	Status  int               `json:"status"`
 	Body    string            `json:"body"`
 	Headers map[string]string `json:"headers"`
+	// Note says where an answer that nobody real gave is from, for the message
+	// that refuses it.
+	Note string `json:"note,omitempty"`
 }
 
 // KeyUse implements plans.KeyUser. A server that keeps answers by key would
@@ -81,7 +85,7 @@ func send(e *hostcall.Env, L *lua.LState, method, target string, o *lua.LTable) 
 	r := request{method: method, url: resolve(e, L, target), headers: headers(L, o.RawGetString("headers")),
 		body: o.RawGetString("body"), json: o.RawGetString("json"),
 		within: hostcall.Within(L, o.RawGetString("within"), hostcall.DefaultWithin)}
-	expect := expected(L, o.RawGetString("expect"))
+	expect, wanted := expected(L, o.RawGetString("expect"))
 	if r.body != lua.LNil && !hostcall.IsText(r.body) {
 		L.RaiseError("http: body is a %s, want a string (json = for tables)", r.body.Type())
 	}
@@ -101,7 +105,11 @@ func send(e *hostcall.Env, L *lua.LState, method, target string, o *lua.LTable) 
 		return r.send(ctx, e, key, class)
 	})
 	if !expect(got.Status) {
-		e.Box.Raise(L, "http: %s %s answered %d", method, shown["url"], got.Status)
+		note := ""
+		if got.Note != "" {
+			note = "; " + got.Note
+		}
+		e.Box.Raise(L, "http: %s %s answered %d%s%s", method, shown["url"], got.Status, wanted, note)
 	}
 	e.Box.Made(L, len(got.Body))
 	answered := map[string]any{}
@@ -237,16 +245,16 @@ func (r *request) open(ctx context.Context, e *hostcall.Env) ([]byte, error) {
 }
 
 // expected reads which statuses are good: a failure must not pass as success
-// because nobody looked.
-func expected(L *lua.LState, v lua.LValue) func(status int) bool {
+// because nobody looked. wanted says it in a message: ", want 201".
+func expected(L *lua.LState, v lua.LValue) (good func(status int) bool, wanted string) {
 	switch want := v.(type) {
 	case *lua.LNilType:
-		return func(status int) bool { return status >= 200 && status < 400 }
+		return func(status int) bool { return status >= 200 && status < 400 }, ""
 	case lua.LNumber:
-		return func(status int) bool { return status == int(want) }
+		return func(status int) bool { return status == int(want) }, fmt.Sprintf(", want %d", int(want))
 	case lua.LString:
 		if want == "any" {
-			return func(int) bool { return true }
+			return func(int) bool { return true }, ""
 		}
 	case *lua.LTable:
 		var list []int
@@ -257,10 +265,14 @@ func expected(L *lua.LState, v lua.LValue) func(status int) bool {
 			}
 			list = append(list, int(n))
 		}
-		return func(status int) bool { return slices.Contains(list, status) }
+		words := make([]string, len(list))
+		for i, n := range list {
+			words[i] = strconv.Itoa(n)
+		}
+		return func(status int) bool { return slices.Contains(list, status) }, ", want one of " + strings.Join(words, ", ")
 	}
 	L.RaiseError(`http: expect is a status, a list of them or "any"`)
-	return nil
+	return nil, ""
 }
 
 // Client is the HTTP client of functions that were given none. It follows a
