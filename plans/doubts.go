@@ -20,6 +20,13 @@ func Doubts(p *Plan, e *Estate) Faults {
 			fs.add(s.Pos, "%s %q: within is %s and every %s: it is asked %s, and a service that has just been started may take longer to answer",
 				s.Kind, s.Name, written(s.Within), written(c.Every), times(1+int((s.Within-1)/max(c.Every, 1))))
 		}
+		if s.Wait != nil && s.Wait.Untimed {
+			after := "the run stops"
+			if s.Wait.OnTimeout == "continue" {
+				after = "the run goes on without an answer"
+			}
+			fs.add(s.Pos, `%s %q: a person has %s to answer, then %s: write within = "…", the time that it may take`, s.Kind, s.Name, written(s.Within), after)
+		}
 		if p.Drill != nil && s.Wait != nil && s.Wait.Unattended == "stop" && s.RunsIn(place, recovery.Test) {
 			fs.add(s.Pos, `%s %q: unattended = "stop": every drill stops here and fails, so no drill proves the plan: skip = "test", or unattended = "go"`, s.Kind, s.Name)
 		}

@@ -152,6 +152,7 @@ type WaitStep struct {
 	Role       string `json:"role,omitempty"`
 	OnTimeout  string `json:"on_timeout,omitempty"` // stop (default), continue
 	Unattended string `json:"unattended,omitempty"` // go, stop: the answer in a drill
+	Untimed    bool   `json:"-"`                    // the page says no within; only of a plan just loaded
 }
 
 // FuncRef names a Lua function of the plan's bundle: it is found again by its

@@ -47,8 +47,8 @@ type Job struct {
 
 // black returns the days without starts that hold t.
 func (j *Job) black(t time.Time) (cron.Days, bool) {
-	day := t.In(j.Schedule.Location()).Format(time.DateOnly)
-	i := slices.IndexFunc(j.Blackout, func(d cron.Days) bool { return d.From <= day && day <= d.To })
+	there := t.In(j.Schedule.Location())
+	i := slices.IndexFunc(j.Blackout, func(d cron.Days) bool { return d.Has(there) })
 	if i < 0 {
 		return cron.Days{}, false
 	}

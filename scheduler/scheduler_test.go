@@ -285,6 +285,7 @@ func TestDecide(t *testing.T) {
 			want: []string{"skipped 25 03:00 a later one takes its place", "queued 26 03:00 erp-drill-x has not ended"}, wake: "2026-11-27 03:00:00"},
 		{name: "paused", state: State{Paused: &Pause{By: "ann", Text: "storage moves"}}, now: "2026-11-25 03:00:00", want: []string{"skipped 25 03:00 paused by ann: storage moves"}, wake: "2026-11-26 03:00:00"},
 		{name: "black-out", job: Job{Blackout: []cron.Days{{From: "2026-11-20", To: "2026-11-25"}}}, now: "2026-11-25 03:00:00", want: []string{"skipped 25 03:00 no drills on 2026-11-20 to 2026-11-25"}, wake: "2026-11-26 03:00:00"},
+		{name: "black-out by the month", job: Job{Blackout: []cron.Days{{Monthly: "last wednesday"}}}, now: "2026-11-25 03:00:00", want: []string{"skipped 25 03:00 no drills on last wednesday"}, wake: "2026-11-26 03:00:00"},
 		{name: "black-out ended", job: Job{Blackout: []cron.Days{{From: "2026-11-20", To: "2026-11-24"}}}, now: "2026-11-25 03:00:00", want: []string{"started 25 03:00"}, wake: "2026-11-26 03:00:00"},
 		{name: "changed schedule has missed nothing", state: State{Line: "0 1 * * * UTC"}, now: "2026-11-25 13:00:00", wake: "2026-11-26 03:00:00"},
 		{name: "fired before the clock went back", state: State{Decided: instant(t, "2026-11-25 03:00:00"), Fired: []time.Time{instant(t, "2026-11-25 03:00:00")}}, now: "2026-11-25 02:00:00", wake: "2026-11-26 03:00:00"},

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	lua "github.com/yuin/gopher-lua"
@@ -178,7 +177,7 @@ func (p *planBuilder) step(n *node) plans.Step {
 		s.Check = p.check(b, s.Within)
 	case plans.StepWait:
 		s.Wait = &plans.WaitStep{Ask: get[string](b, "ask"), Role: get[string](b, "role"),
-			OnTimeout: get[string](b, "on_timeout"), Unattended: get[string](b, "unattended")}
+			OnTimeout: get[string](b, "on_timeout"), Unattended: get[string](b, "unattended"), Untimed: !b.has("within")}
 		if s.Wait.OnTimeout == "" {
 			s.Wait.OnTimeout = "stop"
 		}
@@ -228,17 +227,6 @@ func (p *planBuilder) drill(b *body) *plans.Drill {
 		d.TZ = ""
 	}
 	p.schedule(b, d)
-	for _, s := range d.Blackout {
-		from, to, ranged := strings.Cut(s, " to ")
-		first, err1 := time.Parse(time.DateOnly, strings.TrimSpace(from))
-		last, err2 := first, error(nil)
-		if ranged {
-			last, err2 = time.Parse(time.DateOnly, strings.TrimSpace(to))
-		}
-		if err1 != nil || err2 != nil || last.Before(first) {
-			p.fault(b.at("blackout"), `drill: blackout %q is no day and no range of days ("2026-12-24", "2026-12-20 to 2027-01-05")`, s)
-		}
-	}
 	return d
 }
 

@@ -50,7 +50,7 @@ func (o *drillOptions) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&d.Overlap, "overlap", "", "add: when the one before still runs: skip or queue (skip)")
 	fs.DurationVar(&d.Deadline, "deadline", 0, "add: how late a missed or queued drill may begin")
 	fs.DurationVar(&d.Jitter, "jitter", 0, "add: start up to this much later")
-	fs.StringArrayVar(&d.Blackout, "blackout", nil, `add: days without drills, "2026-12-24" or "2026-12-20 to 2027-01-05"`)
+	fs.StringArrayVar(&d.Blackout, "blackout", nil, `add: days without drills, "2026-12-24", "2026-12-20 to 2027-01-05" or "first sunday"`)
 	fs.StringVarP(&o.message, "message", "m", "", "pause: why")
 	fs.BoolVar(&o.detach, "detach", false, "run: return when it has started (needs a controller)")
 }

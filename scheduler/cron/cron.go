@@ -168,8 +168,7 @@ func ParseOn(text, tz string) (*Schedule, error) {
 	if len(words) != 2 && len(words) != 3 {
 		return nil, bad
 	}
-	nth, ok := ordinals[words[0]]
-	day, isDay := weekdays[words[1]]
+	nth, day, ok := monthly(words[:2])
 	hour, minute := 3, 0
 	if len(words) == 3 {
 		var okTime bool
@@ -177,7 +176,7 @@ func ParseOn(text, tz string) (*Schedule, error) {
 			return nil, bad
 		}
 	}
-	if !ok || !isDay {
+	if !ok {
 		return nil, bad
 	}
 	return &Schedule{loc: loc, text: text, next: func(t time.Time) time.Time {
@@ -190,6 +189,16 @@ func ParseOn(text, tz string) (*Schedule, error) {
 			}
 		}
 	}}, nil
+}
+
+// monthly reads the two words of a day of each month, "first sunday".
+func monthly(words []string) (nth int, day time.Weekday, ok bool) {
+	if len(words) != 2 {
+		return 0, 0, false
+	}
+	nth, ok = ordinals[words[0]]
+	day, isDay := weekdays[words[1]]
+	return nth, day, ok && isDay
 }
 
 func nthDay(first time.Time, nth int, day time.Weekday) time.Time {

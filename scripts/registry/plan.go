@@ -51,7 +51,7 @@ func drillFields() []Field {
 		{Name: "overlap", Type: Word, Words: []string{"skip", "queue"}, Doc: "What happens when the drill before still runs."},
 		{Name: "deadline", Type: Duration, Doc: "A drill that could not start for so long is skipped."},
 		{Name: "jitter", Type: Duration, Zero: true, Doc: "Start up to this much later, by chance."},
-		{Name: "blackout", Type: Strings, Doc: `Days without drills: "2026-12-24" or "2026-12-20 to 2027-01-05".`},
+		{Name: "blackout", Type: Strings, Doc: `Days without drills, whole days in tz: "2026-12-24", "2026-12-20 to 2027-01-05" or "first sunday".`},
 	}
 }
 
@@ -100,7 +100,7 @@ func planConstructors() []Constructor {
 			Field{Name: "at", Type: Word, Words: []string{"source", "target"}, Doc: "Which site's host is meant."},
 			again())},
 		{Name: "check", Body: Needed, Function: true, Doc: "A step that asks until the answer is good.", Fields: step(checkFields()...)},
-		{Name: "wait", Body: Needed, Doc: "A step that waits for a person.", Fields: step(
+		{Name: "wait", Body: Needed, Doc: "A step that waits for a person: 5m, unless within says another time, and then on_timeout.", Fields: step(
 			Field{Name: "ask", Type: String, Doc: "The question."},
 			Field{Name: "role", Type: String, Doc: "Who may answer."},
 			Field{Name: "on_timeout", Type: Word, Words: []string{"stop", "continue"}, Default: `"stop"`, Doc: "What happens without an answer."},
