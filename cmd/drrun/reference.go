@@ -21,6 +21,7 @@ func topics() []topic {
 		{"estate-file", "what an estate file says: sites, hosts, policies, machines", estateReference},
 		{"plan-file", "what a plan file says: groups, steps, waits", planReference},
 		{"functions", "what the functions of a plan can call", functionReference},
+		{"selector", "how a recovery point is chosen: point, --point", selectorReference},
 		{"test-file", "what a test of a plan can say, and the simulated world", testReference},
 	}
 }
@@ -71,6 +72,14 @@ Programs of exec find in their environment DRRUN_RUN, DRRUN_STEP, DRRUN_TYPE (pr
 planned or unplanned), DRRUN_FROM and DRRUN_TO. Without on they run on the controller; on a host its estate must allow them.
 `)
 	return b.String()
+}
+
+func selectorReference() string {
+	t := newTable()
+	for _, s := range registry.Selectors {
+		t.row(s[0], s[1])
+	}
+	return "A selector chooses a recovery point: point of a plan and of its drill, --point of a run. A suspect point is chosen by\nits label or id only.\n\n" + t.String()
 }
 
 // everywhere shows the functions that every file has.

@@ -80,10 +80,37 @@ func Parse(line, tz string) (s *Schedule, err error) {
 	parser := robfig.NewParser(robfig.Minute | robfig.Hour | robfig.Dom | robfig.Month | robfig.Dow | robfig.Descriptor)
 	spec, err := parser.Parse(line)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read cron line %q: %w", line, err)
+		return nil, fmt.Errorf("cannot read cron line %q: %w", line, inField(line, err, func(l string) error { _, err := parser.Parse(l); return err }))
 	}
 	s = &Schedule{next: gap(spec), loc: loc, text: line}
 	return s, s.possible()
+}
+
+// inField names the first field of a cron line that cannot be read: err is that
+// of the whole line, and stays when no field is wrong by itself.
+func inField(line string, err error, parse func(string) error) error {
+	fields := strings.Fields(line)
+	names := []string{"minute", "hour", "day", "month", "weekday"}
+	if len(fields) != len(names) {
+		return err
+	}
+	for i, name := range names {
+		alone := []string{"*", "*", "*", "*", "*"}
+		alone[i] = fields[i]
+		fieldErr := parse(strings.Join(alone, " "))
+		if fieldErr == nil {
+			continue
+		}
+		var got, limit int
+		if _, no := fmt.Sscanf(fieldErr.Error(), "end of range (%d) above maximum (%d)", &got, &limit); no == nil {
+			return fmt.Errorf("%s: %d is above %d", name, got, limit)
+		}
+		if _, no := fmt.Sscanf(fieldErr.Error(), "beginning of range (%d) below minimum (%d)", &got, &limit); no == nil {
+			return fmt.Errorf("%s: %d is below %d", name, got, limit)
+		}
+		return fmt.Errorf("%s: %w", name, fieldErr)
+	}
+	return err
 }
 
 func zone(tz string) (*time.Location, error) {

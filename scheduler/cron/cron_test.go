@@ -87,7 +87,7 @@ func TestRefused(t *testing.T) {
 	for line, want := range map[string]string{
 		"0 0 31 2 *": "never due", "0 0 30 2 *": "never due", "TZ=": "said by tz", "TZ=Mars 0 0 * * *": "said by tz", "CRON_TZ=UTC 0 0 * * *": "said by tz",
 		"@reboot": "cannot read", "0 0 L * *": "cannot read", "0 0 * * SUN#1": "cannot read", "0 0 0 * * *": "cannot read", "": "cannot read",
-		"60 * * * *": "cannot read", "@every 0s": "a minute or more", "@every x": "a minute or more", "* * * *": "cannot read",
+		"60 * * * *": "minute: 60 is above 59", "0 25 * * *": "hour: 25 is above 23", "0 0 0 * *": "day: 0 is below 1", "0 0 * * MOO": "weekday: ", "@every 0s": "a minute or more", "@every x": "a minute or more", "* * * *": "cannot read",
 	} {
 		if s, err := Parse(line, ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, %v, want %q", line, s, err, want)

@@ -88,6 +88,10 @@ func constructorPage(title, intro string, scope registry.Scope) string {
 	if steps {
 		b.WriteString("\n## every step\n")
 		fieldTable(&b, registry.StepFields())
+		b.WriteString("\n## point selectors\n\nWhat `point` and `--point` choose. A suspect point is chosen by its label or id only.\n\n| selector | |\n|---|---|\n")
+		for _, s := range registry.Selectors {
+			fmt.Fprintf(&b, "| `%s` | %s |\n", s[0], cell(s[1]))
+		}
 	}
 	return b.String()
 }

@@ -240,7 +240,7 @@ func runTypes() string {
 ---@field name string
 ---@field ip string Its address in this run.
 ---@field site string Where it is.
----@field state string How far the run is with it.
+---@field state string How far the run is with it: pending, stopped, granted, prepared, started, ready, failed …
 
 ---What a program ended with.
 ---@class drrun.ProgramResult

@@ -19,7 +19,7 @@ func policyFields() []Field {
 
 func providerFields() []Field {
 	return []Field{
-		{Name: "start", Type: Command, Doc: "Program that is the machine; stays in the foreground."},
+		{Name: "start", Type: Command, Doc: "Program that is the machine; stays in the foreground. Placeholders, in the other programs too: {disk.NAME} (its path), {ip}, {machine}, {site}, {epoch}."},
 		{Name: "stop", Type: Command, Default: "SIGTERM", Doc: "Program that stops it."},
 		{Name: "force_after", Type: Duration, Default: "30s", Doc: "It is killed after this."},
 		{Name: "status", Type: Command, Doc: "Program that ends with 0 while it runs."},
@@ -34,7 +34,7 @@ func machineFields() []Field {
 	return []Field{
 		{Name: "host", Type: String, Doc: "Its home."},
 		{Name: "tags", Type: Strings, Doc: "Words that plans select it by."},
-		{Name: "ip", Type: Address, Doc: "By network: a number in it, or addresses by site."},
+		{Name: "ip", Type: Address, Doc: `By network: the host part, the same at every site, ip = { lan = 11 }; or addresses by site, ip = { lan = { paris = "10.10.0.11", lyon = { "10.20.0.11", "10.20.0.12" } } }.`},
 		{Name: "policy", Type: String, Doc: "Its policy; default: its cloud's."},
 		{Name: "replica", Type: String, Doc: "Host of its replica; default: the one with most free space."},
 		{Name: "protected", Type: Bool, Default: "true", Doc: "Whether it is replicated."},

@@ -16,8 +16,8 @@ func step(own ...Field) []Field {
 			{Name: "every", Type: Duration, Zero: true, Doc: "Time between two attempts."},
 		}},
 		{Name: "on_fail", Type: Word, Words: []string{"stop", "continue", "ask"}, Doc: "What a failure means; default: as the type of the run says."},
-		{Name: "only", Type: Types, Doc: `Types of failover it runs in; "any" for everywhere.`},
-		{Name: "skip", Type: Types, Doc: "Types of failover it does not run in."},
+		{Name: "only", Type: Types, Doc: `Types of failover it runs in, one or a list: only = "test", only = { "planned", "unplanned" }; "any" for everywhere.`},
+		{Name: "skip", Type: Types, Doc: `Types of failover it does not run in, one or a list: "test", "planned", "unplanned".`},
 		{Name: "direction", Type: Word, Words: []string{"failover", "failback"}, Doc: "The direction it runs in."},
 	}...)
 }
@@ -25,7 +25,7 @@ func step(own ...Field) []Field {
 // again is how a step that changes something outside is taken back.
 func again() Field {
 	return Field{Name: "rollback", Type: Word, Words: []string{"again"},
-		Doc: "After a rollback a step that was done runs once more, with the machines at their old site: addresses, from and to are of that."}
+		Doc: "After a rollback a step that was done runs once more, with the machines at their old site: addresses, from and to are of that. For DNS names and the like that point at a site."}
 }
 
 // checkFields are the questions of a check, of a plan's step and of ready.
@@ -45,7 +45,7 @@ func drillFields() []Field {
 		{Name: "cron", Type: String, Doc: `When: minute hour day month weekday, "0 3 * * SUN".`},
 		{Name: "on", Type: String, Doc: `When: "first sunday", "last friday 22:30".`},
 		{Name: "tz", Type: String, Doc: "Time zone of the two, as Europe/Paris."},
-		{Name: "point", Type: String, Doc: "Selector of the recovery point."},
+		{Name: "point", Type: String, Doc: "Selector of the recovery point; see drrun help selector."},
 		{Name: "ttl", Type: Duration, Doc: "A test that still stands after this is cleaned up."},
 		{Name: "missed", Type: Word, Words: []string{"skip", "once"}, Doc: "What happens to drills missed while no runtime ran."},
 		{Name: "overlap", Type: Word, Words: []string{"skip", "queue"}, Doc: "What happens when the drill before still runs."},
@@ -73,14 +73,14 @@ func planConstructors() []Constructor {
 			{Name: "to", Type: String, Doc: "Site the machines go to."},
 			{Name: "rto", Type: Duration, Doc: "Time that recovery may take."},
 			{Name: "rpo", Type: Duration, Doc: "Data, in time, that may be lost."},
-			{Name: "point", Type: String, Default: "latest", Doc: "Selector of the recovery point."},
+			{Name: "point", Type: String, Default: "latest", Doc: "Selector of the recovery point; see drrun help selector."},
 			{Name: "commit", Type: Commit, Words: []string{"manual", "auto"}, Default: `"manual"`, Doc: "When a failover is committed.", Fields: []Field{
 				{Name: "within", Type: Duration, Doc: "Time that a person has."},
 				{Name: "on_timeout", Type: Word, Words: []string{"commit", "rollback"}, Doc: "What happens after it; rollback only of a planned failover whose source is locked and answers."},
 			}},
 			{Name: "drill", Type: Record, Fields: drillFields(), Doc: "Schedules unattended tests of the plan."},
 			{Name: "params", Type: Params, Fields: ParamFields(), Doc: "Values that --set can change, by name: a default, or a table; run.params in functions."},
-			{Name: "shutdown", Type: Record, Doc: "The phase that stops the source machines.",
+			{Name: "shutdown", Type: Record, Doc: "The phase that stops the source machines: groups in reverse order, the machines of a group together. A test has none.",
 				Fields: append(phase(), Field{Name: "force_after", Type: Duration, Doc: "Allows a forced stop after this."})},
 			{Name: "failover", Type: Record, Fields: phase(), Doc: "The phase that gives the target its authority."},
 		}},
@@ -112,4 +112,16 @@ func planConstructors() []Constructor {
 		cs[i].Scope = PlanFile
 	}
 	return cs
+}
+
+// Selectors are the ways to choose a recovery point: what is written, and what
+// it chooses.
+var Selectors = [][2]string{
+	{"latest", "The newest point; what is in flight is drained first."},
+	{"latest-processed", "The newest point that is durable at the target now."},
+	{"latest-app", "The newest application-consistent point."},
+	{"latest-group", "The newest point of a consistency group."},
+	{"2026-11-24 03:00", "The newest point of that instant or before: UTC, or RFC 3339 with a zone."},
+	{"LABEL", "The newest point that has this label."},
+	{"ID", "The point whose id begins so, 6 digits or more; drrun points MACHINE lists them."},
 }
