@@ -10,6 +10,7 @@ import (
 	"github.com/drrun/drrun/cmd/internal/plantest"
 	"github.com/drrun/drrun/cmd/internal/term"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
 )
 
 var exploreCommand = &command{
@@ -87,6 +88,14 @@ func (o *exploreOptions) run(ctx context.Context, c *cli, args []string) error {
 	return err
 }
 
+// article puts a or an before a word.
+func article(word string) string {
+	if strings.ContainsAny(word[:min(1, len(word))], "aeiou") {
+		return "an " + word
+	}
+	return "a " + word
+}
+
 // traceLines is how much of a trace is shown.
 const traceLines = 12
 
@@ -102,7 +111,7 @@ func (o *exploreOptions) tell(c *cli, r *plantest.Report) error {
 		if len(f.Faults) > 0 {
 			when = "when " + strings.Join(f.Faults, ", and ")
 		}
-		fmt.Fprintf(&b, "    in a %s run, %s (%d of the runs)\n", f.Scenario, term.Escape(when, false), f.Runs)
+		fmt.Fprintf(&b, "    in %s run, %s (%d of the runs)\n", article(f.Scenario), term.Escape(when, false), f.Runs)
 		if f.Hint != "" {
 			fmt.Fprintf(&b, "    %s %s\n", c.Stdout.Paint(term.Cyan, "hint:"), term.Escape(f.Hint, false))
 		}
@@ -119,9 +128,9 @@ func (o *exploreOptions) tell(c *cli, r *plantest.Report) error {
 	}
 	word := "none ends badly"
 	if n := len(r.Findings); n > 0 {
-		word = c.Stdout.Paint(term.Red, fmt.Sprintf("%d findings", n))
+		word = c.Stdout.Paint(term.Red, quantity.Count(n, "finding"))
 	}
-	return c.printf("%s%s: %d runs in %.1f s, %s\n", b.String(), r.Plan, r.Runs, r.Seconds, word)
+	return c.printf("%s%s: %s in %.1f s, %s\n", b.String(), r.Plan, quantity.Count(r.Runs, "run"), r.Seconds, word)
 }
 
 // outcomeTable shows steps against faults.

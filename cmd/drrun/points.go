@@ -135,7 +135,7 @@ func pointsText(res control.PointsResult) string {
 			fmt.Fprintf(&b, "%s (%s) does not answer: %s\n", h.Host, h.Site, h.Error)
 			continue
 		}
-		fmt.Fprintf(&b, "%d points on %s (%s)\n", len(h.Points), h.Host, h.Site)
+		fmt.Fprintf(&b, "%s on %s (%s)\n", quantity.Count(len(h.Points), "point"), h.Host, h.Site)
 		t := newTable("SEQ", "INSTANT", "CORRECTED", "KIND", "SIZE", "LOGS", "ID", "REMARK")
 		for i := range h.Points {
 			p := &h.Points[i]
@@ -220,7 +220,7 @@ func (o *pointsOptions) verifyPoints(ctx context.Context, c *cli, s *session, li
 		if c.output == "json" {
 			continue
 		}
-		if err := c.printf("%s: %d points, %s read, %d faults\n", host, v.Points, quantity.FormatSize(v.Bytes), len(v.Faults)); err != nil {
+		if err := c.printf("%s: %s, %s read, %s\n", host, quantity.Count(v.Points, "point"), quantity.FormatSize(v.Bytes), quantity.Count(len(v.Faults), "fault")); err != nil {
 			return err
 		}
 		t := newTable()
@@ -232,7 +232,7 @@ func (o *pointsOptions) verifyPoints(ctx context.Context, c *cli, s *session, li
 		}
 	}
 	if faults > 0 {
-		return fault.Errorf(fault.Corrupt, "machine %s: %d recovery points do not verify", machine, faults).
+		return fault.Errorf(fault.Corrupt, "machine %s: recovery points do not verify: %s", machine, quantity.Count(faults, "fault")).
 			WithHint("fail over to another point (drrun points %s lists them); replication goes on and makes new ones", machine)
 	}
 	for _, h := range list.Hosts {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/control"
 	"github.com/drrun/drrun/runtime/estate"
@@ -221,7 +222,7 @@ func (c *cli) confirmSite(ctx context.Context, ex report.Explain) (bool, error) 
 	if ex.Direction == "failback" {
 		what = string(ex.Type) + " failback"
 	}
-	return c.asker.Type(ctx, fmt.Sprintf("%s of %s, %s -> %s: %d steps", what, ex.Plan, ex.From, ex.To, len(ex.Steps)), ex.To)
+	return c.asker.Type(ctx, fmt.Sprintf("%s of %s, %s -> %s: %s", what, ex.Plan, ex.From, ex.To, quantity.Count(len(ex.Steps), "step")), ex.To)
 }
 
 // askSourceIsDown asks, when hosts of the source site do not answer an unplanned

@@ -153,5 +153,5 @@ func (o *stateOptions) restore(ctx context.Context, c *cli, file string) error {
 	if res.Replaced != "" {
 		text = "; what was there before is in " + res.Replaced
 	}
-	return c.printf("estate %s, revision %d, with %d runs, as of %s, is in %s%s\n", res.Estate, res.Revision, res.Runs, stamp(res.At), dir, text)
+	return c.printf("estate %s, revision %d, with %s, as of %s, is in %s%s\n", res.Estate, res.Revision, quantity.Count(res.Runs, "run"), stamp(res.At), dir, text)
 }

@@ -250,7 +250,7 @@ func machineText(m *estate.MachineStatus) string {
 	for _, h := range m.Hosts {
 		words := []string{"does not answer"}
 		if h.Reachable {
-			words = []string{roleWord(h.Role), "power " + orDash(string(h.Power)), fmt.Sprintf("epoch %d", h.Epoch), fmt.Sprintf("%d points", h.Points)}
+			words = []string{roleWord(h.Role), "power " + orDash(string(h.Power)), fmt.Sprintf("epoch %d", h.Epoch), quantity.Count(h.Points, "point")}
 			if h.Locked {
 				words = append(words, "locked")
 			}

@@ -183,5 +183,5 @@ func (o *testOptions) summary(c *cli, all, bad int, figures []plantest.PlanFigur
 	if bad > 0 {
 		word = c.Stdout.Paint(term.Red, fmt.Sprintf("%d FAILED", bad))
 	}
-	return c.printf("%d tests, %s, %.1f s\n", all, word, took.Seconds())
+	return c.printf("%s, %s, %.1f s\n", quantity.Count(all, "test"), word, took.Seconds())
 }

@@ -31,3 +31,12 @@ func TestProgressFits(t *testing.T) {
 		}
 	}
 }
+
+func TestArticle(t *testing.T) {
+	t.Parallel()
+	for word, want := range map[string]string{"planned": "a planned", "unplanned": "an unplanned", "": "a "} {
+		if got := article(word); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -1,5 +1,6 @@
 // Package quantity reads and prints the durations, sizes and rates of plans
-// and estates ("5m", "64MiB", "200Mbit/s"). Pure functions; no state.
+// and estates ("5m", "64MiB", "200Mbit/s"), and prints counts. Pure functions;
+// no state.
 package quantity
 
 import (
@@ -97,6 +98,14 @@ func FormatSize(n int64) string {
 		return fmt.Sprintf("%d B", n)
 	}
 	return fmt.Sprintf("%.1f %s", f, units[i])
+}
+
+// Count prints how many there are of what one is called: "1 point", "2 points".
+func Count[N int | uint64](n N, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
 }
 
 // FormatDuration prints a duration for a person: "850ms", "2.4s", "3m12s", "1d4h".

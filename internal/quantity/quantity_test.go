@@ -58,6 +58,15 @@ func TestParseSizeAndRate(t *testing.T) {
 	}
 }
 
+func TestCount(t *testing.T) {
+	t.Parallel()
+	for n, want := range []string{"0 points", "1 point", "2 points"} {
+		if got := quantity.Count(n, "point"); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
+
 func TestFormat(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[int64]string{

@@ -17,6 +17,7 @@ import (
 	"github.com/drrun/drrun/internal/command"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/estate"
 	"github.com/drrun/drrun/runtime/journal"
@@ -413,7 +414,7 @@ func (r *recovering) planRun(ctx context.Context, id string) error {
 	all := r.candidates(itemRun + id)
 	row := Row{What: "run " + id, Found: map[string]string{}, Here: "-"}
 	for _, c := range all {
-		row.Found[c.host] = fmt.Sprintf("%d records", c.item.Version)
+		row.Found[c.host] = quantity.Count(c.item.Version, "record")
 	}
 	seq, _, err := lastRecord(ctx, r.Store, id)
 	if err != nil {
@@ -424,7 +425,7 @@ func (r *recovering) planRun(ctx context.Context, id string) error {
 		return err
 	}
 	if err == nil {
-		row.Here = fmt.Sprintf("%d records", seq)
+		row.Here = quantity.Count(seq, "record")
 	}
 	whole := hasHead.Key != "" && seq > 0
 	if whole && r.here.behind(all[0].item, "") == "" {
@@ -454,7 +455,7 @@ func (r *recovering) planRun(ctx context.Context, id string) error {
 		r.rep.Rows = append(r.rep.Rows, row)
 		return nil
 	}
-	row.Taken = fmt.Sprintf("%d records of %s", got.item.Version, got.host)
+	row.Taken = quantity.Count(got.item.Version, "record") + " of " + got.host
 	remarks := []string{string(h.Status)}
 	if h.busy() {
 		remarks = append(remarks, "it was under way: its last records are lost")

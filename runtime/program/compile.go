@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 )
@@ -205,11 +206,7 @@ func (c *compiler) nothing() string {
 }
 
 func (c *compiler) count() string {
-	n := len(c.prog.Active())
-	if n == 1 {
-		return "1 machine"
-	}
-	return fmt.Sprintf("%d machines", n)
+	return quantity.Count(len(c.prog.Active()), "machine")
 }
 
 // step fills what every step has: a unique id, a limit, the type's rule.

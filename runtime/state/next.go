@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
@@ -308,7 +309,7 @@ func (s *State) endedFailover(p *program.Program) {
 	case p.Nothing != "":
 		s.Status, s.Reason = report.RunDone, "nothing to do: "+p.Nothing
 	case s.sectionErrors() > 0:
-		s.Status, s.Reason = report.RunPartial, fmt.Sprintf("ended with %d errors", s.sectionErrors())
+		s.Status, s.Reason = report.RunPartial, "ended with "+quantity.Count(s.sectionErrors(), "error")
 		s.Hint = fmt.Sprintf("look at: drrun show %s; allowed now: %s", s.Run.ID, strings.Join(s.Allowed(true), ", "))
 		if test {
 			s.Hint = "then: drrun cleanup " + s.Run.ID

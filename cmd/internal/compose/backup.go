@@ -16,6 +16,7 @@ import (
 
 	"github.com/drrun/drrun/internal/clock"
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/runtime/copies"
 	"github.com/drrun/drrun/runtime/estate"
@@ -269,7 +270,7 @@ func holds(ctx context.Context, dir string) (what string, held bool, err error) 
 		for range s.List(ctx, journal.HeadPrefix) {
 			runs++
 		}
-		parts = append(parts, fmt.Sprintf("%s, with %d runs", text, runs))
+		parts = append(parts, fmt.Sprintf("%s, with %s", text, quantity.Count(runs, "run")))
 		if err := s.Close(); err != nil {
 			return "", true, err
 		}

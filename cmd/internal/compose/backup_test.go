@@ -98,7 +98,7 @@ func TestBackupAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if err := restore(file); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "with 1 runs and a certificate authority") {
+	if err := restore(file); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "with 1 run and a certificate authority") {
 		t.Errorf("a folder that is not empty: %v", err)
 	}
 	res, err := Restore(t.Context(), file, dir, "correct horse", true, clock.Real{})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/drrun/drrun/internal/fault"
+	"github.com/drrun/drrun/internal/quantity"
 	"github.com/drrun/drrun/internal/vfs"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/report"
@@ -293,7 +294,7 @@ func (h *host) runs() string {
 			text := fmt.Sprintf("run %s is %s: %s", r.ID, r.Status, r.Reason)
 			for i, f := range r.Errors {
 				if i == most {
-					text += fmt.Sprintf("\n    and %d more errors", len(r.Errors)-most)
+					text += "\n    and " + quantity.Count(len(r.Errors)-most, "more error")
 					break
 				}
 				if f.Error.Message != r.Reason {

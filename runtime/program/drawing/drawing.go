@@ -111,10 +111,7 @@ func (d *drawing) head(p *program.Program, est *program.Estimate) int {
 		what = strings.TrimSpace(string(p.Type) + " " + cmp.Or(p.Direction, "failover"))
 	}
 	d.title = fmt.Sprintf("%s: %s %s → %s", p.Plan, what, p.From, p.To)
-	d.sub = "1 machine"
-	if n := len(p.Active()); n != 1 {
-		d.sub = fmt.Sprintf("%d machines", n)
-	}
+	d.sub = quantity.Count(len(p.Active()), "machine")
 	if est != nil {
 		d.sub += ", " + est.Sum() + "; the end waits for what has a thick line"
 	}
