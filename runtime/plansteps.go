@@ -138,6 +138,16 @@ func (j *job) addressOf(m program.Machine) string {
 	return m.IP
 }
 
+// addressAsked is where a check of this step asks a machine: one that is done at
+// the source, as before the shutdown, asks it where it still runs.
+func (j *job) addressAsked(m program.Machine) string {
+	if m.Skip == "" && j.step.Site != "" && j.step.Site == m.FromSite {
+		a, _ := j.d.src.estate.AddressOf(m.Name, m.FromSite, false)
+		return a.IP
+	}
+	return j.addressOf(m)
+}
+
 // environ is env as a process has it.
 func (j *job) environ() (list []string) {
 	vars := j.env()
@@ -205,8 +215,8 @@ func (j *job) question(c *recovery.Check) func(ctx context.Context, n int) (ok b
 	meta.Op = "" // a question may be put again and must not get an old answer
 	req := &command.CheckRequest{Meta: meta, Check: *c, Addresses: map[string]string{}, Timeout: askTimeout}
 	for _, name := range []string{program.CheckMachine(c), machine} {
-		if m, ok := j.named[name]; ok && j.addressOf(m) != "" {
-			req.Addresses[name] = j.addressOf(m)
+		if m, ok := j.named[name]; ok && j.addressAsked(m) != "" {
+			req.Addresses[name] = j.addressAsked(m)
 		}
 	}
 	req.Self = cmp.Or(j.step.IP, req.Addresses[machine])
