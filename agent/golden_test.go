@@ -151,11 +151,12 @@ func goldenGoesOn(t *testing.T, src string) {
 	must(t, json.Unmarshal(b, &want))
 	p, dir := goldenPair(t), t.TempDir()
 	must(t, os.CopyFS(dir, os.DirFS(src)))
-	p.relocate(dir, "/golden/", dir+"/", goldenA, p.a.listen, goldenB, p.b.listen)
+	const policy = `"every": 3600000000000` // without a retention, which is 24 h: the points are older
+	p.relocate(dir, "/golden/", dir+"/", goldenA, p.a.listen, goldenB, p.b.listen, policy, policy+`, "keep": [{"every": 0, "for": 1000000000000000000}]`)
 	disk := filepath.Join(dir, "disk.img")
 	writeBlock(t, disk, 5, 99)
 	p.a.state, p.b.state = filepath.Join(dir, "par-1"), filepath.Join(dir, "lyo-1")
-	for _, n := range []*node{p.a, p.b} {
+	for _, n := range []*node{p.b, p.a} { // the target first: the source has a cycle to run, and is not to find nobody
 		n.start()
 	}
 	st := p.status("par-1")

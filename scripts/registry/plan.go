@@ -25,7 +25,7 @@ func step(own ...Field) []Field {
 // again is how a step that changes something outside is taken back.
 func again() Field {
 	return Field{Name: "rollback", Type: Word, Words: []string{"again"},
-		Doc: "After a rollback a step that was done runs once more, with the machines at their old site: addresses, from and to are of that. For DNS names and the like that point at a site."}
+		Doc: "After a rollback a step that was done runs again, with the addresses of the old site: for DNS names and the like."}
 }
 
 // checkFields are the questions of a check, of a plan's step and of ready.
