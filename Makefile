@@ -20,7 +20,7 @@ demo: build ## the main job on this machine: two sites, failovers and back, unde
 
 # The packages whose tests take longest begin first, so that none of them is
 # left alone at the end.
-LONGEST = ./cmd/internal/e2e ./agent ./runtime ./cmd/drrun ./agent/replica
+LONGEST = ./cmd/internal/e2e ./agent ./runtime ./cmd/internal/plantest ./cmd/drrun ./agent/source ./agent/replica
 
 .PHONY: test
 test: ## all tests (TESTFLAGS=-race for the race detector; what was skipped is listed)
