@@ -257,6 +257,31 @@ func TestDrainEndsOnlyByAStall(t *testing.T) {
 	})
 }
 
+// TestProgressIsAskedForTogether: a host with work on three machines is asked once
+// for all of them, and less often when it takes long; the one that does not move
+// ends, the others go on.
+func TestProgressIsAskedForTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		for _, m := range []string{"app1", "app2", "db1"} {
+			r.w.slow["par-1 drain "+m], r.w.moving["par-1 "+m] = 10*time.Minute, m != "app2"
+		}
+		id := r.start(runtime.Request{Machines: []string{"app1", "app2", "db1"}, Type: recovery.Planned})
+		run := r.expect(id, report.RunStopped)
+		for m, want := range map[string]report.StepStatus{"app1": report.StepDone, "app2": report.StepFailed, "db1": report.StepDone} {
+			if s := step(run, "drain-ahead/"+m); s.Status != want {
+				t.Errorf("the drain of %s is %s, want %s", m, s.Status, want)
+			}
+		}
+		if !strings.Contains(run.Reason, "nothing moved in time (5m0s)") {
+			t.Errorf("it stopped: %s", run.Reason)
+		}
+		all, rest := r.w.together["par-1 app1 app2 db1"], r.w.together["par-1 app1 db1"]
+		if all < 90 || all > 130 || rest < 90 || rest > 130 { // five minutes each, every three seconds but for the first ones
+			t.Errorf("asked for three %d times, for the two that were left %d times", all, rest)
+		}
+	})
+}
+
 func TestCommitWindowOverARestart(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.lua.plan.Commit = plans.CommitPolicy{Mode: "window", Within: time.Hour, OnTimeout: "commit"}

@@ -31,14 +31,16 @@ type world struct {
 	slow   map[string]time.Duration
 	broken []string // contract breaches
 	kinds  map[string]fault.Kind
-	sticky map[string]bool     // an operation stores that a peer was not reached, and says so forever
-	stored map[string]bool     // operations that have stored that
-	needs  int64               // room for one machine
-	moving map[string]bool     // "host machine": its progress moves with the clock
-	drains command.DrainResult // what a drain says beside its point
-	back   map[string]int64    // room that a host needs to take a failover back
-	source string              // where a proof reads from; empty: the medium
-	asked  int                 // calls of all hosts
+	sticky map[string]bool // an operation stores that a peer was not reached, and says so forever
+	stored map[string]bool // operations that have stored that
+	needs  int64           // room for one machine
+	moving map[string]bool // "host machine": its progress moves with the clock
+	// together counts the questions for the progress of several machines: "host machine machine…"
+	together map[string]int
+	drains   command.DrainResult // what a drain says beside its point
+	back     map[string]int64    // room that a host needs to take a failover back
+	source   string              // where a proof reads from; empty: the medium
+	asked    int                 // calls of all hosts
 }
 
 type fakeHost struct {
@@ -69,7 +71,7 @@ var began = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where a synctest bubb
 
 func newWorld(machines ...string) *world {
 	w := &world{hosts: map[string]*fakeHost{"par-1": {site: "paris", machines: map[string]*fakeMachine{}}, "lyo-1": {site: "lyon", machines: map[string]*fakeMachine{}}},
-		ops: map[string]string{}, faults: map[string]int{}, lost: map[string]int{}, slow: map[string]time.Duration{}, kinds: map[string]fault.Kind{}, sticky: map[string]bool{}, stored: map[string]bool{}, moving: map[string]bool{}, needs: 10}
+		ops: map[string]string{}, faults: map[string]int{}, lost: map[string]int{}, slow: map[string]time.Duration{}, kinds: map[string]fault.Kind{}, sticky: map[string]bool{}, stored: map[string]bool{}, moving: map[string]bool{}, together: map[string]int{}, needs: 10}
 	for _, m := range machines {
 		rec := recovery.Authority{Epoch: 1, Active: "paris", Direction: []recovery.Pair{{From: "par-1", To: "lyo-1"}}}
 		p := testPoint(m, 1, began.Add(-30*time.Second))
@@ -100,6 +102,11 @@ func (w *world) Call(ctx context.Context, host, verb string, in, out any) error 
 	key := strings.TrimSpace(host + " " + verb + " " + meta.Machine)
 	w.mu.Lock()
 	w.asked++
+	if verb == command.Status.Name {
+		if some := into[command.StatusRequest](raw).Machines; len(some) > 0 {
+			w.together[host+" "+strings.Join(some, " ")]++
+		}
+	}
 	delay := 10*time.Millisecond + time.Duration(len(meta.Machine)*7+int(last(meta.Machine)))*time.Millisecond/10 + time.Duration(host[0])*time.Microsecond + w.slow[key]
 	w.mu.Unlock()
 	select {

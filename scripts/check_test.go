@@ -21,11 +21,28 @@ import (
 
 func TestPlanAgainstEstate(t *testing.T) {
 	t.Parallel()
+	onEstate(t, "check", func(p *plans.Plan, e *plans.Estate) string {
+		if err := plans.Check(p, e); err != nil {
+			return err.Error()
+		}
+		return "no fault"
+	})
+}
+
+func TestDoubts(t *testing.T) {
+	t.Parallel()
+	onEstate(t, "doubts", func(p *plans.Plan, e *plans.Estate) string { return plans.Doubts(p, e).Error() })
+}
+
+// onEstate compares what is said of each plan of a file, which all load, beside the
+// estate of the rules.
+func onEstate(t *testing.T, file string, say func(*plans.Plan, *plans.Estate) string) {
+	t.Helper()
 	e, err := loader().LoadEstate(page(t, "estate.lua"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := os.ReadFile(filepath.Join("testdata", "rules", "check.txt"))
+	raw, err := os.ReadFile(filepath.Join("testdata", "rules", file+".txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,35 +54,9 @@ func TestPlanAgainstEstate(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		got := "no fault"
-		if err := plans.Check(p, e); err != nil {
-			got = err.Error()
-		}
-		fmt.Fprintf(&out, "== %s\n%s\n", name, got)
+		fmt.Fprintf(&out, "== %s\n%s\n", name, say(p, e))
 	}
-	golden(t, "rules/check.golden", out.String())
-}
-
-func TestDoubts(t *testing.T) {
-	t.Parallel()
-	e, err := loader().LoadEstate(page(t, "estate.lua"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(filepath.Join("testdata", "rules", "doubts.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out strings.Builder
-	for _, c := range strings.Split(strings.TrimPrefix(string(raw), "== "), "\n== ") {
-		name, src, _ := strings.Cut(c, "\n")
-		p, err := loader().LoadPlan(one("p.lua", src), nil)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		fmt.Fprintf(&out, "== %s\n%s\n", name, plans.Doubts(p, e).Error())
-	}
-	golden(t, "rules/doubts.golden", out.String())
+	golden(t, "rules/"+file+".golden", out.String())
 }
 
 // A plan can be checked against two more estates that the pages do not show.

@@ -101,6 +101,23 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
+// TestBodyIsWrittenAsItIs: a record is the JSON of its fields, its body that of the
+// caller; what is no JSON is not written.
+func TestBodyIsWrittenAsItIs(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{"", `{}`, `{"step":"group:a/m \"1\"","list":[1,null]}`, `"text"`} {
+		rec := journal.Record{Version: journal.Version, Seq: 7, Time: at.UTC(), Kind: "started", Drrun: "v1 <dev>", May: []string{"x"}, Body: []byte(body)}
+		raw, err := journal.Encode(rec)
+		want, werr := json.Marshal(rec)
+		if err != nil || werr != nil || !bytes.Equal(raw, want) {
+			t.Errorf("%q is written as %s (%v), want %s (%v)", body, raw, err, want, werr)
+		}
+	}
+	if _, err := journal.Encode(journal.Record{Seq: 1, Time: at, Kind: "started", Body: []byte(`{"a":`)}); !fault.Is(err, fault.Internal) {
+		t.Errorf("half a body: %v", err)
+	}
+}
+
 // TestLargeBody: a large body is packed, and is read as it was written; a frame that
 // is damaged, or unpacks to too much, is refused.
 func TestLargeBody(t *testing.T) { // not beside others, who have the limit as it is
