@@ -161,6 +161,22 @@ func TestMachineThatEndsAtOnce(t *testing.T) {
 	}
 }
 
+// A status is of all machines, of one or of some.
+func TestStatusOfSomeMachines(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.protect()
+	for _, c := range []struct {
+		ask  command.StatusRequest
+		want int
+	}{{command.StatusRequest{}, 1}, {command.StatusRequest{Machine: "erp"}, 1}, {command.StatusRequest{Machine: "crm"}, 0},
+		{command.StatusRequest{Machines: []string{"crm", "erp"}}, 1}, {command.StatusRequest{Machines: []string{"crm"}}, 0}} {
+		if st := call(p, command.Status, "par-1", c.ask); len(st.Machines) != c.want {
+			t.Errorf("asked %+v it tells of %d machines, want %d", c.ask, len(st.Machines), c.want)
+		}
+	}
+}
+
 // A store that is not made yet has the room of where it will lie.
 func TestRoomOfAStoreToCome(t *testing.T) {
 	t.Parallel()
