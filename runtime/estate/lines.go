@@ -1,9 +1,12 @@
 package estate
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
 
 	"github.com/drrun/drrun/plans"
 )
@@ -16,10 +19,6 @@ type Line struct {
 	Text  string `json:"text"`
 }
 
-// mostCells bounds the table of a comparison; parts of files that differ in
-// more lines are shown as replaced whole.
-const mostCells = 4_000_000
-
 // diffSources lists what differs between two bundles, file by file.
 func diffSources(old, next plans.Bundle) []Line {
 	files := map[string]bool{}
@@ -30,57 +29,44 @@ func diffSources(old, next plans.Bundle) []Line {
 	}
 	var out []Line
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		out = append(out, diffLines(name, split(old.Files[name]), split(next.Files[name]))...)
+		out = append(out, diffLines(name, old.Files[name], next.Files[name])...)
 	}
 	return out
 }
 
-func split(text string) []string {
-	if text == "" {
-		return nil
-	}
-	return strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-}
-
-// diffLines lists the lines that turn a into b, by their longest common
-// subsequence.
-func diffLines(file string, a, b []string) []Line {
-	begin := 0
-	for begin < len(a) && begin < len(b) && a[begin] == b[begin] {
-		begin++
-	}
-	end := 0
-	for end < len(a)-begin && end < len(b)-begin && a[len(a)-1-end] == b[len(b)-1-end] {
-		end++
-	}
-	a, b = a[begin:len(a)-end], b[begin:len(b)-end]
-	wide := len(b) + 1
-	var common []int // [i*wide+j]: how many lines of a[i:] and b[j:] are the same
-	if len(a)*len(b) <= mostCells {
-		common = make([]int, (len(a)+1)*wide)
-		for i := len(a) - 1; i >= 0; i-- {
-			for j := len(b) - 1; j >= 0; j-- {
-				if a[i] == b[j] {
-					common[i*wide+j] = common[(i+1)*wide+j+1] + 1
-				} else {
-					common[i*wide+j] = max(common[(i+1)*wide+j], common[i*wide+j+1])
-				}
-			}
-		}
-	}
+// diffLines lists the lines that turn a into b, as a unified diff has them. It
+// makes nothing of an end without a newline.
+func diffLines(file, a, b string) []Line {
 	var out []Line
-	i, j := 0, 0
-	for i < len(a) || j < len(b) {
+	was, is := 0, 0 // lines before the one that comes
+	head := true
+	for line := range strings.Lines(string(diff.Diff(file, ended(a), file, ended(b)))) {
+		text := strings.TrimSuffix(line[1:], "\n")
 		switch {
-		case common != nil && i < len(a) && j < len(b) && a[i] == b[j]:
-			i, j = i+1, j+1
-		case i < len(a) && (j == len(b) || common == nil || common[(i+1)*wide+j] >= common[i*wide+j+1]):
-			out = append(out, Line{File: file, Line: begin + i + 1, Text: a[i]})
-			i++
+		case strings.HasPrefix(line, "@@ "):
+			var wasCount, isCount int
+			if _, err := fmt.Sscanf(line, "@@ -%d,%d +%d,%d @@", &was, &wasCount, &is, &isCount); err != nil {
+				panic(fmt.Sprintf("internal error: cannot read the difference of %s: %v", file, err))
+			}
+			was, is = was-min(wasCount, 1), is-min(isCount, 1) // a part of no lines has the number of the one before it
+			head = false
+		case head: // the names of the files
+		case line[0] == '-':
+			was++
+			out = append(out, Line{File: file, Line: was, Text: text})
+		case line[0] == '+':
+			is++
+			out = append(out, Line{File: file, Line: is, Added: true, Text: text})
 		default:
-			out = append(out, Line{File: file, Line: begin + j + 1, Added: true, Text: b[j]})
-			j++
+			was, is = was+1, is+1
 		}
 	}
 	return out
+}
+
+func ended(text string) []byte {
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return []byte(text)
 }

@@ -32,6 +32,13 @@ func patched(a []string, diff []Line) []string {
 	return append(out, a[at:]...)
 }
 
+func join(lines []string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
 // TestDiffLines: the lines that are shown make the one text of the other, and
 // are not more than needed.
 func TestDiffLines(t *testing.T) {
@@ -45,7 +52,7 @@ func TestDiffLines(t *testing.T) {
 	}
 	for range 2000 {
 		a, b := text(), text()
-		diff := diffLines("p.lua", a, b)
+		diff := diffLines("p.lua", join(a), join(b))
 		if got := patched(a, diff); !slices.Equal(got, b) {
 			t.Fatalf("%q to %q: %v gives %q", a, b, diff, got)
 		}
@@ -53,7 +60,7 @@ func TestDiffLines(t *testing.T) {
 			t.Fatalf("%q to %q: %v", a, b, diff)
 		}
 	}
-	got := diffLines("p.lua", []string{"x", "a", "b", "c", "y"}, []string{"x", "b", "d", "c", "y"})
+	got := diffLines("p.lua", "x\na\nb\nc\ny\n", "x\nb\nd\nc\ny")
 	if want := []Line{{File: "p.lua", Line: 2, Text: "a"}, {File: "p.lua", Line: 3, Added: true, Text: "d"}}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
