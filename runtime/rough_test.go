@@ -647,6 +647,22 @@ func TestCheckThatRunsOutSaysItOnce(t *testing.T) {
 	})
 }
 
+// TestCheckBeforeTheShutdownAsksTheSource: the machine still runs there, at the
+// address that it has there.
+func TestCheckBeforeTheShutdownAsksTheSource(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.lua.plan.Shutdown.Before = append(r.lua.plan.Shutdown.Before, plans.Step{Kind: plans.StepCheck, Name: "still here", Within: time.Minute,
+			Check: &plans.CheckStep{Check: recovery.Check{TCP: "db1:5432"}}})
+		id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+		run := r.expect(id, report.RunWaiting)
+		for name, want := range map[string]string{"shutdown/before:still here": "asked 10.10.0.11", "group:databases/after:postgres answers": "asked 10.20.0.11"} {
+			if s := step(run, name); s.Status != report.StepDone || !strings.HasPrefix(s.Detail, want) {
+				t.Errorf("%s: %s, %q, want %q", name, s.Status, s.Detail, want)
+			}
+		}
+	})
+}
+
 // TestControllerHandsItsRunsOver: what one controller was at when it ended, the
 // next one goes on with; what a person has paused stays paused.
 func TestControllerHandsItsRunsOver(t *testing.T) {

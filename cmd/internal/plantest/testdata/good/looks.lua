@@ -7,7 +7,6 @@ local key = secret "dns-key"
 return plan "looks" {
   from = "paris", to = "lyon",
 
-  shutdown = { before = { check "nobody has stopped it before" { tcp = "lb1:443", within = "30s", only = "planned" } } },
   group "data" { machine "db1" },
   group "edge" {
     machine "lb1",
