@@ -43,6 +43,8 @@ var hostile = []struct{ name, src, want string }{
 	{"byte", `local x = { (("x"):rep(1e6)):byte(1, -1) }`, "more than 8000 values"},
 	{"sort by lies", `local t = {} for i = 1, 1e4 do t[i] = i end table.sort(t, function() return true end) error("fine")`, ""},
 	{"insert far", `local t = {} table.insert(t, 1e9, 1) table.insert(t, -5, 1) table.remove(t, 1e10) error("fine")`, ""},
+	{"error of nothing", `error("")`, "an error without a message"},
+	{"error of blanks", `error(" \n ")`, "an error without a message"},
 	{"error object", `error({ code = 5 })`, "an error that is a table"},
 	{"error object that fails", `error(setmetatable({}, { __tostring = function() error("again") end }))`, "an error that is a table"},
 	{"error function", `error(function() end)`, "an error that is a function\n"},

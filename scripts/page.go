@@ -385,7 +385,7 @@ func (p *page) errorText(v lua.LValue) string {
 		}
 		return "an error that is a table"
 	case *lua.LNilType:
-		return "an error without a message"
+		return noMessage
 	case lua.LNumber, lua.LBool:
 		return v.String()
 	}
@@ -432,8 +432,14 @@ func friendly(s string) string {
 	if i := strings.Index(s, "\nstack traceback:"); i >= 0 {
 		s = s[:i]
 	}
-	return strings.TrimSpace(s)
+	if s = strings.TrimSpace(s); s == "" {
+		return noMessage
+	}
+	return s
 }
+
+// noMessage stands for what error() was given nothing to say.
+const noMessage = `an error without a message: error("…") says what is wrong`
 
 // returned checks what the main file returned: one item of the wanted kind.
 func (p *page) returned(rets []lua.LValue, kind string) (*node, bool) {

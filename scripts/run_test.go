@@ -175,6 +175,7 @@ func TestScriptErrors(t *testing.T) {
 		"error":        {`error("no luck")`, "p.lua:6: no luck"},
 		"error table":  {`error({ message = "no luck" })`, "no luck"},
 		"error nil":    {`error(nil)`, "an error without a message"},
+		"error text":   {`error("")`, "an error without a message"},
 		"nil index":    {`local x; return x.vm`, `p.lua:6: the function has an error: cannot read ".vm": the value is nil`},
 		"unknown name": {`local r = run; return r.mode`, `p.lua:6: the function has an error: run has no field "mode"`},
 		"near name":    {`local r = run; return r.typ`, `did you mean "type"?`},
