@@ -119,6 +119,7 @@ func New(seed uint64) *Scenario {
 	s.permits(stream(seed, "permits"))
 	s.lost(stream(seed, "lost"))
 	s.silent(stream(seed, "silent"))
+	s.struck(stream(seed, "struck"))
 	s.Events = slices.DeleteFunc(s.Events, func(e Event) bool { return e.At >= s.Horizon })
 	slices.SortStableFunc(s.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return s
@@ -183,8 +184,26 @@ func (s *Scenario) lost(r *rand.Rand) {
 // run has looked at it: it runs on, and nobody has said anything of it.
 func (s *Scenario) silent(r *rand.Rand) {
 	for _, e := range slices.Clone(s.Events) {
-		if e.What == askRun && (e.Word == runUnplanned || e.Word == runNoShutdown) && r.IntN(6) == 0 {
+		if e.What == askRun && (e.Word == runUnplanned || e.Word == runNoShutdown) && r.IntN(4) == 0 {
 			s.Events = append(s.Events, Event{At: e.At + between(r, 50*time.Millisecond, 1500*time.Millisecond), What: faultPart, On: par, For: between(r, 20*time.Second, 90*time.Second)})
+		}
+	}
+}
+
+// struck draws that a process dies in the middle of what a run has it do: a
+// runtime in a program or an action of the plan, the agent of the site that is
+// failed over to in an operation. What was begun there may be done.
+func (s *Scenario) struck(r *rand.Rand) {
+	for _, e := range slices.Clone(s.Events) {
+		if e.What != askRun {
+			continue
+		}
+		until := between(r, 100*time.Millisecond, 20*time.Second)
+		switch r.IntN(8) {
+		case 0:
+			s.Events = append(s.Events, Event{At: e.At - 1, What: faultRuntime, On: e.On, N: 1 + r.IntN(4), Word: atEffect, For: until})
+		case 1:
+			s.Events = append(s.Events, Event{At: e.At - 1, What: faultKill, On: lyo, N: 1 + r.IntN(6), Word: atEffect, For: until})
 		}
 	}
 }
