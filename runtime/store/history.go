@@ -63,7 +63,9 @@ func (h *history) trim() {
 		}
 		h.first = rev + 1
 	}
-	h.events = append([]Event(nil), h.events[over:]...)
+	left := copy(h.events, h.events[over:]) // nobody has h.events itself: see since
+	clear(h.events[left:])
+	h.events = h.events[:left]
 }
 
 func (h *history) close() {

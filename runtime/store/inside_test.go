@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"syscall"
 	"testing"
@@ -70,5 +72,39 @@ func TestHistoryIsBoundedInBytes(t *testing.T) {
 	h.publish(201, []Op{{Key: "a", Value: make([]byte, 2*HistoryBytes)}})
 	if evs, _, _, err := h.since(201); err != nil || len(evs) != 1 {
 		t.Errorf("one large revision: %d events, %v", len(evs), err)
+	}
+}
+
+func TestMemoryGivesBackWhatIsOverwritten(t *testing.T) {
+	m, want := NewMemory(), map[string]string{}
+	r := rand.New(rand.NewPCG(7, 7))
+	for range 4000 {
+		key := fmt.Sprintf("k%02d", r.IntN(60))
+		op := Op{Key: key, Delete: r.IntN(5) == 0}
+		if op.Delete {
+			delete(want, key)
+		} else {
+			op.Value = bytes.Repeat([]byte{byte(r.IntN(256))}, r.IntN(40<<10))
+			want[key] = string(op.Value)
+		}
+		if _, ok, err := m.Txn(t.Context(), Txn{Then: []Op{op}}); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+	}
+	got, held := map[string]string{}, 0
+	for kv, err := range m.List(t.Context(), "k") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[kv.Key] = string(kv.Value)
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%d keys of %d", len(got), len(want))
+	}
+	for _, b := range m.blocks {
+		held += cap(b)
+	}
+	if limit := 2*m.live + 6*blockSize; held > limit {
+		t.Errorf("%d bytes are held for %d", held, m.live)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/drrun/drrun/internal/fault"
 )
@@ -112,12 +113,10 @@ func checkTxn(t Txn) error {
 	if n := len(t.If) + len(t.Then); n > MaxOps {
 		return fault.Errorf(fault.Invalid, "cannot commit %d operations at once: the limit is %d", n, MaxOps)
 	}
-	seen := map[string]bool{}
-	for _, op := range t.Then {
-		if seen[op.Key] {
+	for i, op := range t.Then {
+		if slices.ContainsFunc(t.Then[:i], func(o Op) bool { return o.Key == op.Key }) {
 			return fault.Errorf(fault.Invalid, "cannot commit: key %q is written twice", op.Key)
 		}
-		seen[op.Key] = true
 		if len(op.Value) > MaxValue {
 			return fault.Errorf(fault.Invalid, "cannot store %q: %d bytes, the limit is %d", op.Key, len(op.Value), MaxValue)
 		}
