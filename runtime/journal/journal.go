@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -77,15 +78,32 @@ func Encode(r Record) ([]byte, error) {
 // envelope writes a record around its body, which encoding/json would read and copy
 // once more. The format is that of Record.
 func envelope(r Record) ([]byte, error) {
-	body := r.Body
-	r.Body = nil
-	out, err := json.Marshal(r)
-	if err != nil || len(body) == 0 {
-		return out, err
+	const around = 128
+	out := make([]byte, 0, around+len(r.Drrun)+len(r.Kind)+len(r.Body))
+	out = strconv.AppendInt(append(out, `{"version":`...), int64(r.Version), 10)
+	var err error
+	field := func(name string, v any) {
+		raw, merr := json.Marshal(v)
+		err = errors.Join(err, merr)
+		out = append(append(append(append(out, `,"`...), name...), `":`...), raw...)
 	}
-	out = slices.Grow(out, len(body)+len(`,"body":`))
-	out = append(out[:len(out)-1], `,"body":`...)
-	return append(append(out, body...), '}'), nil
+	if len(r.Must) > 0 {
+		field("must", r.Must)
+	}
+	if len(r.May) > 0 {
+		field("may", r.May)
+	}
+	if r.Drrun != "" {
+		field("drrun", r.Drrun)
+	}
+	out = strconv.AppendUint(append(out, `,"seq":`...), r.Seq, 10)
+	out, terr := r.Time.AppendText(append(out, `,"time":"`...))
+	out = append(out, '"')
+	field("kind", r.Kind)
+	if len(r.Body) > 0 {
+		out = append(append(out, `,"body":`...), r.Body...)
+	}
+	return append(out, '}'), errors.Join(err, terr)
 }
 
 func pack(body json.RawMessage) (json.RawMessage, error) {
@@ -168,7 +186,11 @@ func Decode(raw []byte) (Record, error) {
 func Prefix(run string) string { return "run/" + run + "/j/" }
 
 // Key is the key of a record.
-func Key(run string, seq uint64) string { return fmt.Sprintf("%s%016d", Prefix(run), seq) }
+func Key(run string, seq uint64) string {
+	const zeros = "0000000000000000"
+	digits := strconv.FormatUint(seq, 10)
+	return "run/" + run + "/j/" + zeros[min(len(digits), len(zeros)):] + digits
+}
 
 // Journal appends to the records of one run.
 type Journal struct {
