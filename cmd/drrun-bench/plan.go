@@ -114,14 +114,18 @@ func measurePlan(bubble plantest.Bubble, machines, groups int) error {
 	fmt.Printf("plan of %d machines in %d groups: loaded and checked in %s (limit %s)\n", machines, groups, quantity.FormatDuration(load), maxLoad)
 	began, cpu := time.Now(), processor()
 	var run *report.Run
-	var critical time.Duration
 	var records int
-	bubble(func(ctx context.Context) { run, critical, records, err = failOver(ctx, s) })
+	facts := map[string]program.Fact{}
+	bubble(func(ctx context.Context) { run, records, err = simulate(ctx, s, facts) })
 	if err != nil {
 		return err
 	}
 	took, used := time.Since(began), processor()-cpu
 	memory, err := peakMemory(os.Getpid())
+	if err != nil {
+		return err
+	}
+	critical, err := criticalPath(s, facts, run)
 	if err != nil {
 		return err
 	}
@@ -178,21 +182,17 @@ func commitCost() (_ time.Duration, err error) {
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 
-func failOver(ctx context.Context, s *plantest.Subject) (run *report.Run, critical time.Duration, records int, err error) {
-	facts := map[string]program.Fact{}
-	if run, records, err = simulate(ctx, s, facts); err != nil {
-		return nil, 0, 0, err
-	}
+// criticalPath is how long the run takes at least, by what each of its steps took.
+func criticalPath(s *plantest.Subject, facts map[string]program.Fact, run *report.Run) (time.Duration, error) {
 	p, err := program.Compile(s.Plan, s.Estate, program.Request{Type: recovery.Planned}, facts)
 	if err != nil {
-		return nil, 0, 0, err
+		return 0, err
 	}
 	took := map[string]time.Duration{}
 	for i := range run.Steps {
 		took[run.Steps[i].ID] = run.Steps[i].Ended.Sub(run.Steps[i].Started)
 	}
-	path := p.Estimate(func(s *program.Step) program.Figure { return program.Figure{Took: took[s.ID]} })
-	return run, path.Ends, records, nil
+	return p.Estimate(func(s *program.Step) program.Figure { return program.Figure{Took: took[s.ID]} }).Ends, nil
 }
 
 // simulate runs the failover in a world of its own, and fills in where the machines
