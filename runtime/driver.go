@@ -14,6 +14,7 @@ import (
 	"github.com/drrun/drrun/internal/crash"
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/planted"
+	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/journal"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
@@ -114,7 +115,7 @@ func (d *driver) also(ctx context.Context, before headline) ([]store.Op, []store
 	if err := d.e.standAgain(ctx, d.st); err != nil {
 		return nil, nil, err
 	}
-	free, cmps, err := d.e.release(ctx, d.id, d.e.standingBefore(ctx, &d.st.Run))
+	free, cmps, err := d.e.release(ctx, d.id, d.e.standingBefore(ctx, d.st.Run))
 	return append(ops, free...), cmps, err
 }
 
@@ -345,6 +346,8 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 			d.st.Steps[r.Step].Decoded = *result
 		case claimed:
 			d.claim = result
+		case preflighted, map[string]recovery.Point:
+			d.st.Steps[r.Step].Decoded = result
 		}
 	}
 	if r.Kind == state.Asked && d.st.Run.Unattended {
@@ -353,25 +356,6 @@ func (d *driver) land(ctx context.Context, job *job, out outcome) {
 	if r.Kind == state.Failed {
 		d.e.log.Warn("step failed", "run", d.id, "step", job.step.ID, "cause", r.Error.Message)
 	}
-}
-
-// unclear reports whether a failed step may have been done: then it is asked for
-// again under the same operation id. An action's operations are journaled one by
-// one; its next attempt is a fresh sequence.
-func (j *job) unclear(err error) bool {
-	return j.step.Kind != program.Action && (fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted))
-}
-
-// asFault makes the storable form of an error: kind, message, hint.
-func asFault(err error) *fault.Error {
-	f := fault.Wrap(fault.Failed, err)
-	if f.Kind == fault.Internal {
-		f.Kind = fault.Failed
-	}
-	if f.Hint == "" {
-		f.Hint = fault.Hint(err)
-	}
-	return f
 }
 
 // rest lets the driver of an idle run leave, and reports whether it does.

@@ -430,7 +430,7 @@ func (e *Engine) take(ctx context.Context, id, by, op string, f func(*driver) er
 	if err := e.askGuard(ctx, st.Type)(); err != nil {
 		return err
 	}
-	src, err := e.sources(ctx, &st.Run)
+	src, err := e.sources(ctx, st.Run)
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,11 @@ package runtime
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -30,9 +33,9 @@ type job struct {
 	step    state.Step
 	life    int // how often the run was resumed
 	main    *program.Program
-	machine program.Machine
-	named   map[string]program.Machine // of main; nobody changes it
-	run     state.Run
+	machine *program.Machine            // of the step; a nameless one if it has none
+	named   map[string]*program.Machine // of main; nobody changes it
+	run     *state.Run                  // nor this
 	typ     recovery.Type
 	fence   ident.Fence
 	change  string    // selector of a change of the point; else empty
@@ -58,7 +61,9 @@ func failed(err error) outcome { return outcome{err: err} }
 func (d *driver) job(st *state.Step) *job {
 	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence, ends: d.st.TestEnds(), change: d.st.Program().Point}
 	j.named = d.st.Machines()
-	j.machine = j.named[st.Machine]
+	if j.machine = j.named[st.Machine]; j.machine == nil {
+		j.machine = &program.Machine{}
+	}
 	if j.typ == recovery.Test { // it takes no machine away from a real run, which goes over it
 		j.fence = 0
 	}
@@ -91,14 +96,55 @@ func (j *job) meta(machine, host string) command.Meta {
 
 // claimed is the result of the claim step.
 type claimed struct {
-	Fence   ident.Fence                              `json:"fence"`
-	Records map[string]map[string]recovery.Authority `json:"records"` // machine → host → record
+	Fence   ident.Fence        `json:"fence"`
+	Records map[string]records `json:"records"` // by machine
+}
+
+// records are those of a machine at its hosts. It is stored as an object of records
+// by host: in memory, where there may be 10,000, a map takes a kilobyte.
+type records []hostRecord
+
+type hostRecord struct {
+	host string
+	recovery.Authority
+}
+
+// at is the record of a host; false: it was not asked.
+func (r records) at(host string) (recovery.Authority, bool) {
+	i := slices.IndexFunc(r, func(h hostRecord) bool { return h.host == host })
+	if i < 0 {
+		return recovery.Authority{}, false
+	}
+	return r[i].Authority, true
+}
+
+// MarshalJSON implements json.Marshaler.
+func (r records) MarshalJSON() ([]byte, error) {
+	out := make(map[string]recovery.Authority, len(r))
+	for _, h := range r {
+		out[h.host] = h.Authority
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *records) UnmarshalJSON(raw []byte) error {
+	var in map[string]recovery.Authority
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return err
+	}
+	*r = nil
+	for _, host := range slices.Sorted(maps.Keys(in)) {
+		*r = append(*r, hostRecord{host, in[host]})
+	}
+	return nil
 }
 
 // newest is the record of a machine with the highest epoch.
 func (c claimed) newest(machine string) recovery.Authority {
 	var best recovery.Authority
-	for _, a := range c.Records[machine] {
+	for _, h := range c.Records[machine] {
+		a := h.Authority
 		switch {
 		case a.Epoch > best.Epoch:
 			best = a
@@ -139,7 +185,8 @@ func (d *driver) epochAt(machine, host string) ident.Epoch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c, _ := d.claimLocked()
-	epoch := c.Records[machine][host].Epoch
+	held, _ := c.Records[machine].at(host)
+	epoch := held.Epoch
 	for _, st := range d.st.Of(machine) {
 		if !grantsAuthority(st.Kind) || st.Host != host || st.Status != report.StepDone {
 			continue

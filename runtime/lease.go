@@ -58,13 +58,13 @@ func (j *job) waitForLease(ctx context.Context) (out outcome, has bool) {
 	var l looked
 	err := at.try(ctx, func(ctx context.Context) error {
 		l = j.d.e.lookAt(ctx, m.ToHost, m.Name)
-		return l[m.ToHost].err
+		return l.failure(m.ToHost)
 	})
 	if err != nil {
 		return failed(fault.Errorf(fault.KindOf(err), "nobody knows whether %s has a lease: %w", m.Name, err)), true
 	}
 	c, _ := j.d.claimed()
-	s := l.lease(m)
+	s := l.lease(*m)
 	if newest := c.newest(m.Name); s == nil || s.Epoch != newest.Epoch {
 		return outcome{}, false
 	}

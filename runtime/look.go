@@ -32,7 +32,7 @@ type seenHost struct {
 }
 
 // looked is what agents said, by host.
-type looked map[string]seenHost
+type looked map[string]*seenHost
 
 // look asks hosts for their status, all at once.
 func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
@@ -42,7 +42,7 @@ func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
 // lookAt asks one host how one of its machines is: what that costs the host does
 // not grow with its other machines.
 func (e *Engine) lookAt(ctx context.Context, host, machine string) looked {
-	return looked{host: *e.see(ctx, host, machine)}
+	return looked{host: e.see(ctx, host, machine)}
 }
 
 // lookFor asks for one machine, or for all if its name is empty.
@@ -54,7 +54,7 @@ func (e *Engine) lookFor(ctx context.Context, hosts map[string]bool, machine str
 		seen := e.see(ctx, names[i], machine)
 		mu.Lock()
 		defer mu.Unlock()
-		out[names[i]] = *seen
+		out[names[i]] = seen
 	})
 	return out
 }
@@ -92,6 +92,9 @@ func (e *Engine) status(ctx context.Context, host, machine string, st *command.A
 // machine returns what a host knows of a machine; nobody changes it.
 func (l looked) machine(host, machine string) (*command.MachineStatus, bool) {
 	h := l[host]
+	if h == nil {
+		return &nothingKnown, false
+	}
 	i, ok := h.at[machine]
 	if !ok {
 		return &nothingKnown, false
@@ -116,6 +119,14 @@ func (l looked) fence() ident.Fence {
 func (l looked) answers(host string) bool {
 	s, ok := l[host]
 	return ok && s.err == nil
+}
+
+// failure is why a host was not reached; nil also for one that was not asked.
+func (l looked) failure(host string) error {
+	if s := l[host]; s != nil {
+		return s.err
+	}
+	return nil
 }
 
 // newest returns the record of a machine with the highest epoch. Two records

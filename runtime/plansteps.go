@@ -165,6 +165,8 @@ func (j *job) check(ctx context.Context, c *recovery.Check) outcome {
 	}
 	ask := j.question(c)
 	said := "nobody was asked yet"
+	pause := time.NewTimer(every)
+	defer pause.Stop()
 	for n := 1; ; n++ {
 		ok, detail, err := ask(ctx, n)
 		again := fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted)
@@ -178,8 +180,9 @@ func (j *job) check(ctx context.Context, c *recovery.Check) outcome {
 		case err == nil:
 			said = detail
 		}
+		pause.Reset(every)
 		select {
-		case <-time.After(every):
+		case <-pause.C:
 		case <-ctx.Done():
 			why := context.Cause(ctx)
 			if errors.Is(why, errWithin) {
@@ -213,17 +216,19 @@ func (j *job) question(c *recovery.Check) func(ctx context.Context, n int) (ok b
 	}
 	meta := j.meta(machine, host)
 	meta.Op = "" // a question may be put again and must not get an old answer
-	req := &command.CheckRequest{Meta: meta, Check: *c, Addresses: map[string]string{}, Timeout: askTimeout}
+	req := command.CheckRequest{Meta: meta, Check: *c, Addresses: map[string]string{}, Timeout: askTimeout}
 	for _, name := range []string{program.CheckMachine(c), machine} {
-		if m, ok := j.named[name]; ok && j.addressAsked(m) != "" {
-			req.Addresses[name] = j.addressAsked(m)
+		if m, ok := j.named[name]; ok && j.addressAsked(*m) != "" {
+			req.Addresses[name] = j.addressAsked(*m)
 		}
 	}
 	req.Self = cmp.Or(j.step.IP, req.Addresses[machine])
+	var in any = req // of all questions
 	return func(ctx context.Context, _ int) (bool, string, error) {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout+time.Second)
 		defer cancel()
-		res, err := command.Check.Call(ctx, j.d.e.caller, host, *req)
+		var res command.CheckResult
+		err := j.d.e.caller.Call(ctx, host, command.Check.Name, in, &res)
 		if err != nil && ctx.Err() != nil {
 			err = fault.Wrap(fault.Unreachable, err)
 		}

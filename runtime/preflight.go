@@ -147,7 +147,7 @@ func (j *job) object(ctx context.Context, l looked, m program.Machine) ([]object
 		return []objection{{text: err.Error(), hint: fault.Hint(err)}}, nil
 	}
 	if !l.answers(m.ToHost) {
-		no := []objection{{text: fmt.Sprintf("%s, which holds the replica of %s, does not answer (%v)", m.ToHost, m.Name, l[m.ToHost].err),
+		no := []objection{{text: fmt.Sprintf("%s, which holds the replica of %s, does not answer (%v)", m.ToHost, m.Name, l.failure(m.ToHost)),
 			hint: "start the agent on " + m.ToHost}}
 		if j.typ == recovery.Planned {
 			no = append(no, objectPlanned(l, m, rec)...)
@@ -181,7 +181,7 @@ func (j *job) object(ctx context.Context, l looked, m program.Machine) ([]object
 
 func objectPlanned(l looked, m program.Machine, rec recovery.Authority) []objection {
 	if !l.answers(m.FromHost) {
-		return []objection{{text: fmt.Sprintf("%s, where %s runs, does not answer (%v)", m.FromHost, m.Name, l[m.FromHost].err),
+		return []objection{{text: fmt.Sprintf("%s, where %s runs, does not answer (%v)", m.FromHost, m.Name, l.failure(m.FromHost)),
 			hint: "a planned failover needs both sites; if the site is lost: --unplanned"}}
 	}
 	ms, ok := l.machine(m.FromHost, m.Name)
@@ -259,7 +259,7 @@ func (j *job) claim(ctx context.Context) outcome {
 	j.d.result("preflight", &p)
 	reached := map[string]bool{}
 	maps.Copy(reached, p.Reached)
-	data := claimed{Fence: j.fence, Records: map[string]map[string]recovery.Authority{}}
+	data := claimed{Fence: j.fence, Records: map[string]records{}}
 	active := j.main.Active()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -267,7 +267,7 @@ func (j *job) claim(ctx context.Context) outcome {
 	var bad error
 	sideBySide(len(active), atOnce, func(i int) {
 		m := active[i]
-		records := map[string]recovery.Authority{}
+		hold := make(records, 0, 2)
 		for _, host := range []string{m.ToHost, m.FromHost} {
 			optional := host == m.FromHost && j.typ != recovery.Planned && j.run.Kind == report.KindFailover
 			mu.Lock()
@@ -281,7 +281,7 @@ func (j *job) claim(ctx context.Context) outcome {
 			mu.Lock()
 			switch {
 			case err == nil:
-				records[host] = rec
+				hold = append(hold, hostRecord{host, rec})
 			case optional && fault.Is(err, fault.Unreachable) && bad == nil:
 				reached[host] = false // it went away: do not try it for every machine
 			case bad == nil:
@@ -292,7 +292,7 @@ func (j *job) claim(ctx context.Context) outcome {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		data.Records[m.Name] = records
+		data.Records[m.Name] = hold
 	})
 	if bad != nil {
 		return failed(bad)
@@ -306,7 +306,7 @@ func (j *job) claim(ctx context.Context) outcome {
 		out.detail = "a test leaves the fencing numbers alone"
 	case j.run.Kind == report.KindFailover:
 		out.notes = j.d.e.clearTests(ctx, j.main, j.run.StartedBy)
-		if err := j.d.e.supersede(ctx, &j.run); err != nil {
+		if err := j.d.e.supersede(ctx, j.run); err != nil {
 			return failed(err)
 		}
 	}

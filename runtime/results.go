@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
@@ -43,8 +44,8 @@ func decode[T any](st *state.State, id string) (v T, ok bool) {
 
 // chosenPoint is the recovery point that was fixed for a machine last.
 func chosenPoint(st *state.State, machine string) (p recovery.Point, ok bool) {
-	for _, s := range st.Of("") { // also of one that is being fixed anew
-		if s.Kind != program.Points || s.Data == nil {
+	for _, s := range st.Points() { // also of one that is being fixed anew
+		if s.Data == nil {
 			continue
 		}
 		if points, is := stored[map[string]recovery.Point](s); is {
@@ -88,4 +89,23 @@ func (d *driver) prepared(machine string) bool {
 	return slices.ContainsFunc(d.st.Of(machine), func(st *state.Step) bool {
 		return st.Kind == program.Prepare && st.Status == report.StepDone
 	})
+}
+
+// unclear reports whether a failed step may have been done: then it is asked for
+// again under the same operation id. An action's operations are journaled one by
+// one; its next attempt is a fresh sequence.
+func (j *job) unclear(err error) bool {
+	return j.step.Kind != program.Action && (fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted))
+}
+
+// asFault makes the storable form of an error: kind, message, hint.
+func asFault(err error) *fault.Error {
+	f := fault.Wrap(fault.Failed, err)
+	if f.Kind == fault.Internal {
+		f.Kind = fault.Failed
+	}
+	if f.Hint == "" {
+		f.Hint = fault.Hint(err)
+	}
+	return f
 }

@@ -133,12 +133,12 @@ func (d *driver) mayRollBack(look looked, room []objection) error {
 		}
 		if returned && !look.answers(m.ToHost) {
 			object(fmt.Sprintf("start the agent on %s; if the site %s is lost, fail over from it: drrun %s --unplanned --failback --source-is-down", m.ToHost, m.ToSite, d.st.Main().Plan),
-				"%s, where %s runs, does not answer: it could not be stopped (%v)", m.ToHost, m.Name, look[m.ToHost].err)
+				"%s, where %s runs, does not answer: it could not be stopped (%v)", m.ToHost, m.Name, look.failure(m.ToHost))
 		}
 		ms, ok := look.machine(m.FromHost, m.Name)
 		switch {
 		case !look.answers(m.FromHost):
-			object("start the agent on "+m.FromHost, "%s, where %s is to run again, does not answer (%v)", m.FromHost, m.Name, look[m.FromHost].err)
+			object("start the agent on "+m.FromHost, "%s, where %s is to run again, does not answer (%v)", m.FromHost, m.Name, look.failure(m.FromHost))
 		case !ok:
 			object("drrun apply gives hosts their machines", "%s does not know %s", m.FromHost, m.Name)
 		case ms.Authority.Epoch > d.authorityLocked(m.Name).Epoch && ms.Authority.Run != d.id:
@@ -201,7 +201,7 @@ func (e *Engine) roomBack(ctx context.Context, st *state.State, look looked, to 
 // pointsThere says which machines of a run do not have the point that is asked
 // for, and which hosts no room to change to it.
 func (e *Engine) pointsThere(ctx context.Context, st *state.State, selector string) (no []objection, err error) {
-	src, err := e.sources(ctx, &st.Run)
+	src, err := e.sources(ctx, st.Run)
 	if err != nil {
 		return nil, err
 	}

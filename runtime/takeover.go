@@ -166,7 +166,7 @@ func (j *job) elsewhere(ctx context.Context) error {
 	host, site := j.otherEnd()
 	look := j.d.e.lookAt(ctx, host, j.step.Machine)
 	if !look.answers(host) {
-		return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether another runtime has moved %s there since (%w)", host, j.step.Machine, look[host].err).
+		return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether another runtime has moved %s there since (%w)", host, j.step.Machine, look.failure(host)).
 			WithHint("start the agent on %s, or make sure that %s is down or isolated, then: drrun answer %s %q %s", host, site, j.run.ID, j.step.ID, j.otherIsDown())
 	}
 	ms, ok := look.machine(host, j.step.Machine)
@@ -229,11 +229,11 @@ func (j *job) stillLocked(ctx context.Context) error {
 
 // lockedIn reports what stillLocked wants to see in a look at the source.
 func (j *job) lockedIn(look looked) error {
-	m := &j.machine
+	m := j.machine
 	ms, ok := look.machine(m.FromHost, m.Name)
 	switch {
 	case !look.answers(m.FromHost):
-		return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether %s is still stopped and locked there (%w)", m.FromHost, m.Name, look[m.FromHost].err).
+		return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether %s is still stopped and locked there (%w)", m.FromHost, m.Name, look.failure(m.FromHost)).
 			WithHint("start the agent on %s, then: drrun resume %s; if the site is lost: drrun resume %[2]s --as unplanned --source-is-down", m.FromHost, j.run.ID)
 	case ok && ms.Authority.Run == j.run.ID: // it was granted already
 	case !ok || !ms.Locked || ms.Power != recovery.PowerStopped:

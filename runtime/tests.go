@@ -52,7 +52,7 @@ func (e *Engine) Tests(ctx context.Context, plan string, most int) ([]proving.Te
 		if st.Run.Bundle == "" { // of single machines, under the name of one
 			continue
 		}
-		src, err := e.sources(ctx, &st.Run)
+		src, err := e.sources(ctx, st.Run)
 		if err != nil {
 			return nil, err
 		}

@@ -374,7 +374,7 @@ func (j *job) turn(ctx context.Context) (have, next *recovery.Authority, err err
 		return nil, nil, fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine)
 	}
 	newest := c.newest(j.step.Machine)
-	held, known := c.Records[j.step.Machine][j.step.Host]
+	held, known := c.Records[j.step.Machine].at(j.step.Host)
 	if !known || j.step.Attempt > 1 && j.knowsNewest(ctx, c) {
 		held = newest
 	}
@@ -399,7 +399,8 @@ func (j *job) learn(ctx context.Context) outcome {
 	if !ok {
 		return failed(fault.Errorf(fault.Internal, "machine %s was not claimed", j.step.Machine))
 	}
-	have, next := c.Records[j.step.Machine][j.step.Host], c.newest(j.step.Machine)
+	next := c.newest(j.step.Machine)
+	have, _ := c.Records[j.step.Machine].at(j.step.Host)
 	return j.moveTo(ctx, &have, &next)
 }
 
@@ -474,7 +475,7 @@ func (j *job) running(ctx context.Context) outcome {
 		l = j.d.e.look(ctx, hosts)
 		for _, h := range slices.Sorted(maps.Keys(hosts)) {
 			if !l.answers(h) {
-				return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether its machines run (%w)", h, l[h].err)
+				return fault.Errorf(fault.Unreachable, "%s does not answer: nobody knows whether its machines run (%w)", h, l.failure(h))
 			}
 		}
 		return nil

@@ -135,28 +135,28 @@ type Step struct {
 	Within  time.Duration `json:"within,omitempty"`
 	Retry   plans.Retry   `json:"retry,omitzero"`
 	OnFail  string        `json:"on_fail"`
+	// Requires are steps without whose success this one is given up.
+	Requires []string        `json:"requires,omitempty"`
+	Skip     string          `json:"skip,omitempty"` // why it is not run
+	Plan     *plans.Step     `json:"plan,omitempty"`
+	Ready    *recovery.Check `json:"ready,omitempty"`
+	Pos      *plans.Pos      `json:"pos,omitempty"`
+	// IP is the machine's address where the step is done; empty: the one of the
+	// run.
+	IP string `json:"ip,omitempty"`
+	// ForceAfter, of a stop by force: how long it has to stop by itself.
+	ForceAfter time.Duration `json:"force_after,omitempty"`
+	Force      bool          `json:"force,omitempty"`
 	// Optional: when it fails the run is not worse than without it; the error
 	// is a note.
 	Optional bool `json:"optional,omitempty"`
-	// Requires are steps without whose success this one is given up.
-	Requires []string `json:"requires,omitempty"`
-	Skip     string   `json:"skip,omitempty"` // why it is not run
 	// Source: it is only tried if a host of the source site answers.
-	Source bool            `json:"source,omitempty"`
-	Plan   *plans.Step     `json:"plan,omitempty"`
-	Ready  *recovery.Check `json:"ready,omitempty"`
-	// Force, of a stop: by force after ForceAfter.
-	Force      bool          `json:"force,omitempty"`
-	ForceAfter time.Duration `json:"force_after,omitempty"`
+	Source bool `json:"source,omitempty"`
 	// Lock, of a halt: the host gives up the right to start the machine.
 	Lock bool `json:"lock,omitempty"`
-	// IP is the machine's address where the step is done; empty: the one of the
-	// run.
-	IP   string `json:"ip,omitempty"`
-	Test bool   `json:"test,omitempty"`
+	Test bool `json:"test,omitempty"`
 	// Discard, of a found: a person gave up what is found.
-	Discard bool       `json:"discard,omitempty"`
-	Pos     *plans.Pos `json:"pos,omitempty"`
+	Discard bool `json:"discard,omitempty"`
 }
 
 // Steps returns the steps in program order.

@@ -19,13 +19,28 @@ var _ command.Caller = (*World)(nil)
 // has one order.
 func (w *World) Call(ctx context.Context, hostName, verb string, in, out any) error {
 	c, takes := w.hear(hostName, verb, in)
-	select {
-	case <-time.After(takes):
-	case <-ctx.Done():
-		return fault.Errorf(fault.Unreachable, "%s: %w", hostName, context.Cause(ctx))
+	if err := pass(ctx, takes); err != nil {
+		return fault.Errorf(fault.Unreachable, "%s: %w", hostName, err)
 	}
 	return w.answer(c, in, out)
 }
+
+// pass lets time pass. What is shorter than soon is not interrupted: most calls are,
+// and need no timer and no channel of their own.
+func pass(ctx context.Context, takes time.Duration) error {
+	if takes < soon {
+		time.Sleep(takes)
+		return context.Cause(ctx)
+	}
+	select {
+	case <-time.After(takes):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+const soon = 100 * time.Millisecond
 
 // hear takes a call up and says how long it takes.
 func (w *World) hear(hostName, verb string, in any) (*call, time.Duration) {
@@ -219,13 +234,13 @@ func (w *World) serve(h *host, c *call, in any) (any, error) {
 	if e == nil {
 		return nil, fault.Errorf(fault.NotFound, "%s does not know %q", h.name, meta.Machine)
 	}
-	w.replicate(e.machine)
 	w.expire(e.machine)
-	if res, asked := w.told(e, c, in); asked {
-		return res, nil
-	}
 	if r, ok := in.(command.CheckRequest); ok {
 		return w.check(h, c, r)
+	}
+	w.replicate(e.machine)
+	if res, asked := w.told(e, c, in); asked {
+		return res, nil
 	}
 	if err := w.admit(h, e, c, in); err != nil {
 		return nil, err
@@ -233,13 +248,12 @@ func (w *World) serve(h *host, c *call, in any) (any, error) {
 	if meta.Op == "" {
 		return w.do(h, e, c, in)
 	}
-	key := c.verb + " " + meta.Op
-	if res, ok := e.results[key]; ok {
-		return res, nil
+	if i := slices.IndexFunc(e.results, func(r result) bool { return r.op == meta.Op && r.verb == c.verb }); i >= 0 {
+		return e.results[i].res, nil
 	}
 	res, err := w.do(h, e, c, in)
 	if err == nil {
-		e.results[key] = res
+		e.results = append(e.results, result{c.verb, meta.Op, res})
 	}
 	return res, err
 }

@@ -63,10 +63,8 @@ func (w *World) Operate(ctx context.Context, o Operation) (value any, known bool
 	if err != nil {
 		within = 30 * time.Second
 	}
-	select {
-	case <-time.After(min(takes, within)):
-	case <-ctx.Done():
-		return nil, true, context.Cause(ctx)
+	if err := pass(ctx, min(takes, within)); err != nil {
+		return nil, true, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -111,11 +111,17 @@ type end struct {
 	power   recovery.Power
 	locked  bool
 	store   bool
-	results map[string]any
+	results []result // of operations, for those who ask again
 	tests   []string
 	live    ident.PointID
 	liveRun string
 	prod    instance
+}
+
+// result is what an operation came to.
+type result struct {
+	verb, op string
+	res      any
 }
 
 // instance is a running machine: of production, or of a test.
@@ -216,7 +222,7 @@ func (w *World) add(m *plans.Machine, targets []*plans.Host, load map[string]int
 	rec := recovery.Authority{Epoch: 1, Active: home.site, Direction: []recovery.Pair{{From: home.name, To: peer.name}}, At: w.began}
 	for _, h := range []*host{home, peer} {
 		eh, _ := w.estate.Host(h.name)
-		en := &end{machine: x, host: h, rec: rec, fence: 1, power: recovery.PowerStopped, store: eh.Store != "", results: map[string]any{}}
+		en := &end{machine: x, host: h, rec: rec, fence: 1, power: recovery.PowerStopped, store: eh.Store != ""}
 		x.ends, h.ends[m.Name] = append(x.ends, en), en
 		h.order = append(h.order, m.Name)
 	}

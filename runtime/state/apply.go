@@ -116,7 +116,7 @@ func (s *State) applyCreated(r Record) error {
 	if r.Run == nil || r.Program == nil {
 		return fault.Errorf(fault.Corrupt, "the first record of the run has no request or no program")
 	}
-	s.Run, s.Created, s.Fence, s.ResumedAt = *r.Run, r.Time, r.Fence, r.Time
+	s.Run, s.Created, s.Fence, s.ResumedAt = r.Run, r.Time, r.Fence, r.Time
 	s.addProgram(r.Program)
 	if s.Run.SourceIsDown {
 		s.state(Record{Time: r.Time, By: s.Run.StartedBy, Word: "source-is-down"})
@@ -136,7 +136,9 @@ func (s *State) applyCreated(r Record) error {
 func (s *State) state(r Record) {
 	s.Statements = append(s.Statements, report.Statement{Time: r.Time, By: r.By, What: r.Word, Text: r.Text})
 	if r.Word == "source-is-down" {
-		s.Run.SourceIsDown = true
+		run := *s.Run
+		run.SourceIsDown = true
+		s.Run = &run
 	}
 }
 

@@ -28,7 +28,7 @@ const (
 
 // State is where a run stands after some records.
 type State struct {
-	Run  Run
+	Run  *Run          // nobody changes it: another takes its place
 	Type recovery.Type // changes when a planned run goes on as unplanned
 	// SeenRunning is when a machine was last seen running at its old site: what a
 	// person stated of that site before does not hold any more.
@@ -54,8 +54,9 @@ type State struct {
 	ordered  []*Step            // steps of all sections
 	inForce  []*Step            // steps of the current section
 	of       map[string][]*Step // by machine
+	points   []*Step            // that fix recovery points
 	names    []string           // of the machines that are not skipped
-	machines map[string]program.Machine
+	machines map[string]*program.Machine
 	all      tally // of all steps
 	now      tally // of those in force
 	tree     node  // the program in force
@@ -181,16 +182,20 @@ func (s *State) list() {
 			}
 		}
 	}
-	s.of = map[string][]*Step{}
+	s.of, s.points = map[string][]*Step{}, nil
 	for _, st := range s.Steps {
 		st.Number, st.parts = 0, nil
 	}
 	for i, st := range s.ordered {
 		st.Number = i + 1
 		s.of[st.Machine] = append(s.of[st.Machine], st)
+		if st.Kind == program.Points {
+			s.points = append(s.points, st)
+		}
 	}
-	s.names, s.machines = nil, map[string]program.Machine{}
-	for _, m := range s.Main().Machines {
+	s.names, s.machines = nil, make(map[string]*program.Machine, len(s.Main().Machines))
+	for i := range s.Main().Machines {
+		m := &s.Main().Machines[i]
 		s.machines[m.Name] = m
 		if m.Skip == "" {
 			s.names = append(s.names, m.Name)
@@ -206,13 +211,16 @@ func (s *State) InForce(st *Step) bool { return st.inForce }
 
 // Machine returns a machine of the run, as its main program has it.
 func (s *State) Machine(name string) (program.Machine, bool) {
-	m, ok := s.machines[name]
-	return m, ok
+	if m := s.machines[name]; m != nil {
+		return *m, true
+	}
+	return program.Machine{}, false
 }
 
 // Machines returns the machines of the run by name, as its main program has them.
-// The map belongs to the state and is never changed: another takes its place.
-func (s *State) Machines() map[string]program.Machine { return s.machines }
+// The map and they belong to the state and are never changed: another takes its
+// place.
+func (s *State) Machines() map[string]*program.Machine { return s.machines }
 
 // Names returns the machines that the run does not skip. The list belongs to the
 // state.
@@ -221,6 +229,10 @@ func (s *State) Names() []string { return s.names }
 // Of returns the steps of a machine, of all sections, in program order. The list
 // belongs to the state.
 func (s *State) Of(machine string) []*Step { return s.of[machine] }
+
+// Points returns the steps that fix the recovery points of the machines, of all
+// sections, in program order. The list belongs to the state.
+func (s *State) Points() []*Step { return s.points }
 
 // Running returns the steps that have started and have no result.
 func (s *State) Running() []*Step {
@@ -243,7 +255,9 @@ func (s *State) addProgram(p *program.Program) {
 }
 
 func (s *State) addSteps(p *program.Program) {
-	for _, ps := range p.Steps() {
+	steps := p.Steps()
+	fresh := make([]Step, 0, len(steps)) // side by side: of a large plan there are 100,000
+	for _, ps := range steps {
 		if old := s.Steps[ps.ID]; old != nil { // the same step under another rule
 			switch old.Step = ps; {
 			case ps.Skip != "" && old.Status == report.StepPending && !old.Unclear:
@@ -253,7 +267,8 @@ func (s *State) addSteps(p *program.Program) {
 			}
 			continue
 		}
-		st := &Step{Step: ps, Section: p.Section, Status: report.StepPending}
+		fresh = append(fresh, Step{Step: ps, Section: p.Section, Status: report.StepPending})
+		st := &fresh[len(fresh)-1]
 		if ps.Skip != "" {
 			st.Status, st.Reason = report.StepSkipped, ps.Skip
 		}
@@ -310,36 +325,6 @@ func (s *State) committed() bool {
 // SupersededBy is the run that took the machines on; "": none.
 func (s *State) SupersededBy() string { return s.superseded }
 
-// Granted returns the machines whose epoch was raised for the new site.
-func (s *State) Granted() []string { return s.withStep(program.Grant) }
-
-// AnyGranted reports whether Granted names a machine.
-func (s *State) AnyGranted() bool { return s.all.of(classGranted) > 0 }
-
-// UnclearGrants returns the machines of which nobody knows whether the new site
-// was granted the authority.
-func (s *State) UnclearGrants() []string {
-	var out []string
-	for _, st := range s.Ordered() {
-		if st.Kind == program.Grant && st.Unclear {
-			out = append(out, st.Machine)
-		}
-	}
-	return out
-}
-
-// Down returns the machines that were granted to the new site and not started
-// there.
-func (s *State) Down() []string {
-	up := map[string]bool{}
-	for _, st := range s.Ordered() {
-		if st.Kind == program.Start { // the last one counts: a change of the point starts anew
-			up[st.Machine] = st.Status == report.StepDone
-		}
-	}
-	return slices.DeleteFunc(s.Granted(), func(m string) bool { return up[m] })
-}
-
 // passable reports whether a person may let a stopped run go on without a step
 // that failed: one of the plan, or that a machine is ready.
 func (s *State) passable(st *Step) bool {
@@ -373,45 +358,6 @@ func (s *State) PlanStepsDone() []string {
 	for _, st := range s.Ordered() {
 		if (st.Kind == program.Exec || st.Kind == program.Action) && st.Status == report.StepDone && st.Plan.Rollback == "" {
 			out = append(out, fmt.Sprintf("%q", st.Plan.Name))
-		}
-	}
-	return out
-}
-
-// Held returns the machines that were stopped at the source and not granted
-// to the new site.
-func (s *State) Held() []string {
-	granted := s.Granted()
-	var out []string
-	for _, st := range s.Ordered() {
-		touched := st.Kind == program.Stop && (st.Status != report.StepPending || st.Unclear) && st.Status != report.StepSkipped
-		if touched && st.Section == program.SectionFailover && !slices.Contains(granted, st.Machine) {
-			out = append(out, st.Machine)
-		}
-	}
-	return out
-}
-
-// Leased returns the machines whose lease the run has ended, or may have, and
-// which it has not failed over.
-func (s *State) Leased() []string {
-	granted := s.Granted()
-	var out []string
-	for _, st := range s.Ordered() {
-		if st.Leased && !slices.Contains(granted, st.Machine) && !slices.Contains(out, st.Machine) {
-			out = append(out, st.Machine)
-		}
-	}
-	return out
-}
-
-// withStep lists the machines for which a step of a kind is done, or may be:
-// one that is known to have failed was not done.
-func (s *State) withStep(k program.Kind) []string {
-	var out []string
-	for _, st := range s.Ordered() {
-		if st.Kind == k && st.mayBeDone() {
-			out = append(out, st.Machine)
 		}
 	}
 	return out

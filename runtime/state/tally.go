@@ -114,28 +114,37 @@ func (s *State) recountAll() {
 // change of a step asks of the tree are the parts above it, and those that need it:
 // of 10,000 branches that are under way the others are not looked at.
 type node struct {
-	step     *Step
-	seq, par []node
-	limit    int
-	needs    []*Step
-	up       *node
-	at       int // its place in what is above
+	step  *Step
+	seq   []node
+	par   *branching // nil: there are no branches
+	needs []*Step
+	up    *node
+	at    int32 // its place in what is above
 
 	// What follows is remembered until forget.
 
+	from    int32 // of seq: those before are settled
 	settled bool  // and stays so
 	begun   bool  // a step of it has been attempted
-	from    int   // of seq: those before are settled
-	left    int   // of par: branches that are not settled
 	listed  bool  // it is in look of the part above
 	under   bool  // it counts in open of the part above
-	look    []int // of par: branches that have changed, or have something to start
-	open    int   // of par with a limit: branches that have begun, wait for nothing and are not settled
-	next    int   // of par with a limit: from here on none was looked at that has not begun
+}
+
+// branching is what a node has for branches.
+type branching struct {
+	list  []node
+	limit int
+
+	// What follows is remembered until forget.
+
+	left int   // branches that are not settled
+	look []int // branches that have changed, or have something to start
+	open int   // with a limit: branches that have begun, wait for nothing and are not settled
+	next int   // with a limit: from here on none was looked at that has not begun
 }
 
 func (s *State) plant(n *program.Node) node {
-	out := node{limit: n.Limit}
+	var out node
 	if n.Step != nil {
 		out.step = s.Steps[n.Step.ID]
 	}
@@ -151,10 +160,10 @@ func (s *State) plant(n *program.Node) node {
 		out.seq[i] = s.plant(&n.Seq[i])
 	}
 	if len(n.Par) > 0 {
-		out.par = make([]node, len(n.Par))
+		out.par = &branching{list: make([]node, len(n.Par)), limit: n.Limit}
 	}
 	for i := range n.Par {
-		out.par[i] = s.plant(&n.Par[i])
+		out.par.list[i] = s.plant(&n.Par[i])
 	}
 	return out
 }
@@ -162,7 +171,7 @@ func (s *State) plant(n *program.Node) node {
 // link lets every step know which parts a change of it concerns, once the tree
 // stands where it stays.
 func (n *node) link(up *node, at int) {
-	n.up, n.at = up, at
+	n.up, n.at = up, int32(at) //nolint:gosec // a plan has fewer steps
 	if n.step != nil {
 		n.step.parts = append(n.step.parts, n)
 	}
@@ -172,8 +181,11 @@ func (n *node) link(up *node, at int) {
 	for i := range n.seq {
 		n.seq[i].link(n, i)
 	}
-	for i := range n.par {
-		n.par[i].link(n, i)
+	if n.par == nil {
+		return
+	}
+	for i := range n.par.list {
+		n.par.list[i].link(n, i)
 	}
 }
 
@@ -183,9 +195,9 @@ func (s *State) touch(st *Step) {
 		begun := n.step == st && st.Attempt > 0
 		for ; n.up != nil; n = n.up {
 			n.begun = n.begun || begun
-			if !n.listed && len(n.up.par) > 0 {
+			if p := n.up.par; p != nil && !n.listed {
 				n.listed = true
-				n.up.look = append(n.up.look, n.at)
+				p.look = append(p.look, int(n.at))
 			}
 		}
 	}
@@ -193,16 +205,21 @@ func (s *State) touch(st *Step) {
 
 // forget looks at every part anew.
 func (n *node) forget() {
-	n.settled, n.from, n.left, n.listed, n.under, n.look, n.open, n.next = false, 0, len(n.par), true, false, n.look[:0], 0, 0
+	n.settled, n.from, n.listed, n.under = false, 0, true, false
 	n.begun = n.step != nil && n.step.Attempt > 0
 	for i := range n.seq {
 		n.seq[i].forget()
 		n.begun = n.begun || n.seq[i].begun
 	}
-	for i := range n.par {
-		n.par[i].forget()
-		n.begun = n.begun || n.par[i].begun
-		n.look = append(n.look, i)
+	p := n.par
+	if p == nil {
+		return
+	}
+	p.left, p.look, p.open, p.next = len(p.list), p.look[:0], 0, 0
+	for i := range p.list {
+		p.list[i].forget()
+		n.begun = n.begun || p.list[i].begun
+		p.look = append(p.look, i)
 	}
 }
 
@@ -217,17 +234,17 @@ func (n *node) walk(out *[]Effect) bool {
 		if n.settled = st.Settled(); !n.settled && st.Status == report.StepPending {
 			*out = append(*out, Effect{Step: st.ID, Attempt: st.Attempt + 1, At: st.Retry})
 		}
-	case n.limit > 0:
-		n.slots(out)
-		n.settled = n.left == 0
-	case len(n.par) > 0:
-		n.branches(out)
-		n.settled = n.left == 0
+	case n.par != nil && n.par.limit > 0:
+		n.par.slots(out)
+		n.settled = n.par.left == 0
+	case n.par != nil:
+		n.par.branches(out)
+		n.settled = n.par.left == 0
 	default:
-		for n.from < len(n.seq) && n.seq[n.from].begin(out) {
+		for int(n.from) < len(n.seq) && n.seq[n.from].begin(out) {
 			n.from++
 		}
-		n.settled = n.from == len(n.seq)
+		n.settled = int(n.from) == len(n.seq)
 	}
 	return n.settled
 }
@@ -243,31 +260,31 @@ func (n *node) begin(out *[]Effect) bool {
 
 // branches looks at the branches that have changed. Those with something to start
 // stay listed.
-func (n *node) branches(out *[]Effect) {
-	slices.Sort(n.look)
-	keep := n.look[:0]
-	for _, i := range n.look {
-		b, had := &n.par[i], len(*out)
+func (p *branching) branches(out *[]Effect) {
+	slices.Sort(p.look)
+	keep := p.look[:0]
+	for _, i := range p.look {
+		b, had := &p.list[i], len(*out)
 		switch b.listed = false; {
 		case b.settled:
 		case b.begin(out):
-			n.left--
+			p.left--
 		case len(*out) > had:
 			b.listed = true
 			keep = append(keep, i)
 		}
 	}
-	n.look = keep
+	p.look = keep
 }
 
 // slots is branches where only some may be under way: one that has begun goes on,
 // the others begin in their order as long as there is room. One that waits for
 // what it needs is not under way.
-func (n *node) slots(out *[]Effect) {
-	slices.Sort(n.look)
-	keep := n.look[:0]
-	for _, i := range n.look { // which are settled, and how many are under way
-		b := &n.par[i]
+func (p *branching) slots(out *[]Effect) {
+	slices.Sort(p.look)
+	keep := p.look[:0]
+	for _, i := range p.look { // which are settled, and how many are under way
+		b := &p.list[i]
 		if b.listed = false; b.settled {
 			continue
 		}
@@ -275,22 +292,22 @@ func (n *node) slots(out *[]Effect) {
 		under := b.begun && !b.settled && !b.waits()
 		switch {
 		case under && !b.under:
-			n.open++
+			p.open++
 		case !under && b.under:
-			n.open--
+			p.open--
 		}
 		b.under = under
 		switch {
 		case b.settled:
-			n.left--
-		case under || !b.waits() && i < n.next:
+			p.left--
+		case under || !b.waits() && i < p.next:
 			keep = append(keep, i)
 		}
 	}
-	room := n.limit - n.open
+	room := p.limit - p.open
 	visit := make([]int, 0, len(keep))
 	for _, i := range keep {
-		if b := &n.par[i]; !b.begun {
+		if b := &p.list[i]; !b.begun {
 			if room <= 0 {
 				b.listed = true // and stays in look
 				continue
@@ -299,20 +316,20 @@ func (n *node) slots(out *[]Effect) {
 		}
 		visit = append(visit, i)
 	}
-	waiting := slices.DeleteFunc(keep, func(i int) bool { return !n.par[i].listed })
-	for ; room > 0 && n.next < len(n.par); n.next++ {
-		if b := &n.par[n.next]; !b.settled && !b.begun && !b.waits() {
+	waiting := slices.DeleteFunc(keep, func(i int) bool { return !p.list[i].listed })
+	for ; room > 0 && p.next < len(p.list); p.next++ {
+		if b := &p.list[p.next]; !b.settled && !b.begun && !b.waits() {
 			room--
-			visit = append(visit, n.next)
+			visit = append(visit, p.next)
 		}
 	}
 	slices.Sort(visit)
-	n.look = waiting
+	p.look = waiting
 	for _, i := range visit {
-		b, had := &n.par[i], len(*out)
+		b, had := &p.list[i], len(*out)
 		if b.walk(out); !b.begun || len(*out) > had {
 			b.listed = true
-			n.look = append(n.look, i)
+			p.look = append(p.look, i)
 		}
 	}
 }
@@ -339,5 +356,5 @@ func (n *node) through() bool {
 		}
 		return false
 	}
-	return !open(n.seq[n.from:]) && !open(n.par)
+	return !open(n.seq[n.from:]) && (n.par == nil || !open(n.par.list))
 }

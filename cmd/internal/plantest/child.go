@@ -33,7 +33,7 @@ const ChildCommand = "__simulate"
 const (
 	DefaultPatience = time.Minute
 	childHeap       = 768 << 20 // bytes
-	softHeap        = 440 << 20 // bytes; above it, what is garbage is collected at once,
+	softHeap        = 476 << 20 // bytes; above it, what is garbage is collected at once,
 	gcPercent       = 400       // below it less often: a simulation is over soon
 	heapEvery       = 50 * time.Millisecond
 )
