@@ -11,8 +11,8 @@ import (
 	"github.com/drrun/drrun/scripts"
 )
 
-// full: every fault, and the faults of every mutant. Without it every 29th fault,
-// and every third mutant without faults: make plans.
+// full: every fault, and the faults of every mutant, as make plans does. Without it
+// a share of the faults, and of the mutants without faults.
 var full = flag.Bool("full", false, "try every single fault of the example plans and their mutants")
 
 // line is a finding in one line.
@@ -26,7 +26,7 @@ func line(f plantest.Finding) string {
 
 func request(r plantest.Request) plantest.Request {
 	if !*full {
-		r.Sample, r.Pairs = 29, 2
+		r.Sample, r.Pairs = faultsOf, 2
 	}
 	return r
 }
@@ -56,7 +56,7 @@ func TestGoodPlansAreGood(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("%d runs in %.1f s", r.Runs, r.Seconds)
-			if r.Runs < 25 || *full && r.Runs < 600 {
+			if r.Runs < 725/faultsOf || *full && r.Runs < 600 {
 				t.Errorf("only %d runs", r.Runs)
 			}
 			for _, f := range r.Findings {

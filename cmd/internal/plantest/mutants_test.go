@@ -181,7 +181,7 @@ func TestMutantsAreFound(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, m := range mutants(t, s.Plan, s.Estate) {
-				if !*full && i%sample != 0 {
+				if !*full && i%mutantsOf != 0 {
 					continue
 				}
 				all++
@@ -206,7 +206,7 @@ func TestMutantsAreFound(t *testing.T) {
 		})
 	}
 	t.Logf("%d of %d mutants found; not found:\n%s", all-len(left), all, strings.Join(left, "\n"))
-	if all < 150/sample || (all-len(left))*100 < want*all {
+	if all < 150/mutantsOf || (all-len(left))*100 < want*all {
 		t.Errorf("%d of %d mutants found", all-len(left), all)
 	}
 }

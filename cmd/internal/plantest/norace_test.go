@@ -2,5 +2,10 @@
 
 package plantest_test
 
-// sample is which share of the mutants a test tries.
-const sample = 3
+// Which share a test tries without -full.
+const (
+	mutantsOf  = 3
+	mistakesOf = 1
+	faultsOf   = 29 // single faults of the good plans
+	deathsOf   = 1  // of crash_everywhere
+)

@@ -32,6 +32,9 @@ func TestExamples(t *testing.T) {
 	for _, id := range tests {
 		t.Run(id.Name(), func(t *testing.T) {
 			tr := plantest.Tester{Lua: lua, Bubble: bubble(t), Update: os.Getenv("UPDATE") != ""}
+			if !*full {
+				tr.Sample = deathsOf
+			}
 			if r := tr.Run(id); !r.Passed {
 				t.Errorf("%s:%d: %s", r.Failure.Pos.File, r.Failure.Pos.Line, r.Failure.Message)
 			} else {

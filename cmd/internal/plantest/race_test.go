@@ -2,6 +2,11 @@
 
 package plantest_test
 
-// sample is which share of the mutants a test tries: the race detector makes them
-// eight times as long.
-const sample = 9
+// Which share a test tries without -full: the race detector makes all of it eight
+// times as long, and make plans tries each without it.
+const (
+	mutantsOf  = 9
+	mistakesOf = 4
+	faultsOf   = 97 // single faults of the good plans
+	deathsOf   = 9  // of crash_everywhere
+)

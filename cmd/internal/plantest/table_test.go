@@ -13,7 +13,7 @@ import (
 func TestTable(t *testing.T) {
 	t.Parallel()
 	rows := func() (out []plantest.Row) {
-		r, err := plantest.Explore(scripts.New(scripts.Options{}), bubble(t), plantest.Request{Plan: "testdata/planted/dns_in_test.lua", Faults: 1, NoDeaths: true, Sample: 3}, nil)
+		r, err := plantest.Explore(scripts.New(scripts.Options{}), bubble(t), plantest.Request{Plan: "testdata/planted/dns_in_test.lua", Faults: 1, NoDeaths: true, Sample: 2 + mistakesOf}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -119,6 +119,8 @@ type Tester struct {
 	Lua    *scripts.Loader
 	Bubble Bubble
 	Update bool // write golden files
+	// Sample tries only every so many of the deaths of crash_everywhere; 0: each.
+	Sample int
 	// Beat is called now and then while a test runs; nil: nobody listens.
 	Beat     func()
 	Coverage *Coverage // nil: it is not wanted
@@ -386,7 +388,7 @@ func (h *host) CrashEverywhere(ctx context.Context, plan string, o map[string]an
 	if err != nil {
 		return err
 	}
-	for n := 1; n <= len(steps); n++ {
+	for n := 1; n <= len(steps); n += max(1, h.t.Sample) {
 		for _, after := range []bool{false, true} {
 			when := "before"
 			if after {
