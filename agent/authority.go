@@ -40,7 +40,7 @@ func (m *machine) admit(meta command.Meta) error {
 			return err
 		}
 		if meta.Fence > r.Fence {
-			r.Fence, r.FenceRun = meta.Fence, meta.Run
+			r.claimedBy(meta)
 		}
 		return nil
 	})
@@ -54,10 +54,19 @@ func (m *machine) checkFence(rec *record, meta command.Meta) error {
 	return nil
 }
 
+// claimedBy notes the run whose number is in force. One before it can grant
+// nothing here any more: its takeover ends.
+func (r *record) claimedBy(meta command.Meta) {
+	r.Fence, r.FenceRun = meta.Fence, meta.Run
+	if r.Takeover != meta.Run {
+		r.Takeover = ""
+	}
+}
+
 // claim raises the fencing number. The number of another run is taken away only
 // by a higher one.
-func (m *machine) claim(meta command.Meta) (command.ClaimResult, error) {
-	if meta.Fence != 0 {
+func (m *machine) claim(in command.ClaimRequest) (command.ClaimResult, error) {
+	if meta := in.Meta; meta.Fence != 0 {
 		err := m.updateIf(func(r *record) error {
 			if err := m.checkFence(r, meta); err != nil {
 				return err
@@ -66,7 +75,13 @@ func (m *machine) claim(meta command.Meta) (command.ClaimResult, error) {
 				return fault.Errorf(fault.Conflict, "machine %s: run %q has claimed it with fencing number %d",
 					m.name, r.FenceRun, r.Fence).WithHint("claim with a higher number")
 			}
-			r.Fence, r.FenceRun = meta.Fence, meta.Run
+			r.claimedBy(meta)
+			switch {
+			case in.LetGo:
+				r.Takeover = ""
+			case in.Takeover && r.Authority.Active != m.a.site():
+				r.Takeover = meta.Run
+			}
 			if l := r.Lets; l != nil && l.Closed != "" && l.Closed != meta.Run {
 				// The run that relied on it can grant nothing here any more.
 				next := *l
@@ -110,7 +125,7 @@ func (m *machine) mayGrant(rec *record, in command.GrantRequest) error {
 // takeOverRecord puts a newer record in force.
 func (m *machine) takeOverRecord(r *record, next recovery.Authority) {
 	r.Authority, r.Conflict = next, nil
-	r.Lets, r.LeaseStop, r.Without = nil, nil, nil // they were of the record before
+	r.Lets, r.LeaseStop, r.Without, r.Takeover = nil, nil, nil, "" // they were of the record before
 	if next.Active == m.a.site() {
 		r.Locked = false // the record gives back the right that was given up
 		return

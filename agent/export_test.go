@@ -78,7 +78,7 @@ func (a *Agent) Grant(ctx context.Context, in command.GrantRequest) error {
 }
 
 // Claim is the verb without the wire.
-func (a *Agent) Claim(in command.Meta) error {
+func (a *Agent) Claim(in command.ClaimRequest) error {
 	m, err := a.machine(in.Machine)
 	if err == nil {
 		_, err = m.claim(in)

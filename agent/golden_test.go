@@ -275,7 +275,7 @@ func makeGolden(t *testing.T, to string) {
 	}
 	for _, h := range []string{"lyo-1", "par-1"} {
 		call(p, command.Assign, h, command.AssignRequest{Assignment: p.as, Authority: p.auth})
-		call(p, command.Claim, h, command.Meta{Machine: "erp", Run: "golden", Fence: p.fence})
+		call(p, command.Claim, h, command.ClaimRequest{Meta: command.Meta{Machine: "erp", Run: "golden", Fence: p.fence}})
 	}
 	want := goldenHosts{Fence: p.fence, Item: goldenWord}
 	start := p.meta("golden")

@@ -327,7 +327,7 @@ func TestLeaseClosed(t *testing.T) {
 		must(t, err)
 		for _, c := range []struct{ run, closed string }{{"run-1", "run-1"}, {"run-2", ""}} { // taken over, and overtaken
 			w.fence++
-			_, err = leaseAsk(w, command.Claim, "lyo-1", command.Meta{Machine: "erp", Run: c.run, Fence: w.fence})
+			_, err = leaseAsk(w, command.Claim, "lyo-1", command.ClaimRequest{Meta: command.Meta{Machine: "erp", Run: c.run, Fence: w.fence}})
 			must(t, err)
 			if l := w.lyo.lease(); l.Closed != c.closed {
 				t.Errorf("after a claim by %s: %+v", c.run, l)

@@ -439,6 +439,7 @@ type verdict struct {
 	newer     string // host that has a newer or another one
 	record    recovery.Authority
 	silent    []string // hosts that gave no answer, with why
+	taken     bool     // a run takes the machine over from here
 }
 
 // askPeers asks the other hosts of the assignment for their records.
@@ -454,6 +455,9 @@ func (m *machine) askPeers(ctx context.Context) verdict {
 		switch {
 		case err != nil:
 			v.silent = append(v.silent, fmt.Sprintf("%s: %v", h.Name, err))
+		case rec.Authority.Same(got) && answer.Takeover != "" && !planted.Is(planted.TakenConfirmed):
+			v.taken = true
+			v.silent = append(v.silent, fmt.Sprintf("%s: run %s takes the machine over from this host", h.Name, answer.Takeover))
 		case rec.Authority.Same(got):
 			v.confirmed = h.Name
 		case got.Epoch >= rec.Authority.Epoch && (v.newer == "" || got.Epoch > v.record.Epoch):
@@ -478,7 +482,8 @@ func (m *machine) confirmAt(ctx context.Context, host string, within time.Durati
 
 // resumePower settles, once after the agent's start, whether the machine may
 // run here: it is started again, or goes on running, only when a peer has the
-// same record, or a person or the policy permits it alone.
+// same record and no run takes the machine over there, or a person or, of peers
+// that are silent, the policy permits it alone.
 func (m *machine) resumePower(ctx context.Context) {
 	for pause := confirmFirst; ctx.Err() == nil; pause = min(2*pause, confirmMost) {
 		rec := m.snapshot()
@@ -503,16 +508,12 @@ func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 	}
 	running := m.state(ctx).Power != recovery.PowerStopped
 	switch {
-	case v.confirmed != "" || rec.permitted(m.a.started) || planted.Is(planted.RightNotAsked):
-	case rec.Assignment.Policy.StartAlone == "allow", len(rec.Assignment.Hosts) < 2:
+	case v.confirmed != "" && !v.taken, rec.permitted(m.a.started), planted.Is(planted.RightNotAsked):
+	case !v.taken && (rec.Assignment.Policy.StartAlone == "allow" || len(rec.Assignment.Hosts) < 2):
 		m.log.Warn("no peer confirms the right to run, the policy allows to start alone", "silent", strings.Join(v.silent, "; "))
 	default:
 		if !running {
-			m.note(func(m *machine) {
-				if m.rec.Authority.Same(rec.Authority) { // else a peer has said meanwhile why it is not started
-					m.startErr = waitsForPeer(&rec, v.silent)
-				}
-			})
+			m.waitsForPeer(&rec, &v)
 		}
 		return false
 	}
@@ -533,10 +534,15 @@ func (m *machine) resumeOnce(ctx context.Context, rec record) bool {
 	return true
 }
 
-func waitsForPeer(rec *record, silent []string) string {
-	s := "not started: no peer confirms epoch " + fmt.Sprint(rec.Authority.Epoch) + " (" + strings.Join(silent, "; ") + ")"
+// waitsForPeer shows why the machine is not started.
+func (m *machine) waitsForPeer(rec *record, v *verdict) {
+	s := "not started: no peer confirms epoch " + fmt.Sprint(rec.Authority.Epoch) + " (" + strings.Join(v.silent, "; ") + ")"
 	if rec.Assignment.Policy.StartAlone != "never" {
-		s += "; drrun-agent permit " + rec.Assignment.Machine + " starts it if you know that no other site runs it"
+		s += "; drrun-agent permit " + m.name + " starts it if you know that no other site runs it"
 	}
-	return s
+	m.note(func(m *machine) {
+		if m.rec.Authority.Same(rec.Authority) { // else a peer has said meanwhile why it is not started
+			m.startErr = s
+		}
+	})
 }

@@ -81,7 +81,7 @@ func TestOneOfManyIsGranted(t *testing.T) {
 		p.auth = next(won)
 		p.fence++
 		onlyOne(t, "claim", atOnce(many, func(i int) error {
-			return p.a.ag.Claim(command.Meta{Machine: "erp", Run: metas[i].Run, Fence: p.fence})
+			return p.a.ag.Claim(command.ClaimRequest{Meta: command.Meta{Machine: "erp", Run: metas[i].Run, Fence: p.fence}})
 		}))
 	}
 	p.points("lyo-1", 1)

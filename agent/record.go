@@ -40,6 +40,9 @@ type record struct {
 	Authority  recovery.Authority  `json:"authority"`
 	Fence      ident.Fence         `json:"fence,omitempty"`
 	FenceRun   string              `json:"fence_run,omitempty"` // who claimed with it
+	// Takeover is the run that has claimed the machine to take it over to this
+	// host: to its site now the record is not confirmed.
+	Takeover string `json:"takeover,omitempty"`
 	// unstored is a newer record that could not be made durable (the disk is
 	// full): what it forbids is forbidden all the same.
 	unstored *recovery.Authority

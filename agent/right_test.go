@@ -109,7 +109,7 @@ func TestFencing(t *testing.T) {
 	p := newPair(t)
 	p.protect()
 	claim := func(run string, fence uint64) error {
-		_, err := try(p, command.Claim, "par-1", command.Meta{Machine: "erp", Run: run, Fence: ident.Fence(fence)})
+		_, err := try(p, command.Claim, "par-1", command.ClaimRequest{Meta: command.Meta{Machine: "erp", Run: run, Fence: ident.Fence(fence)}})
 		return err
 	}
 	must(t, claim("run-1", 7))

@@ -497,7 +497,7 @@ func (p *pair) hand(run, from, to, active string, dir recovery.Pair) command.Pre
 	p.t.Helper()
 	p.fence++
 	for _, h := range []string{from, to} {
-		call(p, command.Claim, h, command.Meta{Machine: "erp", Run: run, Fence: p.fence})
+		call(p, command.Claim, h, command.ClaimRequest{Meta: command.Meta{Machine: "erp", Run: run, Fence: p.fence}})
 	}
 	call(p, command.Drain, from, command.DrainRequest{Meta: p.meta(run)})
 	st := call(p, command.Stop, from, command.StopRequest{Meta: p.meta(run), Lock: true})

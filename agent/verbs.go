@@ -98,7 +98,7 @@ func (a *Agent) runtimeVerbs(mux *rpc.Mux) {
 		}
 		return command.Empty{}, a.unassign(ctx, in)
 	})
-	rpc.Handle(mux, command.Claim.Name, func(_ context.Context, p transport.Peer, in command.Meta) (command.ClaimResult, error) {
+	rpc.Handle(mux, command.Claim.Name, func(_ context.Context, p transport.Peer, in command.ClaimRequest) (command.ClaimResult, error) {
 		if err := a.fromRuntime(p); err != nil {
 			return command.ClaimResult{}, err
 		}
@@ -300,7 +300,9 @@ func (a *Agent) agentVerbs(mux *rpc.Mux) {
 		if in.Authority.Epoch != 0 {
 			m.learn(ctx, in.Authority, p.Host)
 		}
-		return command.ConfirmResult{Authority: m.snapshot().Authority, Power: m.state(ctx).Power, Leases: true}, nil
+		power := m.state(ctx).Power
+		rec := m.snapshot()
+		return command.ConfirmResult{Authority: rec.Authority, Power: power, Leases: true, Takeover: rec.Takeover}, nil
 	})
 	rpc.Handle(mux, command.Renew.Name, func(ctx context.Context, p transport.Peer, in command.RenewRequest) (command.RenewResult, error) {
 		m, err := a.fromHost(p, in.Machine)

@@ -19,7 +19,6 @@ import (
 	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/state"
-	"github.com/drrun/drrun/runtime/store"
 )
 
 // driver drives one run: it alone writes the run's journal, and starts an
@@ -98,27 +97,6 @@ func (d *driver) append(r state.Record) error {
 	return nil
 }
 
-// also is what is written together with a record: the head if it changed, and
-// the release of the machines when the run has ended.
-func (d *driver) also(ctx context.Context, before headline) ([]store.Op, []store.Cmp, error) {
-	var ops []store.Op
-	if before != headlineOf(d.st) {
-		op, err := jsonOp(keyHead+d.id, headOf(d.st))
-		if err != nil {
-			return nil, nil, err
-		}
-		ops = append(ops, op)
-	}
-	if !d.st.Status.Ended() {
-		return ops, nil, nil
-	}
-	if err := d.e.standAgain(ctx, d.st); err != nil {
-		return nil, nil, err
-	}
-	free, cmps, err := d.e.release(ctx, d.id, d.e.standingBefore(ctx, d.st.Run))
-	return append(ops, free...), cmps, err
-}
-
 func (d *driver) die(err error) error {
 	d.dead = err
 	d.e.log.Error("run stopped: its journal cannot be written", "run", d.id, "cause", err.Error())
@@ -175,6 +153,7 @@ func (d *driver) loop() {
 func (d *driver) advance() (next time.Time) {
 	for d.dead == nil && !d.parked {
 		if section := d.st.Follow(); section != "" && len(d.flying) == 0 {
+			d.letGo()
 			if d.beginSection(section, "the run") != nil {
 				return time.Time{}
 			}
@@ -219,6 +198,7 @@ func (d *driver) act(eff state.Effect) error {
 		return nil
 	}
 	if eff.Section != "" {
+		d.letGo()
 		return d.beginSection(eff.Section, "the plan's commit window")
 	}
 	st := d.st.Steps[eff.Step]

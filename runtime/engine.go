@@ -377,6 +377,12 @@ func (e *Engine) clearTests(ctx context.Context, p *program.Program, by string) 
 // one drives is taken over first: its machines are claimed with a fresh fencing
 // number, and nothing of it starts before f has said what is wanted.
 func (e *Engine) with(ctx context.Context, id, by, op string, f func(*driver) error) error {
+	return e.withAsked(ctx, id, by, op, nil, f)
+}
+
+// withAsked is with for what has to ask agents before f: ask does, with no lock
+// held.
+func (e *Engine) withAsked(ctx context.Context, id, by, op string, ask, f func(*driver) error) error {
 	id, err := e.resolve(ctx, id)
 	if err != nil {
 		return err
@@ -391,6 +397,13 @@ func (e *Engine) with(ctx context.Context, id, by, op string, f func(*driver) er
 		switch d := e.live[id]; {
 		case d != nil && op == report.OpResume && d.rest():
 			wait = d.done // whoever resumes a run claims its machines
+		case d != nil && ask != nil:
+			e.mu.Unlock()
+			if err := ask(d); err != nil {
+				return err
+			}
+			ask = nil
+			continue
 		case d != nil:
 			defer e.mu.Unlock()
 			return f(d)
@@ -414,12 +427,12 @@ func (e *Engine) with(ctx context.Context, id, by, op string, f func(*driver) er
 		e.mu.Unlock()
 		close(done)
 	}()
-	return e.take(ctx, id, by, op, f)
+	return e.take(ctx, id, by, op, ask, f)
 }
 
 // take takes a run over. It asks agents, which may take a while: e.mu is not
 // held meanwhile.
-func (e *Engine) take(ctx context.Context, id, by, op string, f func(*driver) error) error {
+func (e *Engine) take(ctx context.Context, id, by, op string, ask, f func(*driver) error) error {
 	st, j, err := e.load(ctx, id)
 	if err != nil {
 		return err
@@ -437,6 +450,11 @@ func (e *Engine) take(ctx context.Context, id, by, op string, f func(*driver) er
 	d := newDriver(e, st, j, src)
 	if err := d.takeOver(ctx, by, op); err != nil {
 		return err
+	}
+	if ask != nil {
+		if err := ask(d); err != nil {
+			return err
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -457,7 +475,20 @@ func notAllowed(st *state.State, op string) error {
 // Resume lets a stopped, paused or orphaned run go on, from the step where it
 // stopped.
 func (e *Engine) Resume(ctx context.Context, id string, o ResumeOptions) error {
-	return e.with(ctx, id, o.By, report.OpResume, func(d *driver) error { return d.resume(ctx, o) })
+	resume := func(d *driver) error { return d.resume(ctx, o) }
+	if o.As == "" {
+		return e.with(ctx, id, o.By, report.OpResume, resume)
+	}
+	undo := func() {}
+	takeover := func(d *driver) (err error) {
+		undo, err = d.takeover(ctx, o)
+		return err
+	}
+	err := e.withAsked(ctx, id, o.By, report.OpResume, takeover, resume)
+	if err != nil {
+		undo()
+	}
+	return err
 }
 
 // Answer answers a wait or a question of a run.
@@ -490,7 +521,7 @@ func (e *Engine) Cancel(ctx context.Context, id, by string) error {
 
 // Commit makes a failover final.
 func (e *Engine) Commit(ctx context.Context, id, by string) error {
-	return e.with(ctx, id, by, report.OpCommit, func(d *driver) error { return d.commit(by) })
+	return e.withLetGo(ctx, id, by, report.OpCommit, func(d *driver) error { return d.commit(by) })
 }
 
 // Cleanup ends a test.

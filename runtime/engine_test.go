@@ -153,6 +153,13 @@ func (r *rig) expect(id string, want report.RunStatus) *report.Run {
 	for _, b := range r.w.broken {
 		r.t.Errorf("contract broken: %s", b)
 	}
+	for host, h := range r.w.hosts {
+		for name, m := range h.machines {
+			if run.Status.Ended() && m.taken == id && !h.down {
+				r.t.Errorf("the run is over, and %s holds %s for it", host, name)
+			}
+		}
+	}
 	return run
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/drrun/drrun/internal/recovery"
 	"github.com/drrun/drrun/plans"
 	"github.com/drrun/drrun/runtime/journal"
+	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/report"
 	"github.com/drrun/drrun/runtime/state"
 	"github.com/drrun/drrun/runtime/store"
@@ -69,6 +70,33 @@ func headlineOf(st *state.State) headline {
 	return headline{Version: headVersion, ID: st.Run.ID, Kind: st.Run.Kind, Plan: p.Plan, Type: st.Type, Direction: p.Direction, From: p.From, To: p.To,
 		By: st.Run.StartedBy, Status: st.Status, Section: st.Section(), Reason: reasonOf(st), Hint: st.Hint, Exit: st.ExitCode(),
 		Created: st.Created, Ended: st.SectionEnd, Due: st.Due(), Follow: st.Follow(), HandOver: st.HandedOver(), Uncommitted: st.Uncommitted()}
+}
+
+// also is what is written together with a record: the head if it changed, and
+// the release of the machines when the run has ended.
+func (d *driver) also(ctx context.Context, before headline) ([]store.Op, []store.Cmp, error) {
+	var ops []store.Op
+	if before != headlineOf(d.st) {
+		op, err := jsonOp(keyHead+d.id, headOf(d.st))
+		if err != nil {
+			return nil, nil, err
+		}
+		ops = append(ops, op)
+	}
+	if !d.st.Status.Ended() {
+		return ops, nil, nil
+	}
+	if d.st.Section() == program.SectionFailover { // else its machines are let go
+		machines, req := d.leaves()
+		for _, text := range d.claimAway(ctx, machines, req) {
+			d.e.log.Warn("a machine is not let go", "run", d.id, "cause", text)
+		}
+	}
+	if err := d.e.standAgain(ctx, d.st); err != nil {
+		return nil, nil, err
+	}
+	free, cmps, err := d.e.release(ctx, d.id, d.e.standingBefore(ctx, d.st.Run))
+	return append(ops, free...), cmps, err
 }
 
 func jsonOp(key string, v any) (store.Op, error) {

@@ -353,11 +353,14 @@ func (j *job) notMoved(c claimed) error {
 }
 
 func (j *job) claimOne(ctx context.Context, machine, host string, optional bool) (recovery.Authority, error) {
-	meta := command.Meta{Machine: machine, Op: j.op() + "/" + machine, Fence: j.fence, Run: j.run.ID}
+	req := command.ClaimRequest{Meta: command.Meta{Machine: machine, Op: j.op() + "/" + machine, Fence: j.fence, Run: j.run.ID}}
+	j.d.mu.Lock()
+	req.Takeover = j.d.takesOver(machine, host)
+	j.d.mu.Unlock()
 	k := j.with(func(s *program.Step) { s.Optional = optional })
 	var res command.ClaimResult
 	err := k.try(ctx, func(ctx context.Context) (err error) {
-		res, err = command.Claim.Call(ctx, j.d.e.caller, host, meta)
+		res, err = command.Claim.Call(ctx, j.d.e.caller, host, req)
 		return err
 	})
 	return res.Authority, err

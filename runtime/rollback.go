@@ -56,7 +56,7 @@ func (e *Engine) Rollback(ctx context.Context, id, by string) error {
 	}
 	look := e.look(ctx, hostsOf(st)) // before the run is locked: hosts may take their time
 	room := e.roomBack(ctx, st, look, nil)
-	return e.with(ctx, st.Run.ID, by, report.OpRollback, func(d *driver) error {
+	return e.withLetGo(ctx, st.Run.ID, by, report.OpRollback, func(d *driver) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if err := d.mayRollBack(look, room); err != nil {
@@ -82,7 +82,7 @@ func (e *Engine) ChangePoint(ctx context.Context, id, point, by string) error {
 			return err
 		}
 	}
-	return e.with(ctx, st.Run.ID, by, report.OpChangePoint, func(d *driver) error { return d.changePoint(point, by, no) })
+	return e.withLetGo(ctx, st.Run.ID, by, report.OpChangePoint, func(d *driver) error { return d.changePoint(point, by, no) })
 }
 
 // peek reads where a run stands now, without driving it.
@@ -309,6 +309,7 @@ func (d *driver) windowRollback() {
 		return
 	}
 	d.noteDown(state.Record{Kind: state.Noted, Text: "the commit window ended without a commit"})
+	d.letGo()
 	if err := d.beginSection(program.SectionRollback, "the plan's commit window"); err != nil {
 		d.e.log.Error("cannot roll back", "run", d.id, "cause", err.Error())
 	}
@@ -375,7 +376,8 @@ func (j *job) claimNow(ctx context.Context, host string) (recovery.Authority, er
 	op := fmt.Sprintf("%s/%s/%d.%d/%s", j.run.ID, j.step.ID, j.step.Attempt, j.life, host)
 	var res command.ClaimResult
 	err := j.try(ctx, func(ctx context.Context) (err error) {
-		res, err = command.Claim.Call(ctx, j.d.e.caller, host, command.Meta{Machine: j.step.Machine, Op: op, Fence: j.fence, Run: j.run.ID})
+		res, err = command.Claim.Call(ctx, j.d.e.caller, host,
+			command.ClaimRequest{Meta: command.Meta{Machine: j.step.Machine, Op: op, Fence: j.fence, Run: j.run.ID}})
 		return err
 	})
 	return res.Authority, err

@@ -3,7 +3,6 @@ package runtime
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -109,23 +108,14 @@ func (d *driver) reclaim(ctx context.Context, look looked) error {
 			if !look.answers(host) {
 				continue
 			}
-			if err := d.reclaimOne(ctx, m.Name, host); err != nil && !fault.Is(err, fault.Unreachable) {
+			req := d.claimRequest()
+			req.Takeover = d.takesOver(m.Name, host)
+			if err := d.claimAt(ctx, lookTimeout, m.Name, host, req); err != nil && !fault.Is(err, fault.Unreachable) {
 				return fault.Errorf(fault.KindOf(err), "cannot claim %s on %s for run %s: %w", m.Name, host, d.id, err)
 			}
 		}
 	}
 	return nil
-}
-
-func (d *driver) reclaimOne(ctx context.Context, machine, host string) error {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	op := fmt.Sprintf("%s/claim/%d/%s", d.id, d.st.Seq, machine)
-	_, err := command.Claim.Call(ctx, d.e.caller, host, command.Meta{Machine: machine, Op: op, Fence: d.st.Fence, Run: d.id})
-	if err != nil && ctx.Err() != nil {
-		err = fault.Wrap(fault.Unreachable, err)
-	}
-	return err
 }
 
 // giveBackBy does a verb that gives a machine back to a site. Before each try it

@@ -6,6 +6,7 @@ import (
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/recovery"
+	"github.com/drrun/drrun/runtime/program"
 	"github.com/drrun/drrun/runtime/state"
 )
 
@@ -24,7 +25,7 @@ func (d *driver) turnFlights() {
 		switch {
 		case !has:
 			f.cancel(fault.Errorf(fault.Failed, "the run goes on as %s", d.st.Type))
-		case optional != f.optional:
+		case optional != f.optional, d.st.Steps[id].Kind == program.Claim: // as what takes the machines over
 			f.again = true
 			f.cancel(errLeaving)
 		}

@@ -64,6 +64,7 @@ type fakeMachine struct {
 	live    string                // the point under the overlay
 	life    recovery.MachineState // what its agents say, whatever it is
 	lease   *fakeLease            // that it grants; nil: none
+	taken   string                // run that takes it over to here
 	missed  bool                  // its tracker missed a write: what is on the medium is not what was sent
 }
 
@@ -181,7 +182,7 @@ func (w *world) serve(h *fakeHost, host, verb string, meta command.Meta, raw []b
 	if meta.Op == "" {
 		return w.do(h, host, verb, m, raw)
 	}
-	if res, ok := m.results[verb+" "+meta.Op]; ok {
+	if res, ok := m.results[verb+" "+meta.Op]; ok && verb != command.Claim.Name {
 		return res, nil
 	}
 	if w.stored[meta.Op] || w.sticky[host+" "+verb+" "+meta.Machine] {
@@ -272,6 +273,7 @@ func (w *world) do(h *fakeHost, host, verb string, m *fakeMachine, raw []byte) (
 	empty := mustJSON(command.Empty{})
 	switch verb {
 	case command.Claim.Name:
+		m.claim(h.site, into[command.ClaimRequest](raw))
 		return mustJSON(command.ClaimResult{Authority: m.rec, Fence: m.fence}), nil
 	case command.Grant.Name:
 		return w.grant(host, m, into[command.GrantRequest](raw))
@@ -375,6 +377,17 @@ func testMark(test string) string {
 
 func pointName(id ident.PointID) string { return strings.TrimRight(string(id.ID[:]), "\x00") }
 
+// claim is the part of it that says whether the run takes the machine over.
+func (m *fakeMachine) claim(site string, req command.ClaimRequest) {
+	switch {
+	case req.Fence == 0:
+	case req.Takeover && m.rec.Active != site:
+		m.taken = req.Run
+	case req.LetGo, m.taken != req.Run:
+		m.taken = ""
+	}
+}
+
 func (w *world) grant(host string, m *fakeMachine, req command.GrantRequest) (json.RawMessage, error) {
 	if m.rec.Same(req.Next) {
 		return mustJSON(command.GrantResult{Authority: m.rec}), nil
@@ -382,7 +395,10 @@ func (w *world) grant(host string, m *fakeMachine, req command.GrantRequest) (js
 	if !m.rec.Same(req.Expect) || req.Next.Epoch <= m.rec.Epoch {
 		return nil, fault.Errorf(fault.Conflict, "%s holds epoch %d active at %s by %q", host, m.rec.Epoch, m.rec.Active, m.rec.Run)
 	}
-	m.rec = req.Next
+	if n := &req.Next; n.Active == w.hosts[host].site && n.Uncommitted && len(n.Direction) == 0 && m.taken != req.Run {
+		w.broken = append(w.broken, fmt.Sprintf("%s is granted %s by %s and has confirmed it to the old site meanwhile", host, req.Machine, req.Run))
+	}
+	m.rec, m.taken = req.Next, ""
 	if m.power == recovery.PowerRunning && w.hosts[host].site != req.Next.Active {
 		m.power = recovery.PowerStopped
 		w.happened("%s fences %s", host, req.Machine)

@@ -54,7 +54,7 @@ var (
 	// Unassign ends protection at this host.
 	Unassign = Verb[UnassignRequest, Empty]{"unassign"}
 	// Claim raises the fencing number; lower ones are refused from here on.
-	Claim = Verb[Meta, ClaimResult]{"claim"}
+	Claim = Verb[ClaimRequest, ClaimResult]{"claim"}
 	// Grant moves the authority record by compare-and-set.
 	Grant = Verb[GrantRequest, GrantResult]{"grant"}
 	// Drain runs a replication cycle now and waits until the target has
@@ -225,6 +225,17 @@ type AssignRequest struct {
 type UnassignRequest struct {
 	Meta
 	DeleteReplica bool `json:"delete_replica,omitempty"`
+}
+
+// ClaimRequest claims a machine for a run.
+type ClaimRequest struct {
+	Meta
+	// Takeover goes to the host that is to run the machine, where the run may take
+	// it from the active site on a person's word: from here on the host confirms
+	// the record in force to nobody (Confirm). A claim of another run, a newer
+	// record or LetGo ends that; the same run's further claims leave it as it is.
+	Takeover bool `json:"takeover,omitempty"`
+	LetGo    bool `json:"let_go,omitempty"`
 }
 
 // ClaimResult is the record the agent has.
@@ -482,6 +493,9 @@ type ConfirmResult struct {
 	Power recovery.Power `json:"power,omitempty"`
 	// Leases says that the agent understands Renew.
 	Leases bool `json:"leases,omitempty"`
+	// Takeover is the run that takes the machine over to this host: the record is
+	// not confirmed.
+	Takeover string `json:"takeover,omitempty"`
 }
 
 // TipRequest opens a session for a machine. The receiver adopts a newer

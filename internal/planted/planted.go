@@ -42,6 +42,7 @@ const (
 	LeaseIgnored    Fault = "lease-ignored"     // a source stops its machine when its lease ends
 	UnknownIsDown   Fault = "unknown-is-down"   // what is not known to be stopped is stated by a person
 	StoppedIsLocked Fault = "stopped-is-locked" // a source that stands still is locked before another site may run it
+	TakenConfirmed  Fault = "taken-confirmed"   // a host that a run takes a machine over to confirms it to nobody
 )
 
 // All are the faults that the simulation has to find.
@@ -56,7 +57,8 @@ func All() []Fault {
 // or another direction as well; a segment that was let go too early is missed by
 // the sums and read again. The others come to light too rarely: an agent that
 // dies in a program of the plan, or that is started again the instant before a
-// grant; or nobody has looked for them long enough.
+// grant, or between a claim and a grant and is silent again; or nobody has looked
+// for them long enough.
 func Others() []Fault {
-	return []Fault{EpochCheck, OldStream, EarlyRelease, UnknownIsDone, NotThawed, StoppedIsLocked}
+	return []Fault{EpochCheck, OldStream, EarlyRelease, UnknownIsDone, NotThawed, StoppedIsLocked, TakenConfirmed}
 }

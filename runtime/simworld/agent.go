@@ -153,6 +153,8 @@ func metaOf(in any) command.Meta {
 	switch r := in.(type) {
 	case command.Meta:
 		return r
+	case command.ClaimRequest:
+		return r.Meta
 	case command.GrantRequest:
 		return r.Meta
 	case command.DrainRequest:
@@ -353,6 +355,8 @@ func (w *World) do(h *host, e *end, c *call, in any) (any, error) {
 	switch in.(type) {
 	case command.Meta:
 		return w.doPlain(h, e, c)
+	case command.ClaimRequest:
+		return command.ClaimResult{Authority: e.rec, Fence: e.fence}, nil
 	case command.GrantRequest:
 		return w.grant(h, e, c, in)
 	case command.DrainRequest:
@@ -418,8 +422,6 @@ func (w *World) found(h *host, e *end, c *call, in any) (any, error) {
 // doPlain does the verbs without a request of their own.
 func (w *World) doPlain(h *host, e *end, c *call) (any, error) {
 	switch c.verb {
-	case command.Claim.Name:
-		return command.ClaimResult{Authority: e.rec, Fence: e.fence}, nil
 	case command.Unlock.Name:
 		e.locked = false
 	case command.Commit.Name:

@@ -85,7 +85,7 @@ func (l lab) grant() {
 // answers with its first result.
 func TestAgentsRefuseWhatIsOld(t *testing.T) {
 	bubble(t, func(l lab) {
-		_, err := command.Claim.Call(l.Context(), l, "par-1", meta("db1", "claim", 0, 7))
+		_, err := command.Claim.Call(l.Context(), l, "par-1", command.ClaimRequest{Meta: meta("db1", "claim", 0, 7)})
 		l.must(err)
 		_, err = command.Stop.Call(l.Context(), l, "par-1", command.StopRequest{Meta: meta("db1", "stop", 1, 6)})
 		l.wants(fault.Conflict, err)

@@ -191,8 +191,8 @@ func (s *Scenario) silent(r *rand.Rand) {
 }
 
 // struck draws that a process dies in the middle of what a run has it do: a
-// runtime in a program or an action of the plan, the agent of the site that is
-// failed over to in an operation. What was begun there may be done.
+// runtime in a program or an action of the plan, an agent in an operation. What
+// was begun there may be done.
 func (s *Scenario) struck(r *rand.Rand) {
 	for _, e := range slices.Clone(s.Events) {
 		if e.What != askRun {
@@ -203,7 +203,7 @@ func (s *Scenario) struck(r *rand.Rand) {
 		case 0:
 			s.Events = append(s.Events, Event{At: e.At - 1, What: faultRuntime, On: e.On, N: 1 + r.IntN(4), Word: atEffect, For: until})
 		case 1:
-			s.Events = append(s.Events, Event{At: e.At - 1, What: faultKill, On: lyo, N: 1 + r.IntN(6), Word: atEffect, For: until})
+			s.Events = append(s.Events, Event{At: e.At - 1, What: faultKill, On: pick(r, hostNames...), N: 1 + r.IntN(6), Word: atEffect, For: until})
 		}
 	}
 }
