@@ -42,7 +42,7 @@ func TestPlanted(t *testing.T) {
 // list is brought up to date.
 var before = map[planted.Fault]uint64{planted.FenceCheck: 1, planted.ManifestSync: 14, planted.UndoAgain: 60, planted.HeadSync: 49,
 	planted.RightNotAsked: 21, planted.FinalSkipped: 1, planted.HoldIgnored: 49, planted.OverlayDropped: 19, planted.NotLearnt: 242,
-	planted.SegmentSync: 15, planted.HeadFirst: 1, planted.LockForgotten: 37, planted.StartNotAsked: 288, planted.OpNotStored: 107,
+	planted.SegmentSync: 15, planted.HeadFirst: 1, planted.LockForgotten: 28, planted.OpNotStored: 68,
 	planted.FoundSkipped: 2, planted.ThinHeld: 2, planted.ExecRepeated: 11, planted.TestOnHead: 3, planted.NotFrozen: 2,
 	planted.NotFenced: 23, planted.UnknownIsDown: 45}
 
