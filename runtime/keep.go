@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/drrun/drrun/internal/fault"
 	"github.com/drrun/drrun/internal/ident"
@@ -265,11 +267,57 @@ func numbered(r state.Record, seq uint64) state.Record {
 }
 
 func toJournal(r state.Record) (journal.Record, error) {
-	body, err := json.Marshal(r)
+	body, err := bodyOf(&r)
 	if err != nil {
 		return journal.Record{}, fault.Errorf(fault.Internal, "cannot write a record: %w", err)
 	}
 	return journal.Record{Time: r.Time, Kind: string(r.Kind), Body: body}, nil
+}
+
+// bodyOf is the JSON of a record. Most say that a step has begun, or what came of
+// it, and are written without reflection.
+func bodyOf(r *state.Record) ([]byte, error) {
+	if r.Word != "" || r.By != "" || r.Error != nil || r.Unclear || r.Op != nil || r.Run != nil || r.Program != nil || r.Fence != 0 {
+		return json.Marshal(r)
+	}
+	out := make([]byte, 0, 64+len(r.Step)+len(r.Data)+len(r.Text))
+	field := func(name string) {
+		out = append(append(append(out, `,"`...), name...), `":`...)
+	}
+	var err error
+	if r.Step != "" {
+		field("step")
+		out, err = appendString(out, r.Step)
+	}
+	if r.Attempt != 0 {
+		field("attempt")
+		out = strconv.AppendInt(out, int64(r.Attempt), 10)
+	}
+	if len(r.Data) > 0 {
+		field("data")
+		out = append(out, r.Data...) // of json.Marshal
+	}
+	if r.Text != "" && err == nil {
+		field("text")
+		out, err = appendString(out, r.Text)
+	}
+	if len(out) == 0 {
+		return []byte("{}"), err
+	}
+	out[0] = '{'
+	return append(out, '}'), err
+}
+
+// appendString adds a JSON string, as json.Marshal writes it.
+func appendString(out []byte, s string) ([]byte, error) {
+	plain := func(r rune) bool {
+		return r >= ' ' && r < utf8.RuneSelf && r != '"' && r != '\\' && r != '<' && r != '>' && r != '&' && r != 0x7f
+	}
+	if strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) >= 0 {
+		raw, err := json.Marshal(s)
+		return append(out, raw...), err
+	}
+	return append(append(append(out, '"'), s...), '"'), nil
 }
 
 func fromJournal(j journal.Record) (state.Record, error) {
