@@ -209,7 +209,7 @@ func (e *Engine) facts(ctx context.Context, machines []string) (map[string]progr
 	for _, m := range machines {
 		a, err := e.cat.Assignment(ctx, m)
 		if err != nil {
-			return nil, nil, err
+			return nil, looked{}, err
 		}
 		facts[m] = program.Fact{Hosts: a.Hosts}
 		for _, h := range a.Hosts {
@@ -227,7 +227,7 @@ func (e *Engine) facts(ctx context.Context, machines []string) (map[string]progr
 		facts[m] = f
 	}
 	if len(lost) > 0 {
-		return nil, nil, fault.Errorf(fault.Unreachable, "%s", strings.Join(lost, "; ")).WithHint("start the agents, or look at: drrun status")
+		return nil, looked{}, fault.Errorf(fault.Unreachable, "%s", strings.Join(lost, "; ")).WithHint("start the agents, or look at: drrun status")
 	}
 	return facts, look, nil
 }

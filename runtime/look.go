@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -28,11 +27,19 @@ const lookTimeout = 10 * time.Second
 type seenHost struct {
 	status command.AgentStatus
 	err    error
-	at     map[string]int // machine → its place in the status
 }
 
-// looked is what agents said, by host.
-type looked map[string]*seenHost
+// told is what a host that was reached said of a machine.
+type told struct {
+	host string
+	ms   *command.MachineStatus
+}
+
+// looked is what agents said.
+type looked struct {
+	hosts    map[string]*seenHost
+	machines map[string][]told // in the order of the hosts' names
+}
 
 // look asks hosts for their status, all at once.
 func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
@@ -42,34 +49,39 @@ func (e *Engine) look(ctx context.Context, hosts map[string]bool) looked {
 // lookAt asks one host how one of its machines is: what that costs the host does
 // not grow with its other machines.
 func (e *Engine) lookAt(ctx context.Context, host, machine string) looked {
-	return looked{host: e.see(ctx, host, machine)}
+	return seen([]string{host}, []*seenHost{e.see(ctx, host, machine)})
 }
 
 // lookFor asks for one machine, or for all if its name is empty.
 func (e *Engine) lookFor(ctx context.Context, hosts map[string]bool, machine string) looked {
-	out := looked{}
-	var mu sync.Mutex
-	names := slices.Collect(maps.Keys(hosts))
-	sideBySide(len(names), len(names), func(i int) {
-		seen := e.see(ctx, names[i], machine)
-		mu.Lock()
-		defer mu.Unlock()
-		out[names[i]] = seen
-	})
-	return out
+	names := slices.Sorted(maps.Keys(hosts))
+	answers := make([]*seenHost, len(names))
+	sideBySide(len(names), len(names), func(i int) { answers[i] = e.see(ctx, names[i], machine) })
+	return seen(names, answers)
+}
+
+func seen(names []string, answers []*seenHost) looked {
+	l := looked{hosts: map[string]*seenHost{}, machines: map[string][]told{}}
+	for i, s := range answers {
+		l.hosts[names[i]] = s
+		if s.err != nil {
+			continue
+		}
+		for j := range s.status.Machines {
+			ms := &s.status.Machines[j]
+			l.machines[ms.Machine] = append(l.machines[ms.Machine], told{names[i], ms})
+		}
+	}
+	return l
 }
 
 // see asks one host.
 func (e *Engine) see(ctx context.Context, host, machine string) *seenHost {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	seen := &seenHost{}
-	seen.err = e.status(ctx, host, machine, &seen.status)
-	seen.at = make(map[string]int, len(seen.status.Machines))
-	for i := range seen.status.Machines {
-		seen.at[seen.status.Machines[i].Machine] = i
-	}
-	return seen
+	s := &seenHost{}
+	s.err = e.status(ctx, host, machine, &s.status)
+	return s
 }
 
 // status asks one host. The connection may be to an agent that is gone while
@@ -91,39 +103,36 @@ func (e *Engine) status(ctx context.Context, host, machine string, st *command.A
 
 // machine returns what a host knows of a machine; nobody changes it.
 func (l looked) machine(host, machine string) (*command.MachineStatus, bool) {
-	h := l[host]
-	if h == nil {
-		return &nothingKnown, false
+	for _, t := range l.machines[machine] {
+		if t.host == host {
+			return t.ms, true
+		}
 	}
-	i, ok := h.at[machine]
-	if !ok {
-		return &nothingKnown, false
-	}
-	return &h.status.Machines[i], h.err == nil
+	return &nothingKnown, false
 }
 
 var nothingKnown command.MachineStatus
 
 // fence is the highest fencing number that a machine of the hosts has seen.
 func (l looked) fence() ident.Fence {
-	var seen ident.Fence
-	for _, s := range l {
-		for _, ms := range s.status.Machines {
-			seen = max(seen, ms.Fence)
+	var highest ident.Fence
+	for _, list := range l.machines {
+		for _, t := range list {
+			highest = max(highest, t.ms.Fence)
 		}
 	}
-	return seen
+	return highest
 }
 
 // answers reports whether a host was reached.
 func (l looked) answers(host string) bool {
-	s, ok := l[host]
+	s, ok := l.hosts[host]
 	return ok && s.err == nil
 }
 
 // failure is why a host was not reached; nil also for one that was not asked.
 func (l looked) failure(host string) error {
-	if s := l[host]; s != nil {
+	if s := l.hosts[host]; s != nil {
 		return s.err
 	}
 	return nil
@@ -135,22 +144,17 @@ func (l looked) newest(machine string) (recovery.Authority, error) {
 	var best recovery.Authority
 	at := ""
 	var err error
-	for host, h := range l {
-		i, ok := h.at[machine]
-		if !ok || h.err != nil {
-			continue
-		}
-		ms := &h.status.Machines[i]
-		switch {
-		case ms.Authority.Epoch > best.Epoch:
-			best, at, err = ms.Authority, host, nil
-		case ms.Authority.Epoch == best.Epoch && best.Epoch > 0:
-			if !ms.Authority.Same(best) {
+	for _, t := range l.machines[machine] {
+		switch rec := &t.ms.Authority; {
+		case rec.Epoch > best.Epoch:
+			best, at, err = *rec, t.host, nil
+		case rec.Epoch == best.Epoch && best.Epoch > 0:
+			if !rec.Same(best) {
 				err = fault.Errorf(fault.Conflict, "machine %s: %s and %s hold different records of epoch %d (%s by run %q, %s by run %q)",
-					machine, at, host, best.Epoch, best.Active, best.Run, ms.Authority.Active, ms.Authority.Run).
+					machine, at, t.host, best.Epoch, best.Active, best.Run, rec.Active, rec.Run).
 					WithHint("decide which site is right; stop the machine at the other one")
 			}
-			best.Uncommitted = best.Uncommitted && ms.Authority.Uncommitted // cleared wins over set
+			best.Uncommitted = best.Uncommitted && rec.Uncommitted // cleared wins over set
 		}
 	}
 	return best, err
@@ -202,7 +206,7 @@ func (l looked) allowedNow(m program.Machine, typ recovery.Type, kind string, no
 func (l looked) why(hosts []recovery.Host) string {
 	var out []string
 	for _, h := range hosts {
-		switch s, asked := l[h.Name]; {
+		switch s, asked := l.hosts[h.Name]; {
 		case asked && s.err != nil:
 			out = append(out, fmt.Sprintf("%s: %v", h.Name, s.err))
 		default:

@@ -80,7 +80,7 @@ func (e *Engine) prepareReverse(ctx context.Context, req *ReverseRequest) (*prep
 func (e *Engine) reverseMachines(ctx context.Context, names []string) ([]program.Machine, looked, error) {
 	facts, look, err := e.facts(ctx, names)
 	if err != nil {
-		return nil, nil, err
+		return nil, looked{}, err
 	}
 	var out []program.Machine
 	for _, n := range names {
@@ -94,18 +94,18 @@ func (e *Engine) reverseMachines(ctx context.Context, names []string) ([]program
 		}
 		switch {
 		case m.FromHost == "" || m.ToHost == "":
-			return nil, nil, fault.Errorf(fault.Invalid, "machine %s has no second host to replicate to", n)
+			return nil, looked{}, fault.Errorf(fault.Invalid, "machine %s has no second host to replicate to", n)
 		case !m.Back:
-			return nil, nil, fault.Errorf(fault.Refused, "host %s of machine %s has no store: it cannot receive", m.ToHost, n).
+			return nil, looked{}, fault.Errorf(fault.Refused, "host %s of machine %s has no store: it cannot receive", m.ToHost, n).
 				WithHint("give %s a store in the estate, then: drrun apply", m.ToHost)
 		}
 		rec, err := look.newest(n)
 		if err != nil {
-			return nil, nil, err
+			return nil, looked{}, err
 		}
 		switch {
 		case rec.Uncommitted:
-			return nil, nil, fault.Errorf(fault.Refused, "machine %s is failed over and not committed (run %s)", n, rec.Run).
+			return nil, looked{}, fault.Errorf(fault.Refused, "machine %s is failed over and not committed (run %s)", n, rec.Run).
 				WithHint("drrun commit %s, then reverse", rec.Run)
 		case len(rec.Direction) > 0:
 			m.Skip = "replicates already"

@@ -32,8 +32,9 @@ func (e *Engine) Written(ctx context.Context, id string) ([]report.Written, erro
 	ctx, cancel := context.WithTimeout(ctx, writtenTimeout)
 	defer cancel()
 	var out []report.Written
+	granted := st.GrantedSet()
 	for _, m := range st.Main().Active() {
-		if !slices.Contains(st.Granted(), m.Name) {
+		if !granted[m.Name] {
 			continue
 		}
 		w := report.Written{Machine: m.Name, Host: m.ToHost}
@@ -179,8 +180,9 @@ func (e *Engine) roomBack(ctx context.Context, st *state.State, look looked, to 
 			room.add(host, machine, res)
 		})
 	}
+	granted := st.GrantedSet()
 	for _, m := range st.Main().Active() {
-		if !slices.Contains(st.Granted(), m.Name) {
+		if !granted[m.Name] {
 			continue
 		}
 		if to != nil || look.answers(m.ToHost) {
@@ -206,8 +208,9 @@ func (e *Engine) pointsThere(ctx context.Context, st *state.State, selector stri
 		return nil, err
 	}
 	to := map[string]ident.PointID{}
+	granted := st.GrantedSet()
 	for _, m := range st.Main().Active() {
-		if !slices.Contains(st.Granted(), m.Name) {
+		if !granted[m.Name] {
 			continue
 		}
 		if to[m.Name], err = e.pointThere(ctx, src, m, selector); err != nil {
@@ -217,7 +220,7 @@ func (e *Engine) pointsThere(ctx context.Context, st *state.State, selector stri
 	if len(no) > 0 {
 		return no, nil
 	}
-	return e.roomBack(ctx, st, nil, to), nil
+	return e.roomBack(ctx, st, looked{}, to), nil
 }
 
 func (e *Engine) pointThere(ctx context.Context, src sources, m program.Machine, selector string) (ident.PointID, error) {

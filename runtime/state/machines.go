@@ -12,8 +12,8 @@ import (
 // Granted returns the machines whose epoch was raised for the new site.
 func (s *State) Granted() []string { return s.withStep(program.Grant) }
 
-// granted is Granted as a set.
-func (s *State) granted() map[string]bool {
+// GrantedSet is Granted as a set.
+func (s *State) GrantedSet() map[string]bool {
 	out := map[string]bool{}
 	for _, m := range s.Granted() {
 		out[m] = true
@@ -51,7 +51,7 @@ func (s *State) Down() []string {
 // Held returns the machines that were stopped at the source and not granted
 // to the new site.
 func (s *State) Held() []string {
-	granted := s.granted()
+	granted := s.GrantedSet()
 	var out []string
 	for _, st := range s.Ordered() {
 		touched := st.Kind == program.Stop && (st.Status != report.StepPending || st.Unclear) && st.Status != report.StepSkipped
@@ -65,7 +65,7 @@ func (s *State) Held() []string {
 // Leased returns the machines whose lease the run has ended, or may have, and
 // which it has not failed over.
 func (s *State) Leased() []string {
-	granted := s.granted()
+	granted := s.GrantedSet()
 	var out []string
 	for _, st := range s.Ordered() {
 		if st.Leased && !granted[st.Machine] && !slices.Contains(out, st.Machine) {
