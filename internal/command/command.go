@@ -45,6 +45,9 @@ type Meta struct {
 	Run     string      `json:"run,omitempty"`
 }
 
+// About is the Meta of any request that has one, which has this method from it.
+func (m Meta) About() Meta { return m }
+
 // Runtime → agent.
 var (
 	// Status reports everything the agent knows of its machines and store.

@@ -44,14 +44,8 @@ const soon = 100 * time.Millisecond
 
 // hear takes a call up and says how long it takes.
 func (w *World) hear(hostName, verb string, in any) (*call, time.Duration) {
-	c := &call{host: hostName, verb: verb, meta: metaOf(in)}
+	c := &call{host: hostName, verb: verb, meta: metaOf(in), text: textOf(in)}
 	c.machine, c.run = c.meta.Machine, c.meta.Run
-	switch r := in.(type) {
-	case command.CheckRequest:
-		c.text = r.Check.TCP + r.Check.HTTP + strings.Join(r.Check.Exec, " ")
-	case command.ExecRequest:
-		c.text = lineOf(r)
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if c.step = w.stepOf(c.meta.Op); verb == command.Check.Name {
@@ -151,40 +145,25 @@ func (w *World) stepOf(op string) string {
 
 func metaOf(in any) command.Meta {
 	switch r := in.(type) {
-	case command.Meta:
-		return r
-	case command.ClaimRequest:
-		return r.Meta
-	case command.GrantRequest:
-		return r.Meta
-	case command.DrainRequest:
-		return r.Meta
-	case command.StopRequest:
-		return r.Meta
-	case command.PrepareRequest:
-		return r.Meta
-	case command.RoomBackRequest:
-		return r.Meta
-	case command.StartRequest:
-		return r.Meta
-	case command.CheckRequest:
-		return r.Meta
-	case command.ExecRequest:
-		return r.Meta
-	case command.CleanupRequest:
-		return r.Meta
-	case command.FoundRequest:
-		return r.Meta
-	case command.ProofRequest:
-		return r.Meta
-	case command.LeaseRequest:
-		return r.Meta
+	case interface{ About() command.Meta }:
+		return r.About()
 	case command.PointsRequest:
 		return command.Meta{Machine: r.Machine}
 	case command.RangesRequest:
 		return command.Meta{Machine: r.Machine}
 	}
 	return command.Meta{}
+}
+
+// textOf is what a check asks, or a program that is to run.
+func textOf(in any) string {
+	switch r := in.(type) {
+	case command.CheckRequest:
+		return r.Check.TCP + r.Check.HTTP + strings.Join(r.Check.Exec, " ")
+	case command.ExecRequest:
+		return lineOf(r)
+	}
+	return ""
 }
 
 // hand gives a result to the caller.

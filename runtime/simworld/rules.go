@@ -28,7 +28,7 @@ type question struct {
 // Know tells the world of a run before it works in it: the ids of its steps, and
 // which of them the plan says.
 func (w *World) Know(run string, typ recovery.Type, to string, ids []string, steps map[string]*plans.Step) {
-	k := &runKnown{steps: map[string]bool{}, test: typ == recovery.Test, to: to, questions: map[string]question{}, declared: map[string]bool{}}
+	k := &runKnown{steps: make(map[string]bool, len(ids)), test: typ == recovery.Test, to: to, questions: map[string]question{}, declared: map[string]bool{}}
 	for _, id := range ids {
 		k.steps[id] = true
 	}
