@@ -33,12 +33,15 @@ build: ## bin/drrun and bin/drrun-agent
 	$(GO) build -o bin/drrun ./cmd/drrun
 	$(GO) build -o bin/drrun-agent ./cmd/drrun-agent
 
+# What is only to compile, and not to run, is not optimized.
+QUICK = -gcflags='all=-N -l'
+
 .PHONY: check
 check: ## formatting, vet, other platforms, modules
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
 	$(GO) vet ./...
-	GOOS=darwin $(GO) build ./...
-	GOARCH=arm64 $(GO) build ./...
+	GOOS=darwin $(GO) build $(QUICK) ./...
+	GOARCH=arm64 $(GO) build $(QUICK) ./...
 	$(GO) mod tidy -diff
 
 .PHONY: lint
