@@ -37,6 +37,7 @@ const (
 // the simulated world with every record journaled. It does not return.
 func largePlan(machines, groups int, profile string) {
 	plantest.InVirtualTime(func(bubble plantest.Bubble) {
+		plantest.OneAfterTheOther()
 		if err := profiled(profile, func() error { return measurePlan(bubble, machines, groups) }); err != nil {
 			fmt.Fprintln(os.Stderr, "drrun-bench:", err)
 			if h := fault.Hint(err); h != "" {

@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"runtime/metrics"
 	"slices"
 	"sync"
 	"testing"
@@ -33,8 +32,6 @@ const ChildCommand = "__simulate"
 const (
 	DefaultPatience = time.Minute
 	childHeap       = 768 << 20 // bytes
-	softHeap        = 476 << 20 // bytes; above it, what is garbage is collected at once,
-	gcPercent       = 400       // below it less often: a simulation is over soon
 	heapEvery       = 50 * time.Millisecond
 )
 
@@ -70,7 +67,7 @@ func Serve(in io.Reader, out io.Writer) {
 // return: package testing, which alone has that, ends the process.
 func InVirtualTime(f func(Bubble)) {
 	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(softHeap)
+	debug.SetMemoryLimit(mostMemory)
 	os.Args = os.Args[:1] // testing reads its flags from there
 	match := func(_, _ string) (bool, error) { return true, nil }
 	testing.Main(match, []testing.InternalTest{{Name: "simulation", F: func(t *testing.T) { //nolint:staticcheck // the one door to virtual time outside of go test
@@ -113,6 +110,7 @@ func serve(bubble Bubble, in io.Reader, out io.Writer) {
 		say(Event{Done: true})
 		return
 	}
+	OneAfterTheOther()
 	tr := Tester{Lua: lua, Bubble: bubble, Update: job.Update, Beat: beat}
 	if job.Coverage {
 		tr.Coverage = NewCoverage()
@@ -127,13 +125,6 @@ func serve(bubble Bubble, in io.Reader, out io.Writer) {
 		}
 	}
 	say(Event{Done: true})
-}
-
-// memory is what objects of the heap take, garbage included: bytes.
-func memory() uint64 {
-	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-	metrics.Read(s)
-	return s[0].Value.Uint64()
 }
 
 func asFault(err error) *fault.Error {
