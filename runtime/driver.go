@@ -40,6 +40,7 @@ type driver struct {
 	deciding bool                   // windowRollback looks at the hosts
 	hurry    chan struct{}          // closed while a person waits for no silent host
 	parked   bool                   // no step starts; leave when none is in flight
+	free     bool                   // the machines that it leaves behind are let go
 	gone     map[string]string      // machines that other runs have moved: what is asked for now goes without them
 	dead     error                  // the journal cannot be written
 }
@@ -143,8 +144,15 @@ func (d *driver) loop() {
 // deadline is. Callers hold d.mu.
 func (d *driver) advance() (next time.Time) {
 	for d.dead == nil && !d.parked {
-		if section := d.st.Follow(); section != "" && len(d.flying) == 0 {
-			d.letGo()
+		section := d.st.Follow()
+		d.free = d.free && section != ""
+		if section != "" && len(d.flying) == 0 {
+			if !d.free {
+				d.letGo()
+				d.free = true
+				continue
+			}
+			d.free = false
 			if d.beginSection(section, "the run") != nil {
 				return time.Time{}
 			}

@@ -95,10 +95,14 @@ func (d *driver) claimAway(ctx context.Context, machines []program.Machine, req 
 }
 
 // letGo lets the machines go that the run leaves behind with the failover, before
-// what follows it begins. Callers hold d.mu.
+// what follows it begins. Callers hold d.mu, which is free while hosts are asked:
+// the run may be another one afterwards.
 func (d *driver) letGo() {
 	machines, req := d.leaves()
-	for _, text := range d.claimAway(context.WithoutCancel(d.e.ctx), machines, req) {
+	d.mu.Unlock()
+	notes := d.claimAway(context.WithoutCancel(d.e.ctx), machines, req)
+	d.mu.Lock()
+	for _, text := range notes {
 		d.noteDown(state.Record{Kind: state.Noted, Text: text})
 	}
 }

@@ -97,6 +97,26 @@ func TestTakeoverIsLetGo(t *testing.T) {
 	})
 }
 
+// TestRunIsShownWhileItLetsGo: a host that is slow to hear it holds nobody up.
+func TestRunIsShownWhileItLetsGo(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.takes()
+		r.w.set(func() { r.w.slow["lyo-1 "+command.Claim.Name+" db1"] = 3 * time.Second })
+		r.must(r.engine.Cancel(t.Context(), id, "ann"))
+		<-time.After(time.Second)
+		if run, err := r.engine.Show(t.Context(), id); err != nil || run.Section != "failover" {
+			t.Errorf("meanwhile the run is at its %s (%v)", run.Section, err)
+		}
+		if by := r.taken(); by != id {
+			t.Errorf("meanwhile db1 is taken over by %q", by)
+		}
+		r.settle(id)
+		if by := r.taken(); by != "" {
+			t.Errorf("cancelled, and db1 is taken over by %q", by)
+		}
+	})
+}
+
 // TestTurnedRunTakesOver: a planned run that goes on as unplanned claims its
 // machines anew before the person's word counts; without the new site's host it
 // does not.
