@@ -128,7 +128,7 @@ func (w *World) stepOf(op string) string {
 	}
 	if k := w.runs[run]; k != nil {
 		for s := rest; s != ""; s = s[:max(0, strings.LastIndexByte(s, '/'))] {
-			if k.steps[s] {
+			if k.steps[s] > 0 {
 				return s
 			}
 		}
@@ -141,6 +141,14 @@ func (w *World) stepOf(op string) string {
 		}
 	}
 	return rest
+}
+
+// placeOf is where the step of a call stands in its program; 0: it is not known.
+func (w *World) placeOf(c *call) int {
+	if k := w.runs[c.run]; k != nil {
+		return k.steps[c.step]
+	}
+	return 0
 }
 
 func metaOf(in any) command.Meta {
@@ -296,6 +304,7 @@ func (w *World) status(h *host, req command.StatusRequest) command.AgentStatus {
 		names = req.Machines
 	}
 	st.Machines = make([]command.MachineStatus, 0, len(names))
+	moved := command.Progress{Phase: "work", Done: int64(w.since() / time.Second)} // of all: nobody changes it
 	for _, name := range names {
 		e := h.ends[name]
 		if e == nil {
@@ -304,7 +313,7 @@ func (w *World) status(h *host, req command.StatusRequest) command.AgentStatus {
 		w.expire(e.machine)
 		var moves *command.Progress
 		if !e.machine.hung { // else nothing moves
-			moves = &command.Progress{Phase: "work", Done: int64(w.since() / time.Second)}
+			moves = &moved
 		}
 		st.Machines = append(st.Machines, command.MachineStatus{Machine: name, Host: h.name, Site: h.site, Authority: e.rec, Fence: e.fence,
 			Power: e.power, Locked: e.locked, State: e.state(), Tests: slices.Clone(e.tests), LiveRun: e.liveRun, LivePoint: e.live,

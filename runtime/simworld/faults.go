@@ -1,6 +1,7 @@
 package simworld
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -225,7 +226,7 @@ func (w *World) note(c *call) {
 	a := Asked{Step: c.step, Verb: c.verb, Host: c.host, Machine: c.machine}
 	if w.listens && a.Step != "" && !w.heard[a] {
 		w.heard[a] = true
-		w.log = append(w.log, a)
+		w.log = append(w.log, logged{a, w.since(), w.placeOf(c)})
 	}
 }
 
@@ -236,11 +237,26 @@ func (w *World) Listen() {
 	w.listens = true
 }
 
-// Log lists the kinds of calls that the world has heard since Listen, in order.
+// logged is a kind of call as it was heard first.
+type logged struct {
+	Asked
+	at    time.Duration
+	place int // of its step in the program
+}
+
+// Log lists the kinds of calls that the world has heard since Listen, in order: at
+// one instant in that of the program, as goroutines run in any.
 func (w *World) Log() []Asked {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.log)
+	slices.SortStableFunc(w.log, func(a, b logged) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.place, b.place), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Machine, b.Machine), cmp.Compare(a.Verb, b.Verb))
+	})
+	out := make([]Asked, len(w.log))
+	for i := range w.log {
+		out[i] = w.log[i].Asked
+	}
+	return out
 }
 
 // Heal ends a partition.

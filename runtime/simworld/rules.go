@@ -13,7 +13,7 @@ import (
 // runKnown is what the world knows of a run: which effects its plan declares.
 type runKnown struct {
 	test      bool
-	steps     map[string]bool // ids
+	steps     map[string]int // ids, and their places from 1
 	to        string
 	questions map[string]question // text of a check
 	declared  map[string]bool     // steps that are for tests only
@@ -28,9 +28,9 @@ type question struct {
 // Know tells the world of a run before it works in it: the ids of its steps, and
 // which of them the plan says.
 func (w *World) Know(run string, typ recovery.Type, to string, ids []string, steps map[string]*plans.Step) {
-	k := &runKnown{steps: make(map[string]bool, len(ids)), test: typ == recovery.Test, to: to, questions: map[string]question{}, declared: map[string]bool{}}
-	for _, id := range ids {
-		k.steps[id] = true
+	k := &runKnown{steps: make(map[string]int, len(ids)), test: typ == recovery.Test, to: to, questions: map[string]question{}, declared: map[string]bool{}}
+	for i, id := range ids {
+		k.steps[id] = i + 1
 	}
 	for _, id := range slices.Sorted(maps.Keys(steps)) {
 		s := steps[id]

@@ -63,7 +63,7 @@ type World struct {
 	seen        map[string]bool // texts of bad
 	harmless    []string
 	asked       map[string]time.Duration // machines whose services were seen to answer in a run: run and machine
-	log         []Asked
+	log         []logged
 	listens     bool
 	heard       map[Asked]bool
 	outside     []outside
