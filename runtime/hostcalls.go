@@ -405,11 +405,7 @@ func (j *job) execOn(ctx context.Context, key, on string, cmd []string) (int, st
 	}
 	meta := j.meta(j.machineOn(on), host)
 	meta.Op = key
-	var res command.ExecResult
-	err = j.try(ctx, func(ctx context.Context) (err error) {
-		res, err = command.Exec.Call(ctx, j.d.e.caller, host, command.ExecRequest{Meta: meta, Cmd: cmd, Env: j.env(), Within: j.within()})
-		return err
-	})
+	res, err := j.runAt(ctx, host, command.ExecRequest{Meta: meta, Cmd: cmd, Env: j.env(), Within: j.within()})
 	if err != nil {
 		return 0, "", fmt.Errorf("cannot run %v on %s: %w", cmd, host, err)
 	}

@@ -32,6 +32,7 @@ type job struct {
 	d       *driver
 	step    state.Step
 	life    int // how often the run was resumed
+	resumed time.Time
 	main    *program.Program
 	machine *program.Machine            // of the step; a nameless one if it has none
 	named   map[string]*program.Machine // of main; nobody changes it
@@ -59,7 +60,7 @@ func failed(err error) outcome { return outcome{err: err} }
 
 // job takes the snapshot. Callers hold d.mu.
 func (d *driver) job(st *state.Step) *job {
-	j := &job{d: d, step: *st, life: d.st.Resumes, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence, ends: d.st.TestEnds(), change: d.st.Program().Point}
+	j := &job{d: d, step: *st, life: d.st.Resumes, resumed: d.st.ResumedAt, main: d.st.Main(), run: d.st.Run, typ: d.st.Type, fence: d.st.Fence, ends: d.st.TestEnds(), change: d.st.Program().Point}
 	j.named = d.st.Machines()
 	if j.machine = j.named[st.Machine]; j.machine == nil {
 		j.machine = &program.Machine{}

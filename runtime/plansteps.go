@@ -30,11 +30,7 @@ func (j *job) exec(ctx context.Context) outcome {
 		return j.execHere(ctx, x)
 	}
 	req := command.ExecRequest{Meta: j.meta(j.machineOn(x.On), j.step.Host), Cmd: x.Cmd, Sh: x.Sh, Env: j.env(), Within: j.within()}
-	var res command.ExecResult
-	err := j.try(ctx, func(ctx context.Context) (err error) { // always under one operation id: it may not be repeated
-		res, err = command.Exec.Call(ctx, j.d.e.caller, j.step.Host, req)
-		return err
-	})
+	res, err := j.runAt(ctx, j.step.Host, req)
 	switch {
 	case fault.Is(err, fault.Unknown) && !planted.Is(planted.UnknownIsDone):
 		return outcome{err: j.at(err), unknown: true}
@@ -42,6 +38,26 @@ func (j *job) exec(ctx context.Context) outcome {
 		return failed(j.at(err))
 	}
 	return j.ended(res.Exit, res.Output)
+}
+
+// runAt has an agent run a program, always under one operation id: it may not be
+// repeated. A refusal says nothing of an earlier try that had no answer, as of one
+// before another run has claimed the machine: that is fault.Unknown.
+func (j *job) runAt(ctx context.Context, host string, req command.ExecRequest) (res command.ExecResult, err error) {
+	asked := j.step.OpNumber != j.step.Attempt || j.step.Started.Before(j.resumed) // by an earlier attempt or process
+	err = j.try(ctx, func(ctx context.Context) (err error) {
+		res, err = command.Exec.Call(ctx, j.d.e.caller, host, req)
+		asked = asked || fault.Is(err, fault.Unreachable) || fault.Is(err, fault.Interrupted)
+		return err
+	})
+	switch fault.KindOf(err) {
+	case fault.Conflict, fault.Refused, fault.NotFound, fault.Invalid:
+		if asked {
+			err = fault.Errorf(fault.Unknown, "an earlier try had no answer, nobody knows whether it was done, and now: %w", err).
+				WithHint("find out, then: drrun answer %s done|again|abort", j.run.ID)
+		}
+	}
+	return res, err
 }
 
 // machineOn names a machine of the run by which the host knows the command:

@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -749,4 +750,36 @@ func TestStartThatFailedInACancelIsTriedAgain(t *testing.T) {
 		r.must(r.engine.Commit(t.Context(), id, "ann"))
 		r.expect(id, report.RunCommitted)
 	})
+}
+
+// TestRefusalAfterALostAnswer: a program that may have run is not known to have
+// failed because another run's claim keeps its host from saying so.
+func TestRefusalAfterALostAnswer(t *testing.T) {
+	for lost, want := range map[bool]report.StepStatus{true: report.StepUnknown, false: report.StepFailed} {
+		t.Run(fmt.Sprintf("answer lost %v", lost), func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				const program = "par-1 exec db1"
+				if lost {
+					r.w.lost[program] = 1
+					r.w.slow[program] = 100 * time.Millisecond
+				} else {
+					r.w.faults[program], r.w.kinds[program] = 1, fault.Conflict
+				}
+				id := r.start(runtime.Request{Plan: "erp", Type: recovery.Planned})
+				for lost := lost; lost; { // then another run claims the machine
+					<-time.After(time.Millisecond)
+					r.w.set(func() {
+						if lost = r.w.lost[program] > 0; !lost {
+							r.w.faults[program], r.w.kinds[program] = 1, fault.Conflict
+						}
+					})
+				}
+				run := r.settle(id)
+				i := slices.IndexFunc(run.Steps, func(s report.Step) bool { return strings.HasSuffix(s.ID, "drain the pooler") })
+				if i < 0 || run.Steps[i].Status != want {
+					t.Errorf("the run is %s, the step %+v", run.Status, run.Steps[i])
+				}
+			})
+		})
+	}
 }
