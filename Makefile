@@ -87,8 +87,8 @@ share = pids=(); for i in $$(seq $${JOBS:-2}); do bin/sim.test -test.run '^$(1)$
 	code=0; for p in $${pids[@]}; do wait $$p || code=1; done; exit $$code
 
 .PHONY: plans
-plans: ## the example plans and their tests under every single fault and death, and their mutants (PLANS=GoodPlans leaves those out)
-	$(GO) test ./cmd/internal/plantest -run "$${PLANS:-Examples|GoodPlans|Mutants|Planted}" -timeout 30m -v -args -full
+plans: ## the example plans and their tests under every single fault and death, and their mutants (PLANS=GoodPlans leaves those out; SHARE=1 tries a share)
+	$(GO) test ./cmd/internal/plantest -run "$${PLANS:-Examples|GoodPlans|Mutants|Planted}" -timeout 30m -v $(if $(SHARE),,-args -full)
 
 .PHONY: bench
 bench: build ## first copy, deltas, memory and CPU against rsync in the same run; a plan of 10,000 machines
