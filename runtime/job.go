@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/drrun/drrun/internal/command"
@@ -83,7 +83,7 @@ func (j *job) with(change func(*program.Step)) *job {
 
 // op is the operation id: the same for every try whose predecessor may have
 // reached the agent.
-func (j *job) op() string { return fmt.Sprintf("%s/%s/%d", j.run.ID, j.step.ID, j.step.OpNumber) }
+func (j *job) op() string { return j.run.ID + "/" + j.step.ID + "/" + strconv.Itoa(j.step.OpNumber) }
 
 // meta goes with a command on a machine to a host. A test is cleaned up
 // whatever epoch the machine has by then.

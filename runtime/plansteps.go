@@ -240,9 +240,10 @@ func (j *job) question(c *recovery.Check) func(ctx context.Context, n int) (ok b
 	}
 	req.Self = cmp.Or(j.step.IP, req.Addresses[machine])
 	var in any = req // of all questions
+	var p patience
 	return func(ctx context.Context, _ int) (bool, string, error) {
-		ctx, cancel := context.WithTimeout(ctx, askTimeout+time.Second)
-		defer cancel()
+		ctx = p.begin(ctx)
+		defer p.end()
 		var res command.CheckResult
 		err := j.d.e.caller.Call(ctx, host, command.Check.Name, in, &res)
 		if err != nil && ctx.Err() != nil {
@@ -251,6 +252,25 @@ func (j *job) question(c *recovery.Check) func(ctx context.Context, n int) (ok b
 		return res.OK, res.Detail, err
 	}
 }
+
+// patience bounds each question of a check: there may be hundreds, and one context
+// and timer serve for all that are answered in time. It ends with its parent.
+type patience struct {
+	ctx   context.Context
+	timer *time.Timer
+}
+
+func (p *patience) begin(parent context.Context) context.Context {
+	if p.ctx != nil && p.ctx.Err() == nil {
+		p.timer.Reset(askTimeout + time.Second)
+		return p.ctx
+	}
+	ctx, cancel := context.WithCancelCause(parent)
+	p.ctx, p.timer = ctx, time.AfterFunc(askTimeout+time.Second, func() { cancel(context.DeadlineExceeded) })
+	return ctx
+}
+
+func (p *patience) end() { p.timer.Stop() }
 
 func (j *job) planFault(err error) error {
 	f := fault.Errorf(fault.KindOf(err), "%s%s: %w", j.where(), j.step.Title, err)

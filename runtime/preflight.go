@@ -357,7 +357,10 @@ func (j *job) claimOne(ctx context.Context, machine, host string, optional bool)
 	j.d.mu.Lock()
 	req.Takeover = j.d.takesOver(machine, host)
 	j.d.mu.Unlock()
-	k := j.with(func(s *program.Step) { s.Optional = optional })
+	k := j
+	if j.step.Optional != optional {
+		k = j.with(func(s *program.Step) { s.Optional = optional })
+	}
 	var res command.ClaimResult
 	err := k.try(ctx, func(ctx context.Context) (err error) {
 		res, err = command.Claim.Call(ctx, j.d.e.caller, host, req)
