@@ -40,7 +40,6 @@ type driver struct {
 	deciding bool                   // windowRollback looks at the hosts
 	hurry    chan struct{}          // closed while a person waits for no silent host
 	parked   bool                   // no step starts; leave when none is in flight
-	free     bool                   // the machines that it leaves behind are let go
 	gone     map[string]string      // machines that other runs have moved: what is asked for now goes without them
 	dead     error                  // the journal cannot be written
 }
@@ -144,16 +143,8 @@ func (d *driver) loop() {
 // deadline is. Callers hold d.mu.
 func (d *driver) advance() (next time.Time) {
 	for d.dead == nil && !d.parked {
-		section := d.st.Follow()
-		d.free = d.free && section != ""
-		if section != "" && len(d.flying) == 0 {
-			if !d.free {
-				d.letGo()
-				d.free = true
-				continue
-			}
-			d.free = false
-			if d.beginSection(section, "the run") != nil {
+		if section := d.st.Follow(); section != "" && len(d.flying) == 0 {
+			if d.letGo() && d.beginSection(section, "the run") != nil {
 				return time.Time{}
 			}
 			continue
@@ -197,7 +188,9 @@ func (d *driver) act(eff state.Effect) error {
 		return nil
 	}
 	if eff.Section != "" {
-		d.letGo()
+		if !d.letGo() {
+			return nil
+		}
 		return d.beginSection(eff.Section, "the plan's commit window")
 	}
 	st := d.st.Steps[eff.Step]

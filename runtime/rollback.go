@@ -312,7 +312,6 @@ func (d *driver) windowRollback() {
 		return
 	}
 	d.noteDown(state.Record{Kind: state.Noted, Text: "the commit window ended without a commit"})
-	d.letGo()
 	if err := d.beginSection(program.SectionRollback, "the plan's commit window"); err != nil {
 		d.e.log.Error("cannot roll back", "run", d.id, "cause", err.Error())
 	}

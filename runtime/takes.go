@@ -75,10 +75,7 @@ func (d *driver) leaves() ([]program.Machine, command.ClaimRequest) {
 	if st := d.st.Steps["claim"]; d.st.Type != recovery.Unplanned || st == nil || st.Attempt == 0 {
 		return nil, req
 	}
-	maybe := map[string]bool{} // granted: where nobody knows it is asked for again
-	for _, name := range d.st.Granted() {
-		maybe[name] = true
-	}
+	maybe := d.st.GrantedSet() // where nobody knows it is asked for again
 	return slices.DeleteFunc(d.st.Main().Active(), func(m program.Machine) bool { return maybe[m.Name] || !d.untaken(m.Name) }), req
 }
 
@@ -95,16 +92,24 @@ func (d *driver) claimAway(ctx context.Context, machines []program.Machine, req 
 }
 
 // letGo lets the machines go that the run leaves behind with the failover, before
-// what follows it begins. Callers hold d.mu, which is free while hosts are asked:
-// the run may be another one afterwards.
-func (d *driver) letGo() {
+// what follows it begins. Callers hold d.mu, which is free while hosts are asked;
+// false: somebody was quicker, and what was to follow has to be looked at anew.
+func (d *driver) letGo() bool {
 	machines, req := d.leaves()
+	if len(machines) == 0 {
+		return true
+	}
+	seq := d.st.Seq
 	d.mu.Unlock()
 	notes := d.claimAway(context.WithoutCancel(d.e.ctx), machines, req)
 	d.mu.Lock()
+	if d.st.Seq != seq || d.parked || d.dead != nil {
+		return false
+	}
 	for _, text := range notes {
 		d.noteDown(state.Record{Kind: state.Noted, Text: text})
 	}
+	return true
 }
 
 // withLetGo is with for what follows the failover when a person says so. The

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// What a simulation may take, in bytes, is far from what a plan of 10,000 machines
-// needs: garbage is collected seldom, as a simulation is over soon.
+// What a simulation may take, in bytes; a plan of 10,000 machines needs all of it.
+// Garbage is collected seldom, as a simulation is over soon.
 const (
 	mostMemory = 500 << 20 // above it the collector works all the time
 	fullMemory = 415 << 20 // above it, OneAfterTheOther calls it
